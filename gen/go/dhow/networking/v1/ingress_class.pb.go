@@ -239,7 +239,7 @@ func (b0 IngressClassSpec_builder) Build() *IngressClassSpec {
 
 type IngressClassParametersReference struct {
 	state                  protoimpl.MessageState `protogen:"opaque.v1"`
-	xxx_hidden_APiGroup    *string                `protobuf:"bytes,1,opt,name=a_pi_group,json=aPIGroup,proto3,oneof"`
+	xxx_hidden_ApiGroup    *string                `protobuf:"bytes,1,opt,name=api_group,json=apiGroup,proto3,oneof"`
 	xxx_hidden_Kind        *string                `protobuf:"bytes,2,opt,name=kind,proto3,oneof"`
 	xxx_hidden_Name        *string                `protobuf:"bytes,3,opt,name=name,proto3,oneof"`
 	xxx_hidden_Scope       *string                `protobuf:"bytes,4,opt,name=scope,proto3,oneof"`
@@ -275,10 +275,10 @@ func (x *IngressClassParametersReference) ProtoReflect() protoreflect.Message {
 	return mi.MessageOf(x)
 }
 
-func (x *IngressClassParametersReference) GetAPiGroup() string {
+func (x *IngressClassParametersReference) GetApiGroup() string {
 	if x != nil {
-		if x.xxx_hidden_APiGroup != nil {
-			return *x.xxx_hidden_APiGroup
+		if x.xxx_hidden_ApiGroup != nil {
+			return *x.xxx_hidden_ApiGroup
 		}
 		return ""
 	}
@@ -325,8 +325,8 @@ func (x *IngressClassParametersReference) GetNamespace() string {
 	return ""
 }
 
-func (x *IngressClassParametersReference) SetAPiGroup(v string) {
-	x.xxx_hidden_APiGroup = &v
+func (x *IngressClassParametersReference) SetApiGroup(v string) {
+	x.xxx_hidden_ApiGroup = &v
 	protoimpl.X.SetPresent(&(x.XXX_presence[0]), 0, 5)
 }
 
@@ -350,7 +350,7 @@ func (x *IngressClassParametersReference) SetNamespace(v string) {
 	protoimpl.X.SetPresent(&(x.XXX_presence[0]), 4, 5)
 }
 
-func (x *IngressClassParametersReference) HasAPiGroup() bool {
+func (x *IngressClassParametersReference) HasApiGroup() bool {
 	if x == nil {
 		return false
 	}
@@ -385,9 +385,9 @@ func (x *IngressClassParametersReference) HasNamespace() bool {
 	return protoimpl.X.Present(&(x.XXX_presence[0]), 4)
 }
 
-func (x *IngressClassParametersReference) ClearAPiGroup() {
+func (x *IngressClassParametersReference) ClearApiGroup() {
 	protoimpl.X.ClearPresent(&(x.XXX_presence[0]), 0)
-	x.xxx_hidden_APiGroup = nil
+	x.xxx_hidden_ApiGroup = nil
 }
 
 func (x *IngressClassParametersReference) ClearKind() {
@@ -413,7 +413,7 @@ func (x *IngressClassParametersReference) ClearNamespace() {
 type IngressClassParametersReference_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
-	APiGroup  *string
+	ApiGroup  *string
 	Kind      *string
 	Name      *string
 	Scope     *string
@@ -424,9 +424,9 @@ func (b0 IngressClassParametersReference_builder) Build() *IngressClassParameter
 	m0 := &IngressClassParametersReference{}
 	b, x := &b0, m0
 	_, _ = b, x
-	if b.APiGroup != nil {
+	if b.ApiGroup != nil {
 		protoimpl.X.SetPresentNonAtomic(&(x.XXX_presence[0]), 0, 5)
-		x.xxx_hidden_APiGroup = b.APiGroup
+		x.xxx_hidden_ApiGroup = b.ApiGroup
 	}
 	if b.Kind != nil {
 		protoimpl.X.SetPresentNonAtomic(&(x.XXX_presence[0]), 1, 5)
@@ -870,15 +870,15 @@ const file_dhow_networking_v1_ingress_class_proto_rawDesc = "" +
 	"parameters\x18\x02 \x01(\v23.dhow.networking.v1.IngressClassParametersReferenceH\x01R\n" +
 	"parameters\x88\x01\x01B\r\n" +
 	"\v_controllerB\r\n" +
-	"\v_parameters\"\xed\x01\n" +
-	"\x1fIngressClassParametersReference\x12!\n" +
-	"\n" +
-	"a_pi_group\x18\x01 \x01(\tH\x00R\baPIGroup\x88\x01\x01\x12\x17\n" +
+	"\v_parameters\"\xeb\x01\n" +
+	"\x1fIngressClassParametersReference\x12 \n" +
+	"\tapi_group\x18\x01 \x01(\tH\x00R\bapiGroup\x88\x01\x01\x12\x17\n" +
 	"\x04kind\x18\x02 \x01(\tH\x01R\x04kind\x88\x01\x01\x12\x17\n" +
 	"\x04name\x18\x03 \x01(\tH\x02R\x04name\x88\x01\x01\x12\x19\n" +
 	"\x05scope\x18\x04 \x01(\tH\x03R\x05scope\x88\x01\x01\x12!\n" +
-	"\tnamespace\x18\x05 \x01(\tH\x04R\tnamespace\x88\x01\x01B\r\n" +
-	"\v_a_pi_groupB\a\n" +
+	"\tnamespace\x18\x05 \x01(\tH\x04R\tnamespace\x88\x01\x01B\f\n" +
+	"\n" +
+	"_api_groupB\a\n" +
 	"\x05_kindB\a\n" +
 	"\x05_nameB\b\n" +
 	"\x06_scopeB\f\n" +
