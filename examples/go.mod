@@ -1,0 +1,3 @@
+module dhow.dev/examples
+
+go 1.26.0
