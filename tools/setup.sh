@@ -1,0 +1,174 @@
+#!/usr/bin/env bash
+# Installs what Dhow needs to build, test and run on a Debian machine, and builds the bundled container runtime.
+# Idempotent: it checks each thing first and does nothing when all is present.
+#
+#   tools/setup.sh             install what is missing
+#   tools/setup.sh --list      print what would be installed and change nothing
+#
+# DHOW_RUNTIME_DIR says where the runtime bundle goes (default: bin/runtime in this repository).
+set -euo pipefail
+
+repo=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+runtime_dir=${DHOW_RUNTIME_DIR:-$repo/bin/runtime}
+pins=$repo/tools/runtime
+
+# One package a line, then why. Extend this list when a new part of the repository needs a Debian package.
+packages="
+ca-certificates   certificates for the Go module proxy
+gcc               builds runc (cgo) and the pause program
+libc6-dev         static C library for runc and the pause program
+libseccomp-dev    seccomp profiles in runc
+pkg-config        finds libseccomp for cgo
+make              runs the Makefile
+git               source control and build stamps
+curl              calls services in the demo
+nftables          the service proxy's packet rules
+iproute2          network namespaces and routes, for people who look at them
+util-linux        nsenter and setsid, to start processes in a node's network namespace
+conntrack         connection tracking entries of removed endpoints
+procps            process listings
+busybox-static    the programs inside the example and test images
+"
+
+# The commands built from the modules pinned in tools/runtime/go.mod: file, build settings, package.
+containerd_tags="no_btrfs no_devmapper no_zfs urfave_cli_no_docs osusergo netgo static_build"
+containerd_pkg=github.com/containerd/containerd/v2
+runc_pkg=github.com/opencontainers/runc
+cni_pkg=github.com/containernetworking/plugins
+pause_image=dhow.dev/pause:1
+bundle_files="containerd containerd-shim-runc-v2 ctr runc bridge host-local loopback portmap pause pause.tar"
+
+say() { printf 'setup: %s\n' "$*"; }
+fail() { printf 'setup: %s\n' "$*" >&2; exit 1; }
+
+missing_packages() {
+  local name why
+  while read -r name why; do
+    [ -z "$name" ] && continue
+    if [ "$(dpkg-query -W -f '${db:Status-Status}' "$name" 2>/dev/null)" != installed ]; then
+      printf '%s\t%s\n' "$name" "$why"
+    fi
+  done <<<"$packages"
+}
+
+# The stamp covers everything that decides what the bundle contains, so a changed pin, flag or compiler rebuilds it.
+bundle_stamp() {
+  {
+    go env GOVERSION GOOS GOARCH
+    cat "$pins/go.mod" "$pins/go.sum" "$pins"/pause/pause.c "${BASH_SOURCE[0]}"
+    find "$repo/pkg/image" -name '*.go' ! -name '*_test.go' -print0 | LC_ALL=C sort -z | xargs -0 cat
+  } | sha256sum | cut -d' ' -f1
+}
+
+bundle_current() {
+  local file
+  for file in $bundle_files; do
+    [ -s "$runtime_dir/$file" ] || return 1
+  done
+  [ "$(cat "$runtime_dir/.stamp" 2>/dev/null)" = "$(bundle_stamp)" ]
+}
+
+pinned() { (cd "$pins" && GOWORK=off GOFLAGS=-mod=readonly go list -m -f '{{.Version}}' "$1"); }
+
+# Without network access `go build` works from the module cache alone: -mod=readonly never looks for newer versions.
+build() {
+  local cgo=$1 tags=$2 ldflags=$3
+  shift 3
+  (cd "$pins" && GOWORK=off GOFLAGS=-mod=readonly CGO_ENABLED=$cgo \
+    go build -trimpath -buildvcs=false -tags "$tags" -ldflags "-s -w $ldflags" -o "$stage/" "$@")
+}
+
+install_packages() {
+  local names
+  names=$(missing_packages | cut -f1 | tr '\n' ' ')
+  if [ -z "${names// /}" ]; then
+    say "Debian packages: all present"
+    return
+  fi
+  command -v apt-get >/dev/null || fail "these packages are missing and this is not a Debian machine, install them by hand: $names"
+  [ "$(id -u)" = 0 ] || fail "these packages are missing, run as root or install them by hand: $names"
+  say "installing Debian packages:"
+  missing_packages | sed 's/^/setup:   /'
+  export DEBIAN_FRONTEND=noninteractive
+  apt-get update -qq
+  # shellcheck disable=SC2086 # a list of names
+  apt-get install -y -qq --no-install-recommends $names >/dev/null
+  names=$(missing_packages | cut -f1 | tr '\n' ' ')
+  [ -z "${names// /}" ] || fail "apt-get reported success, but these packages are still missing: $names"
+}
+
+build_bundle() {
+  local started version
+  command -v go >/dev/null || fail "Go is missing: install Go 1.26 or newer (https://go.dev/dl) and put it on PATH"
+  if bundle_current; then
+    say "runtime bundle: up to date in $runtime_dir"
+    return
+  fi
+  started=$SECONDS
+  mkdir -p "$runtime_dir"
+  stage=$(mktemp -d "$runtime_dir/.build.XXXXXX")
+  trap 'rm -rf "$stage"' EXIT
+
+  version=$(pinned $containerd_pkg)
+  say "building containerd $version, its runc shim and ctr (two to four minutes on two cores, the first time)"
+  build 0 "$containerd_tags" "-X $containerd_pkg/version.Version=$version" \
+    $containerd_pkg/cmd/containerd $containerd_pkg/cmd/ctr
+  build 0 "$containerd_tags no_grpc" "-X $containerd_pkg/version.Version=$version" $containerd_pkg/cmd/containerd-shim-runc-v2
+
+  # Static, so that the bundle also runs on hosts without libseccomp.
+  say "building runc $(pinned $runc_pkg) with seccomp"
+  build 1 "seccomp netgo osusergo urfave_cli_no_docs" "-linkmode external -extldflags -static" $runc_pkg
+
+  version=$(pinned $cni_pkg)
+  say "building the CNI plugins $version: bridge, host-local, loopback, portmap"
+  build 0 "" "-X $cni_pkg/pkg/utils/buildversion.BuildVersion=$version" \
+    $cni_pkg/plugins/main/bridge $cni_pkg/plugins/ipam/host-local $cni_pkg/plugins/main/loopback $cni_pkg/plugins/meta/portmap
+
+  say "building the pause image $pause_image"
+  gcc -std=c11 -D_GNU_SOURCE -Os -Wall -Wextra -Werror -static -s -Wl,--gc-sections -Wl,--build-id=none \
+    -o "$stage/pause" "$pins/pause/pause.c"
+  (cd "$repo" && go run ./pkg/image/cmd/dhow-image -o "$stage/pause.tar" -tag $pause_image \
+    -file "$stage/pause=/pause" -entrypoint /pause -user 65535:65535)
+
+  check_bundle
+  # Renamed one by one: a running process keeps its old file, and no file is ever half written.
+  local file
+  for file in $bundle_files; do
+    mv -f "$stage/$file" "$runtime_dir/$file"
+  done
+  bundle_stamp >"$runtime_dir/.stamp"
+  say "runtime bundle: built in $((SECONDS - started)) s, $(du -sh "$runtime_dir" | cut -f1) in $runtime_dir"
+}
+
+check_bundle() {
+  "$stage/containerd" --version >/dev/null || fail "the built containerd does not start"
+  "$stage/runc" --version | grep -q libseccomp || fail "the built runc lacks seccomp support: check libseccomp-dev and pkg-config"
+  local plugin
+  for plugin in bridge host-local loopback portmap; do
+    echo '{"cniVersion":"1.0.0"}' | CNI_COMMAND=VERSION "$stage/$plugin" | grep -q supportedVersions ||
+      fail "the built CNI plugin $plugin does not answer"
+  done
+}
+
+list() {
+  local missing
+  missing=$(missing_packages)
+  if [ -n "$missing" ]; then
+    say "would install these Debian packages:"
+    printf '%s\n' "$missing" | sed 's/^/setup:   /'
+  else
+    say "Debian packages: all present"
+  fi
+  if command -v go >/dev/null && bundle_current; then
+    say "runtime bundle: up to date in $runtime_dir"
+  else
+    say "would build into $runtime_dir: $bundle_files"
+    awk -v a=$containerd_pkg -v b=$runc_pkg -v c=$cni_pkg '$1 == a || $1 == b || $1 == c { print "setup:   from " $1, $2 }' "$pins/go.mod"
+  fi
+}
+
+case "${1:-}" in
+  --list) list ;;
+  "") install_packages && build_bundle ;;
+  *) fail "unknown argument $1: use --list or nothing" ;;
+esac
