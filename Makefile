@@ -1,0 +1,65 @@
+# Dhow's one entrance: `make help` lists what there is.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+MODULES := gen/go pkg services cli e2e examples
+BINARIES := dhow dhow-store dhow-apiserver dhow-scheduler dhow-controller-manager dhow-node-agent
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+LDFLAGS := -s -w -X dhow.dev/pkg/version.Version=$(VERSION)
+
+.PHONY: help
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+.PHONY: setup
+setup: ## install what Dhow needs on this machine (says what)
+	@tools/setup.sh
+
+.PHONY: build
+build: ## build all binaries into bin/
+	@mkdir -p bin
+	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o bin/ ./cli/cmd/... ./services/*/cmd/...
+
+.PHONY: generate
+generate: ## generate Go code from proto/
+	@tools/generate.sh
+
+.PHONY: lint
+lint: ## formatting, vet, the repository's own rules, schema lint and breaking changes, generated code up to date
+	@test -z "$$(gofmt -l $(filter-out gen/go,$(MODULES)) tools | tee /dev/stderr)"
+	@for m in $(filter-out gen/go,$(MODULES)); do (cd $$m && go vet -tags e2e ./...); done
+	@cd tools && GOWORK=off go test ./rules && GOWORK=off go build -o ../bin/rules ./rules
+	@bin/rules
+	@tools/generate.sh --check
+
+.PHONY: test-unit
+test-unit: ## unit and integration tests (no root)
+	@for m in $(MODULES); do (cd $$m && go test ./...); done
+
+.PHONY: test-race
+test-race: ## the concurrent packages under the race detector
+	@go test -race $$(tools/race-packages.sh)
+
+.PHONY: e2e
+e2e: setup build ## end-to-end tests: real containers, real network namespaces (root)
+	@tools/e2e.sh
+
+.PHONY: test
+test: setup lint test-unit test-race e2e ## every test tier
+
+.PHONY: demo
+demo: setup build ## the whole story on this machine, each step asserted (root); KEEP=1 leaves the cluster up
+	@bin/dhow-demo $(if $(KEEP),--keep)
+
+.PHONY: run-separate
+run-separate: setup build ## the five services as five processes over mTLS, two API servers (root)
+	@bin/dhow-separate
+
+.PHONY: bench
+bench: ## benchmarks
+	@go test -run '^$$' -bench . -benchmem ./pkg/... ./services/...
+
+.PHONY: clean
+clean: ## remove what was built
+	rm -rf bin
