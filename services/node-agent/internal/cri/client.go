@@ -1,0 +1,428 @@
+package cri
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/status"
+	runtimev1 "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+// callTimeout bounds the calls that only read or do little. Starting sandboxes, pulling and stopping are bounded by their callers.
+const callTimeout = 2 * time.Minute
+
+// Client speaks CRI v1 to a runtime on a unix socket.
+type Client struct {
+	conn    *grpc.ClientConn
+	runtime runtimev1.RuntimeServiceClient
+	images  runtimev1.ImageServiceClient
+
+	mu sync.Mutex
+	// exited and addresses hold what cannot change any more: the status of an exited container, the addresses of a sandbox.
+	exited    map[string]Container
+	addresses map[string][]string
+}
+
+// Dial returns a client of the runtime behind a unix socket. The connection is made when it is first used, and made again when it breaks.
+func Dial(socket string) (*Client, error) {
+	conn, err := grpc.NewClient("unix://"+strings.TrimPrefix(socket, "unix://"),
+		grpc.WithTransportCredentials(insecure.NewCredentials()), // a unix socket, guarded by the file's mode
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(16<<20)))
+	if err != nil {
+		return nil, fmt.Errorf("container runtime %q: %w", socket, err)
+	}
+	return NewClient(conn), nil
+}
+
+// NewClient returns a client on a connection, which it closes with Close.
+func NewClient(conn *grpc.ClientConn) *Client {
+	return &Client{
+		conn: conn, runtime: runtimev1.NewRuntimeServiceClient(conn), images: runtimev1.NewImageServiceClient(conn),
+		exited: map[string]Container{}, addresses: map[string][]string{},
+	}
+}
+
+// Close closes the connection.
+func (c *Client) Close() error { return c.conn.Close() }
+
+// fail gives an error its place, and turns CRI's NotFound into ErrNotFound.
+func fail(what string, err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case status.Code(err) == codes.NotFound:
+		return fmt.Errorf("%s: %w", what, errors.Join(ErrNotFound, err))
+	case status.Code(err) == codes.DeadlineExceeded:
+		return fmt.Errorf("%s: %w", what, errors.Join(context.DeadlineExceeded, err))
+	case status.Code(err) == codes.Canceled:
+		return fmt.Errorf("%s: %w", what, errors.Join(context.Canceled, err))
+	}
+	if s, ok := status.FromError(err); ok && s.Code() == codes.Unknown {
+		// Most runtimes answer Unknown with the whole story in the message; "rpc error: code = Unknown" adds nothing for the reader of an event.
+		return fmt.Errorf("%s: %s", what, s.Message())
+	}
+	return fmt.Errorf("%s: %w", what, err)
+}
+
+// gone forgives an error about something that does not exist.
+func gone(err error) error {
+	if errors.Is(err, ErrNotFound) {
+		return nil
+	}
+	return err
+}
+
+// Status implements Runtime.
+func (c *Client) Status(ctx context.Context) (Status, error) {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	version, err := c.runtime.Version(ctx, &runtimev1.VersionRequest{})
+	if err != nil {
+		return Status{}, fail("runtime version", err)
+	}
+	answer, err := c.runtime.Status(ctx, &runtimev1.StatusRequest{})
+	if err != nil {
+		return Status{}, fail("runtime status", err)
+	}
+	s := Status{Name: version.GetRuntimeName(), Version: version.GetRuntimeVersion()}
+	var messages []string
+	for _, condition := range answer.GetStatus().GetConditions() {
+		switch condition.GetType() {
+		case runtimev1.RuntimeReady:
+			s.RuntimeReady = condition.GetStatus()
+		case runtimev1.NetworkReady:
+			s.NetworkReady = condition.GetStatus()
+		default:
+			continue
+		}
+		if !condition.GetStatus() {
+			messages = append(messages, fmt.Sprintf("%s: %s %s", condition.GetType(), condition.GetReason(), condition.GetMessage()))
+		}
+	}
+	s.Message = strings.Join(messages, "; ")
+	return s, nil
+}
+
+// Pods implements Runtime.
+func (c *Client) Pods(ctx context.Context) ([]PodState, error) {
+	return c.pods(ctx, "")
+}
+
+// Pod implements Runtime.
+func (c *Client) Pod(ctx context.Context, uid string) (PodState, error) {
+	pods, err := c.pods(ctx, uid)
+	if err != nil {
+		return PodState{}, fmt.Errorf("pod %s: %w", uid, err)
+	}
+	for _, p := range pods {
+		if p.UID == uid {
+			return p, nil
+		}
+	}
+	return PodState{UID: uid}, nil
+}
+
+// pods lists one pod, or all when uid is empty.
+func (c *Client) pods(ctx context.Context, uid string) ([]PodState, error) {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	var labels map[string]string
+	if uid != "" {
+		labels = map[string]string{LabelPodUID: uid}
+	}
+	// Containers are listed before sandboxes: a container whose sandbox is not in the second list is on its way out.
+	containers, err := c.runtime.ListContainers(ctx, &runtimev1.ListContainersRequest{Filter: &runtimev1.ContainerFilter{LabelSelector: labels}})
+	if err != nil {
+		return nil, fail("list containers", err)
+	}
+	sandboxes, err := c.runtime.ListPodSandbox(ctx, &runtimev1.ListPodSandboxRequest{Filter: &runtimev1.PodSandboxFilter{LabelSelector: labels}})
+	if err != nil {
+		return nil, fail("list sandboxes", err)
+	}
+	byUID := map[string]*PodState{}
+	pod := func(l map[string]string) *PodState {
+		id := l[LabelPodUID]
+		if id == "" {
+			return nil // somebody else's
+		}
+		if byUID[id] == nil {
+			byUID[id] = &PodState{UID: id, Namespace: l[LabelPodNamespace], Name: l[LabelPodName]}
+		}
+		return byUID[id]
+	}
+	for _, s := range sandboxes.GetItems() {
+		p := pod(s.GetLabels())
+		if p == nil {
+			continue
+		}
+		sandbox := Sandbox{
+			ID: s.GetId(), Attempt: s.GetMetadata().GetAttempt(), CreatedAt: time.Unix(0, s.GetCreatedAt()),
+			Ready: s.GetState() == runtimev1.PodSandboxState_SANDBOX_READY,
+		}
+		if sandbox.Ready {
+			if sandbox.IPs, err = c.sandboxAddresses(ctx, s.GetId()); gone(err) != nil {
+				return nil, err
+			}
+		}
+		p.Sandboxes = append(p.Sandboxes, sandbox)
+	}
+	for _, item := range containers.GetContainers() {
+		p := pod(item.GetLabels())
+		if p == nil {
+			continue
+		}
+		container, err := c.container(ctx, item)
+		if errors.Is(err, ErrNotFound) {
+			continue // removed since it was listed
+		}
+		if err != nil {
+			return nil, err
+		}
+		p.Containers = append(p.Containers, container)
+	}
+	pods := make([]PodState, 0, len(byUID))
+	for _, p := range byUID {
+		slices.SortFunc(p.Sandboxes, func(a, b Sandbox) int {
+			return cmp.Or(cmp.Compare(b.Attempt, a.Attempt), b.CreatedAt.Compare(a.CreatedAt))
+		})
+		slices.SortFunc(p.Containers, func(a, b Container) int {
+			return cmp.Or(cmp.Compare(b.Attempt, a.Attempt), b.CreatedAt.Compare(a.CreatedAt))
+		})
+		pods = append(pods, *p)
+	}
+	if uid == "" {
+		c.prune(pods)
+	}
+	return pods, nil
+}
+
+// prune forgets what is cached of containers and sandboxes that are gone.
+func (c *Client) prune(pods []PodState) {
+	known := map[string]bool{}
+	for _, p := range pods {
+		for _, s := range p.Sandboxes {
+			known[s.ID] = true
+		}
+		for _, container := range p.Containers {
+			known[container.ID] = true
+		}
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for id := range c.exited {
+		if !known[id] {
+			delete(c.exited, id)
+		}
+	}
+	for id := range c.addresses {
+		if !known[id] {
+			delete(c.addresses, id)
+		}
+	}
+}
+
+func (c *Client) sandboxAddresses(ctx context.Context, id string) ([]string, error) {
+	c.mu.Lock()
+	ips, ok := c.addresses[id]
+	c.mu.Unlock()
+	if ok {
+		return ips, nil
+	}
+	answer, err := c.runtime.PodSandboxStatus(ctx, &runtimev1.PodSandboxStatusRequest{PodSandboxId: id})
+	if err != nil {
+		return nil, fail(fmt.Sprintf("status of sandbox %s", id), err)
+	}
+	network := answer.GetStatus().GetNetwork()
+	if ip := network.GetIp(); ip != "" {
+		ips = append(ips, ip)
+	}
+	for _, ip := range network.GetAdditionalIps() {
+		ips = append(ips, ip.GetIp())
+	}
+	c.mu.Lock()
+	c.addresses[id] = ips
+	c.mu.Unlock()
+	return ips, nil
+}
+
+func (c *Client) container(ctx context.Context, item *runtimev1.Container) (Container, error) {
+	c.mu.Lock()
+	known, ok := c.exited[item.GetId()]
+	c.mu.Unlock()
+	if ok {
+		return known, nil
+	}
+	answer, err := c.runtime.ContainerStatus(ctx, &runtimev1.ContainerStatusRequest{ContainerId: item.GetId()})
+	if err != nil {
+		return Container{}, fail(fmt.Sprintf("status of container %s", item.GetId()), err)
+	}
+	s := answer.GetStatus()
+	container := Container{
+		ID: item.GetId(), SandboxID: item.GetPodSandboxId(), Name: item.GetLabels()[LabelContainerName], Attempt: s.GetMetadata().GetAttempt(),
+		Image: s.GetImage().GetImage(), ImageID: cmp.Or(s.GetImageRef(), s.GetImageId()),
+		CreatedAt: moment(s.GetCreatedAt()), StartedAt: moment(s.GetStartedAt()), FinishedAt: moment(s.GetFinishedAt()),
+		ExitCode: s.GetExitCode(), Reason: s.GetReason(), Message: s.GetMessage(), LogPath: s.GetLogPath(), Annotations: s.GetAnnotations(),
+	}
+	switch s.GetState() {
+	case runtimev1.ContainerState_CONTAINER_CREATED:
+		container.State = StateCreated
+	case runtimev1.ContainerState_CONTAINER_RUNNING:
+		container.State = StateRunning
+	case runtimev1.ContainerState_CONTAINER_EXITED:
+		container.State = StateExited
+		c.mu.Lock()
+		c.exited[container.ID] = container
+		c.mu.Unlock()
+	default:
+		container.State = StateUnknown
+	}
+	return container, nil
+}
+
+// moment converts CRI's nanoseconds, in which 0 is "not yet".
+func moment(ns int64) time.Time {
+	if ns <= 0 {
+		return time.Time{}
+	}
+	return time.Unix(0, ns)
+}
+
+// RunSandbox implements Runtime.
+func (c *Client) RunSandbox(ctx context.Context, config *runtimev1.PodSandboxConfig, handler string) (string, error) {
+	answer, err := c.runtime.RunPodSandbox(ctx, &runtimev1.RunPodSandboxRequest{Config: config, RuntimeHandler: handler})
+	return answer.GetPodSandboxId(), fail("run sandbox", err)
+}
+
+// StopSandbox implements Runtime.
+func (c *Client) StopSandbox(ctx context.Context, id string) error {
+	_, err := c.runtime.StopPodSandbox(ctx, &runtimev1.StopPodSandboxRequest{PodSandboxId: id})
+	return gone(fail("stop sandbox", err))
+}
+
+// RemoveSandbox implements Runtime.
+func (c *Client) RemoveSandbox(ctx context.Context, id string) error {
+	_, err := c.runtime.RemovePodSandbox(ctx, &runtimev1.RemovePodSandboxRequest{PodSandboxId: id})
+	return gone(fail("remove sandbox", err))
+}
+
+// CreateContainer implements Runtime.
+func (c *Client) CreateContainer(ctx context.Context, sandboxID string, config *runtimev1.ContainerConfig, sandbox *runtimev1.PodSandboxConfig) (string, error) {
+	answer, err := c.runtime.CreateContainer(ctx, &runtimev1.CreateContainerRequest{PodSandboxId: sandboxID, Config: config, SandboxConfig: sandbox})
+	return answer.GetContainerId(), fail("create container", err)
+}
+
+// StartContainer implements Runtime.
+func (c *Client) StartContainer(ctx context.Context, id string) error {
+	_, err := c.runtime.StartContainer(ctx, &runtimev1.StartContainerRequest{ContainerId: id})
+	return fail("start container", err)
+}
+
+// StopContainer implements Runtime.
+func (c *Client) StopContainer(ctx context.Context, id string, grace time.Duration) error {
+	seconds := int64((grace + time.Second - 1) / time.Second)
+	// The runtime gets the grace and a while to kill; after that it is stuck and the caller tries again.
+	ctx, cancel := context.WithTimeout(ctx, grace+callTimeout)
+	defer cancel()
+	_, err := c.runtime.StopContainer(ctx, &runtimev1.StopContainerRequest{ContainerId: id, Timeout: max(seconds, 0)})
+	return gone(fail("stop container", err))
+}
+
+// RemoveContainer implements Runtime.
+func (c *Client) RemoveContainer(ctx context.Context, id string) error {
+	_, err := c.runtime.RemoveContainer(ctx, &runtimev1.RemoveContainerRequest{ContainerId: id})
+	return gone(fail("remove container", err))
+}
+
+// ReopenLog implements Runtime.
+func (c *Client) ReopenLog(ctx context.Context, id string) error {
+	_, err := c.runtime.ReopenContainerLog(ctx, &runtimev1.ReopenContainerLogRequest{ContainerId: id})
+	return fail("reopen container log", err)
+}
+
+// ExecSync implements Runtime.
+func (c *Client) ExecSync(ctx context.Context, id string, command []string, timeout time.Duration) (ExecResult, error) {
+	// The runtime ends the command at the timeout; the context is only for a runtime that does not.
+	ctx, cancel := context.WithTimeout(ctx, timeout+30*time.Second)
+	defer cancel()
+	seconds := int64((timeout + time.Second - 1) / time.Second)
+	answer, err := c.runtime.ExecSync(ctx, &runtimev1.ExecSyncRequest{ContainerId: id, Cmd: command, Timeout: seconds})
+	return ExecResult{Stdout: answer.GetStdout(), Stderr: answer.GetStderr(), ExitCode: answer.GetExitCode()}, fail("exec", err)
+}
+
+// ExecURL implements Runtime.
+func (c *Client) ExecURL(ctx context.Context, request *runtimev1.ExecRequest) (string, error) {
+	answer, err := c.runtime.Exec(ctx, request)
+	return answer.GetUrl(), fail("exec", err)
+}
+
+// Events implements Runtime.
+func (c *Client) Events(ctx context.Context, subscribed func(), f func(Event)) error {
+	stream, err := c.runtime.GetContainerEvents(ctx, &runtimev1.GetEventsRequest{})
+	if err != nil {
+		return fail("container events", err)
+	}
+	// containerd sends no header before the first event, so the subscription cannot be confirmed; whoever lists after this and again every
+	// few minutes loses nothing for long.
+	subscribed()
+	for {
+		e, err := stream.Recv()
+		if status.Code(err) == codes.Unimplemented {
+			return fmt.Errorf("container events: %w", errors.Join(ErrEventsUnsupported, err))
+		}
+		if err != nil {
+			return fail("container events", err)
+		}
+		f(Event{Type: EventType(e.GetContainerEventType()), PodUID: e.GetPodSandboxStatus().GetMetadata().GetUid(), ContainerID: e.GetContainerId()})
+	}
+}
+
+// Image implements Runtime.
+func (c *Client) Image(ctx context.Context, image string) (Image, error) {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	answer, err := c.images.ImageStatus(ctx, &runtimev1.ImageStatusRequest{Image: &runtimev1.ImageSpec{Image: image}})
+	if err != nil {
+		return Image{}, fail(fmt.Sprintf("image %q", image), err)
+	}
+	if answer.GetImage() == nil {
+		return Image{}, fmt.Errorf("image %q: %w", image, ErrNotFound)
+	}
+	return imageOf(answer.GetImage()), nil
+}
+
+func imageOf(i *runtimev1.Image) Image {
+	return Image{
+		ID: i.GetId(), Size: i.GetSize(), Names: slices.Concat(i.GetRepoDigests(), i.GetRepoTags()),
+		UID: i.GetUid().GetValue(), HasUID: i.GetUid() != nil, Username: i.GetUsername(),
+	}
+}
+
+// Images implements Runtime.
+func (c *Client) Images(ctx context.Context) ([]Image, error) {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	answer, err := c.images.ListImages(ctx, &runtimev1.ListImagesRequest{})
+	if err != nil {
+		return nil, fail("list images", err)
+	}
+	images := make([]Image, 0, len(answer.GetImages()))
+	for _, i := range answer.GetImages() {
+		images = append(images, imageOf(i))
+	}
+	return images, nil
+}
+
+// PullImage implements Runtime.
+func (c *Client) PullImage(ctx context.Context, image string, auth *runtimev1.AuthConfig, sandbox *runtimev1.PodSandboxConfig) (string, error) {
+	answer, err := c.images.PullImage(ctx, &runtimev1.PullImageRequest{Image: &runtimev1.ImageSpec{Image: image}, Auth: auth, SandboxConfig: sandbox})
+	return answer.GetImageRef(), fail(fmt.Sprintf("pull image %q", image), err)
+}
