@@ -1,0 +1,354 @@
+package bundle
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/credentials/insecure"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+const (
+	// startLimit is how long containerd may take to answer; on a loaded machine with thousands of containers to recover it needs many seconds.
+	startLimit = 2 * time.Minute
+	// stopGrace is how long containerd may take to end by itself.
+	stopGrace  = 10 * time.Second
+	minBackoff = 100 * time.Millisecond
+	maxBackoff = 30 * time.Second
+	// stable is how long containerd has to run for its next crash to count as the first.
+	stable        = time.Minute
+	logCheckEvery = time.Minute
+)
+
+// Run keeps containerd running until ctx ends, and then leaves it running. It takes over one that runs already; when that was started
+// with another configuration or binary, it is restarted, which containers do not notice. Run returns an error only for what a restart
+// cannot mend.
+func (r *Runtime) Run(ctx context.Context) error {
+	held, err := lock(r.cfg)
+	if err != nil {
+		return err
+	}
+	defer held.Close()
+	digest, err := r.prepare()
+	if err != nil {
+		return fmt.Errorf("container runtime: %w", err)
+	}
+	go r.boundLog(ctx)
+
+	proc, err := r.takeOver(ctx, digest)
+	if err != nil {
+		return fmt.Errorf("container runtime: %w", err)
+	}
+	delay := minBackoff
+	for ctx.Err() == nil {
+		started := time.Now()
+		if proc == nil {
+			proc, err = r.start(digest)
+		}
+		if err == nil {
+			err = r.makeReady(ctx, proc)
+		}
+		if err == nil {
+			r.announce()
+			select {
+			case <-ctx.Done():
+				proc.release()
+				return nil
+			case <-proc.done:
+				err = errors.New("containerd ended")
+			}
+		}
+		if ctx.Err() != nil {
+			break
+		}
+		if time.Since(started) > stable {
+			delay = minBackoff
+		}
+		err = fmt.Errorf("%w; its log %s ends with: %s", err, logFile(r.cfg), logTail(logFile(r.cfg)))
+		r.setLast(err)
+		r.cfg.Logger.Error("container runtime failed, starting it again", "error", err, "delay", delay)
+		if proc != nil {
+			// One that runs but does not answer holds the database: it has to go first.
+			if err := end(ctx, proc); err != nil {
+				r.cfg.Logger.Error("container runtime does not end", "error", err)
+			}
+			proc.release()
+			proc = nil
+		}
+		timer := time.NewTimer(delay)
+		select {
+		case <-ctx.Done():
+			timer.Stop()
+		case <-timer.C:
+		}
+		delay, err = min(2*delay, maxBackoff), nil
+	}
+	if proc != nil {
+		proc.release()
+	}
+	return nil
+}
+
+// prepare makes folders and cgroup, looks at the machine, writes the configuration, and returns the digest of what containerd is started with.
+func (r *Runtime) prepare() (string, error) {
+	cfg := r.cfg
+	if err := checkRuntimeDir(cfg.RuntimeDir); err != nil {
+		return "", fmt.Errorf("%w: run `make setup`", err)
+	}
+	for _, dir := range []string{cfg.State, shimSocketDir(cfg), cfg.CNIConfDir, cniDataDir(cfg), filepath.Dir(cfg.Socket)} {
+		if err := os.MkdirAll(dir, 0o711); err != nil {
+			return "", err
+		}
+	}
+	// containerd insists that its shims' sockets are nobody else's business.
+	if err := os.Chmod(shimSocketDir(cfg), 0o700); err != nil {
+		return "", err
+	}
+	if err := r.cgroups.Create(runtimeCgroup(cfg)); err != nil {
+		return "", err
+	}
+	snapshotter, err := chooseSnapshotter(cfg.Root)
+	if err != nil {
+		return "", fmt.Errorf("choose a snapshotter: %w", err)
+	}
+	resource, err := effectiveCapability(unix.CAP_SYS_RESOURCE)
+	if err != nil {
+		return "", err
+	}
+	containerd := filepath.Join(cfg.RuntimeDir, "containerd")
+	version, err := containerdVersion(containerd)
+	if err != nil {
+		return "", err
+	}
+	info := Info{ContainerdVersion: version, CgroupVersion: r.cgroups.Version(), Snapshotter: snapshotter, RestrictedOOM: !resource}
+	r.mu.Lock()
+	r.info = info
+	r.mu.Unlock()
+
+	if err := writeRegistries(cfg); err != nil {
+		return "", fmt.Errorf("write registries: %w", err)
+	}
+	config := renderConfig(cfg, info)
+	if err := writeFile(configFile(cfg), []byte(config)); err != nil {
+		return "", fmt.Errorf("write containerd's configuration: %w", err)
+	}
+	stat, err := os.Stat(containerd)
+	if err != nil {
+		return "", err
+	}
+	sum := sha256.Sum256(fmt.Appendf(nil, "%s\x00%s\x00%s\x00%d\x00%d", config, cfg.NetNS, containerd, stat.Size(), stat.ModTime().UnixNano()))
+	return hex.EncodeToString(sum[:]), nil
+}
+
+func containerdVersion(program string) (string, error) {
+	out, err := exec.Command(program, "--version").Output()
+	if err != nil {
+		return "", fmt.Errorf("%s does not start: run `make setup` again: %w", program, err)
+	}
+	// containerd MODULE VERSION REVISION
+	fields := strings.Fields(string(out))
+	if len(fields) < 3 {
+		return "", fmt.Errorf("%s --version: unexpected answer %q", program, out)
+	}
+	return fields[2], nil
+}
+
+// takeOver returns the containerd that runs already, if it may go on running.
+func (r *Runtime) takeOver(ctx context.Context, digest string) (*process, error) {
+	proc, started, err := findProcess(r.cfg)
+	if err != nil || proc == nil {
+		return nil, err
+	}
+	if started == digest {
+		r.cfg.Logger.Info("container runtime found running", "pid", proc.pid)
+		return proc, nil
+	}
+	r.cfg.Logger.Info("container runtime runs with another configuration, restarting it", "pid", proc.pid)
+	defer proc.release()
+	return nil, end(ctx, proc)
+}
+
+func (r *Runtime) start(digest string) (*process, error) {
+	cfg := r.cfg
+	output, err := os.OpenFile(logFile(cfg), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o640)
+	if err != nil {
+		return nil, err
+	}
+	defer output.Close()
+	argv := []string{filepath.Join(cfg.RuntimeDir, "containerd"), "--config", configFile(cfg)}
+	if cfg.NetNS != "" {
+		argv = append([]string{"nsenter", "--net=" + cfg.NetNS, "--"}, argv...)
+	}
+	// The environment is containerd's own: proxies and the like that happen to be set for the agent must not change pulls unseen, and
+	// containers' hooks inherit it. GOGC halves the idle memory; a runtime allocates little.
+	env := []string{"PATH=" + cfg.RuntimeDir + ":/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "GOGC=50"}
+	for _, name := range []string{"TMPDIR", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY"} {
+		if value, ok := os.LookupEnv(name); ok {
+			env = append(env, name+"="+value)
+		}
+	}
+	proc, err := startProcess(argv, env, output)
+	if err != nil {
+		return nil, fmt.Errorf("start containerd: %w", err)
+	}
+	if err := writeRecord(cfg, proc.pid, digest); err != nil {
+		_ = proc.signal(unix.SIGKILL)
+		proc.release()
+		return nil, fmt.Errorf("write %s: %w", recordFile(cfg), err)
+	}
+	cfg.Logger.Info("container runtime started", "pid", proc.pid)
+	return proc, nil
+}
+
+// makeReady waits until CRI answers, and imports images that are missing.
+func (r *Runtime) makeReady(ctx context.Context, proc *process) error {
+	ctx, cancel := context.WithTimeout(ctx, startLimit)
+	defer cancel()
+	ctx, fail := context.WithCancelCause(ctx)
+	defer fail(nil)
+	go func() {
+		select {
+		case <-proc.done:
+			fail(errors.New("containerd ended while starting"))
+		case <-ctx.Done():
+		}
+	}()
+	err := r.askAndImport(ctx)
+	if err != nil && context.Cause(ctx) != nil {
+		return fmt.Errorf("%w (%v)", context.Cause(ctx), err)
+	}
+	return err
+}
+
+func (r *Runtime) askAndImport(ctx context.Context) error {
+	conn, err := dial(r.cfg)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	answer, err := runtimeapi.NewRuntimeServiceClient(conn).Status(ctx, &runtimeapi.StatusRequest{}, grpc.WaitForReady(true))
+	if err != nil {
+		return fmt.Errorf("CRI does not answer: %w", err)
+	}
+	for _, condition := range answer.GetStatus().GetConditions() {
+		// The network is ready when its configuration is written, which is up to the agent.
+		if condition.GetType() == runtimeapi.RuntimeReady && !condition.GetStatus() {
+			return fmt.Errorf("containerd is not ready: %s: %s", condition.GetReason(), condition.GetMessage())
+		}
+	}
+	return r.importArchives(ctx, runtimeapi.NewImageServiceClient(conn))
+}
+
+// dial tries again quickly: a runtime that was just started is up within a second, and gRPC's defaults would wait as long between two tries.
+func dial(cfg Config) (*grpc.ClientConn, error) {
+	return grpc.NewClient("unix://"+cfg.Socket,
+		grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithConnectParams(grpc.ConnectParams{
+			Backoff:           backoff.Config{BaseDelay: 20 * time.Millisecond, Multiplier: 1.3, MaxDelay: time.Second},
+			MinConnectTimeout: 5 * time.Second,
+		}))
+}
+
+// importArchives loads the sandbox image and further archives, each once for each content.
+func (r *Runtime) importArchives(ctx context.Context, images runtimeapi.ImageServiceClient) error {
+	imported := map[string]string{} // archive → digest
+	if data, err := os.ReadFile(importedFile(r.cfg)); err == nil {
+		// A damaged record means importing again, which does no harm.
+		_ = json.Unmarshal(data, &imported)
+	}
+	archives := slices.Clone(r.cfg.Archives)
+	if r.cfg.SandboxImage == defaultSandboxImage {
+		pause := filepath.Join(r.cfg.RuntimeDir, "pause.tar")
+		archives = append(archives, pause)
+		have, err := images.ImageStatus(ctx, &runtimeapi.ImageStatusRequest{Image: &runtimeapi.ImageSpec{Image: defaultSandboxImage}})
+		if err != nil {
+			return fmt.Errorf("look for the sandbox image: %w", err)
+		}
+		if have.GetImage() == nil {
+			delete(imported, pause)
+		}
+	}
+	before := maps.Clone(imported)
+	for _, archive := range archives {
+		digest, err := fileDigest(archive)
+		if err != nil {
+			return fmt.Errorf("import image archive: %w", err)
+		}
+		if imported[archive] == digest {
+			continue
+		}
+		if err := r.Import(ctx, archive); err != nil {
+			return err
+		}
+		imported[archive] = digest
+	}
+	if maps.Equal(before, imported) {
+		return nil
+	}
+	data, err := json.Marshal(imported)
+	if err != nil {
+		return err
+	}
+	return writeFile(importedFile(r.cfg), data)
+}
+
+// Import loads every image of an archive (docker or OCI layout in a tar file) into the running runtime, for pods to use without a registry.
+func (r *Runtime) Import(ctx context.Context, archive string) error {
+	cmd := exec.CommandContext(ctx, filepath.Join(r.cfg.RuntimeDir, "ctr"), "--address", r.cfg.Socket, "--namespace", "k8s.io",
+		"images", "import", "--local", "--snapshotter", r.Info().Snapshotter, archive)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("import %s: %w: %s", archive, err, strings.TrimSpace(string(out)))
+	}
+	r.cfg.Logger.Info("image archive imported", "archive", archive)
+	return nil
+}
+
+func (r *Runtime) announce() {
+	select {
+	case <-r.ready:
+	default:
+		close(r.ready)
+	}
+	r.cfg.Logger.Info("container runtime is ready", "endpoint", r.Endpoint())
+}
+
+// end asks the process to end, and after a moment makes it.
+func end(ctx context.Context, p *process) error {
+	if err := p.signal(unix.SIGTERM); err != nil {
+		return fmt.Errorf("stop process %d: %w", p.pid, err)
+	}
+	grace := time.NewTimer(stopGrace)
+	defer grace.Stop()
+	select {
+	case <-p.done:
+		return nil
+	case <-grace.C:
+	case <-ctx.Done():
+	}
+	if err := p.signal(unix.SIGKILL); err != nil {
+		return fmt.Errorf("kill process %d: %w", p.pid, err)
+	}
+	// Only a process in uninterruptible sleep survives this.
+	last := time.NewTimer(stopGrace)
+	defer last.Stop()
+	select {
+	case <-p.done:
+		return nil
+	case <-last.C:
+		return fmt.Errorf("process %d does not end after SIGKILL: look at its state with ps", p.pid)
+	}
+}
