@@ -309,7 +309,7 @@ func (r *Runtime) CreateContainer(ctx context.Context, sandboxID string, config 
 	if s == nil || !s.Ready {
 		return "", fmt.Errorf("create container: sandbox %q: %w", sandboxID, cri.ErrNotFound)
 	}
-	image, ok := r.images[config.GetImage().GetImage()]
+	image, ok := r.image(config.GetImage().GetImage())
 	if !ok {
 		return "", fmt.Errorf("create container: image %q: %w", config.GetImage().GetImage(), cri.ErrNotFound)
 	}
@@ -462,10 +462,23 @@ func (r *Runtime) Events(ctx context.Context, subscribed func(), f func(cri.Even
 func (r *Runtime) Image(_ context.Context, image string) (cri.Image, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if i, ok := r.images[image]; ok {
+	if i, ok := r.image(image); ok {
 		return i, nil
 	}
 	return cri.Image{}, fmt.Errorf("image %q: %w", image, cri.ErrNotFound)
+}
+
+// image finds an image by name or ID.
+func (r *Runtime) image(name string) (cri.Image, bool) {
+	if i, ok := r.images[name]; ok {
+		return i, true
+	}
+	for _, i := range r.images {
+		if i.ID == name {
+			return i, true
+		}
+	}
+	return cri.Image{}, false
 }
 
 // Images implements cri.Runtime.

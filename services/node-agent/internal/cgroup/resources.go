@@ -1,0 +1,230 @@
+// Package cgroup turns resource requests and limits into cgroups: the sums and conversions that Kubernetes defines, and the folders of the pods
+// and QoS classes, on cgroup v1 and v2.
+package cgroup
+
+import (
+	"fmt"
+	"math"
+
+	"k8s.io/apimachinery/pkg/api/resource"
+
+	corev1 "dhow.dev/gen/go/dhow/core/v1"
+	metav1 "dhow.dev/gen/go/dhow/meta/v1"
+)
+
+// The kernel's bounds and Kubernetes' period.
+const (
+	minShares = 2
+	maxShares = 262144
+	minQuota  = 1000
+	// Period of the CPU quota, in microseconds.
+	Period = 100000
+)
+
+// QoS is a pod's quality-of-service class.
+type QoS string
+
+// The classes.
+const (
+	Guaranteed QoS = "Guaranteed"
+	Burstable  QoS = "Burstable"
+	BestEffort QoS = "BestEffort"
+)
+
+// Amount is one container's or pod's CPU and memory. Zero limits are no limits.
+type Amount struct {
+	CPURequest, CPULimit       int64 // millicores
+	MemoryRequest, MemoryLimit int64 // bytes
+	StorageRequest             int64 // bytes
+}
+
+// value reads a quantity; the API server has validated it, so what cannot be read counts as nothing.
+func value(list map[string]*metav1.Quantity, name string) int64 {
+	q := list[name]
+	if q == nil {
+		return 0
+	}
+	parsed, err := resource.ParseQuantity(q.GetString())
+	if err != nil {
+		return 0
+	}
+	if name == "cpu" {
+		return parsed.MilliValue()
+	}
+	return parsed.Value()
+}
+
+// Of returns a container's amounts. A limit without a request is also the request.
+func Of(r *corev1.ResourceRequirements) Amount {
+	a := Amount{
+		CPURequest: value(r.GetRequests(), "cpu"), CPULimit: value(r.GetLimits(), "cpu"),
+		MemoryRequest: value(r.GetRequests(), "memory"), MemoryLimit: value(r.GetLimits(), "memory"),
+		StorageRequest: value(r.GetRequests(), "ephemeral-storage"),
+	}
+	if _, set := r.GetRequests()["cpu"]; !set {
+		a.CPURequest = a.CPULimit
+	}
+	if _, set := r.GetRequests()["memory"]; !set {
+		a.MemoryRequest = a.MemoryLimit
+	}
+	return a
+}
+
+// OfPod returns what a pod needs at its peak: its containers and sidecars together, or an init container with the sidecars before it if that is
+// more; and the overhead. A limit is one only if every container has it.
+func OfPod(pod *corev1.Pod) Amount {
+	var sum, sidecars, peak Amount
+	cpuLimited, memoryLimited := true, true
+	limited := func(a Amount) {
+		cpuLimited = cpuLimited && a.CPULimit > 0
+		memoryLimited = memoryLimited && a.MemoryLimit > 0
+	}
+	for _, c := range pod.GetSpec().GetInitContainers() {
+		a := Of(c.GetResources())
+		limited(a)
+		if c.GetRestartPolicy() == "Always" {
+			sidecars = sidecars.plus(a)
+			peak = peak.max(sidecars)
+			continue
+		}
+		peak = peak.max(sidecars.plus(a))
+	}
+	for _, c := range pod.GetSpec().GetContainers() {
+		a := Of(c.GetResources())
+		limited(a)
+		sum = sum.plus(a)
+	}
+	total := peak.max(sum.plus(sidecars))
+	if r := pod.GetSpec().GetResources(); r != nil {
+		// Resources of the whole pod replace the sums.
+		whole := Of(r)
+		if whole.CPURequest > 0 {
+			total.CPURequest = whole.CPURequest
+		}
+		if whole.MemoryRequest > 0 {
+			total.MemoryRequest = whole.MemoryRequest
+		}
+		if whole.CPULimit > 0 {
+			total.CPULimit, cpuLimited = whole.CPULimit, true
+		}
+		if whole.MemoryLimit > 0 {
+			total.MemoryLimit, memoryLimited = whole.MemoryLimit, true
+		}
+	}
+	overhead := Amount{CPURequest: value(pod.GetSpec().GetOverhead(), "cpu"), MemoryRequest: value(pod.GetSpec().GetOverhead(), "memory")}
+	total.CPURequest += overhead.CPURequest
+	total.MemoryRequest += overhead.MemoryRequest
+	if cpuLimited {
+		total.CPULimit += overhead.CPURequest
+	} else {
+		total.CPULimit = 0
+	}
+	if memoryLimited {
+		total.MemoryLimit += overhead.MemoryRequest
+	} else {
+		total.MemoryLimit = 0
+	}
+	return total
+}
+
+func (a Amount) plus(b Amount) Amount {
+	return Amount{
+		CPURequest: a.CPURequest + b.CPURequest, CPULimit: a.CPULimit + b.CPULimit,
+		MemoryRequest: a.MemoryRequest + b.MemoryRequest, MemoryLimit: a.MemoryLimit + b.MemoryLimit,
+		StorageRequest: a.StorageRequest + b.StorageRequest,
+	}
+}
+
+func (a Amount) max(b Amount) Amount {
+	return Amount{
+		CPURequest: max(a.CPURequest, b.CPURequest), CPULimit: max(a.CPULimit, b.CPULimit),
+		MemoryRequest: max(a.MemoryRequest, b.MemoryRequest), MemoryLimit: max(a.MemoryLimit, b.MemoryLimit),
+		StorageRequest: max(a.StorageRequest, b.StorageRequest),
+	}
+}
+
+// Class returns a pod's QoS class as Kubernetes defines it.
+func Class(pod *corev1.Pod) QoS {
+	any, all := false, true
+	check := func(r *corev1.ResourceRequirements) {
+		for _, name := range []string{"cpu", "memory"} {
+			limit, request := value(r.GetLimits(), name), value(r.GetRequests(), name)
+			if limit > 0 || request > 0 {
+				any = true
+			}
+			if _, set := r.GetRequests()[name]; !set {
+				request = limit
+			}
+			if limit == 0 || request != limit {
+				all = false
+			}
+		}
+	}
+	if r := pod.GetSpec().GetResources(); r != nil && (len(r.GetLimits()) > 0 || len(r.GetRequests()) > 0) {
+		check(r)
+	} else {
+		for _, c := range pod.GetSpec().GetInitContainers() {
+			check(c.GetResources())
+		}
+		for _, c := range pod.GetSpec().GetContainers() {
+			check(c.GetResources())
+		}
+	}
+	switch {
+	case !any:
+		return BestEffort
+	case all:
+		return Guaranteed
+	}
+	return Burstable
+}
+
+// Shares converts millicores to cpu.shares (cgroup v1; runtimes convert further for v2).
+func Shares(milli int64) int64 {
+	return min(max(milli*1024/1000, minShares), maxShares)
+}
+
+// Quota converts millicores to a CPU quota in microseconds per Period; 0 means none.
+func Quota(milli int64) int64 {
+	if milli == 0 {
+		return 0
+	}
+	return max(milli*Period/1000, minQuota)
+}
+
+// Weight converts cpu.shares to cpu.weight of cgroup v2, by the curve that current OCI runtimes use (2 → 1, 1024 → 100, 262144 → 10000).
+func Weight(shares int64) int64 {
+	if shares <= minShares {
+		return 1
+	}
+	if shares >= maxShares {
+		return 10000
+	}
+	l := math.Log2(float64(shares))
+	return int64(math.Ceil(math.Pow(10, (l*l+125*l)/612-7.0/34)))
+}
+
+// OOMScoreAdj returns how readily the kernel kills a container of the pod when the node's memory (in bytes) runs out.
+func OOMScoreAdj(pod *corev1.Pod, c *corev1.Container, nodeMemory int64) int64 {
+	const critical = 2000000000 // priority of system-cluster-critical
+	if pod.GetSpec().GetPriority() >= critical {
+		return -997
+	}
+	switch Class(pod) {
+	case Guaranteed:
+		return -997
+	case BestEffort:
+		return 1000
+	}
+	if nodeMemory <= 0 {
+		return 999
+	}
+	adj := 1000 - 1000*Of(c.GetResources()).MemoryRequest/nodeMemory
+	// Never as protected as a guaranteed pod, never as exposed as a best-effort one.
+	return min(max(adj, 1000-997), 999)
+}
+
+// String renders millicores and bytes as a user would write them.
+func (a Amount) String() string {
+	return fmt.Sprintf("cpu %dm, memory %d", a.CPURequest, a.MemoryRequest)
+}
