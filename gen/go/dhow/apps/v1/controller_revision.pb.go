@@ -21,6 +21,7 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// ControllerRevision keeps one state of a StatefulSet or DaemonSet to return to. Its data never changes.
 type ControllerRevision struct {
 	state                  protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Metadata    *v1.ObjectMeta         `protobuf:"bytes,1,opt,name=metadata,proto3,oneof"`
@@ -129,7 +130,9 @@ type ControllerRevision_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
 	Metadata *v1.ObjectMeta
-	Data     *v1.RawExtension
+	// The state, in the form that its owner understands.
+	Data *v1.RawExtension
+	// Grows; the same state made anew gets a new number.
 	Revision *int64
 }
 
@@ -146,6 +149,7 @@ func (b0 ControllerRevision_builder) Build() *ControllerRevision {
 	return m0
 }
 
+// ControllerRevisionList is one piece of a list of ControllerRevision objects, or one page of it over REST.
 type ControllerRevisionList struct {
 	state               protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Metadata *v1.ListMeta           `protobuf:"bytes,1,opt,name=metadata,proto3,oneof"`
@@ -230,7 +234,7 @@ func (b0 ControllerRevisionList_builder) Build() *ControllerRevisionList {
 	return m0
 }
 
-// ControllerRevisionWriteRequest carries a ControllerRevision to Create, Update or Apply.
+// ControllerRevisionWriteRequest carries a ControllerRevision to Create, Update or Apply; on the wire it is dhow.meta.v1.ObjectWriteRequest.
 type ControllerRevisionWriteRequest struct {
 	state              protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Object  *ControllerRevision    `protobuf:"bytes,1,opt,name=object,proto3"`
@@ -311,6 +315,8 @@ func (x *ControllerRevisionWriteRequest) ClearOptions() {
 type ControllerRevisionWriteRequest_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
+	// Update: the whole object; metadata.resource_version, if set, must be the stored one (else ABORTED). Apply: only what the caller owns.
+	// Create: with a name, or generate_name.
 	Object  *ControllerRevision
 	Options *v1.WriteOptions
 }
@@ -324,7 +330,7 @@ func (b0 ControllerRevisionWriteRequest_builder) Build() *ControllerRevisionWrit
 	return m0
 }
 
-// ControllerRevisionWatchResponse is one batch of a watch on ControllerRevisions; it is wire-compatible with dhow.meta.v1.WatchResponse, which specifies it.
+// ControllerRevisionWatchResponse is one batch of a watch on ControllerRevisions: a dhow.meta.v1.WatchResponse with typed objects.
 type ControllerRevisionWatchResponse struct {
 	state               protoimpl.MessageState                     `protogen:"opaque.v1"`
 	xxx_hidden_Changes  *[]*ControllerRevisionWatchResponse_Change `protobuf:"bytes,1,rep,name=changes,proto3"`
@@ -426,7 +432,7 @@ func (b0 ControllerRevisionWatchResponse_builder) Build() *ControllerRevisionWat
 	return m0
 }
 
-// Change is one change of one ControllerRevision.
+// Change is one change of one ControllerRevision; its fields are those of dhow.meta.v1.ObjectChange.
 type ControllerRevisionWatchResponse_Change struct {
 	state                  protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Type        v1.EventType           `protobuf:"varint,1,opt,name=type,proto3,enum=dhow.meta.v1.EventType"`

@@ -22,6 +22,7 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// DaemonSet runs one pod on each node, or on each of those that its pods can go to.
 type DaemonSet struct {
 	state               protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Metadata *v1.ObjectMeta         `protobuf:"bytes,1,opt,name=metadata,proto3,oneof"`
@@ -176,6 +177,7 @@ func (b0 DaemonSet_builder) Build() *DaemonSet {
 	return m0
 }
 
+// DaemonSetSpec is which pod, and how it is replaced.
 type DaemonSetSpec struct {
 	state                           protoimpl.MessageState   `protogen:"opaque.v1"`
 	xxx_hidden_Selector             *v1.LabelSelector        `protobuf:"bytes,1,opt,name=selector,proto3,oneof"`
@@ -331,10 +333,13 @@ func (x *DaemonSetSpec) ClearRevisionHistoryLimit() {
 type DaemonSetSpec_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
-	Selector             *v1.LabelSelector
-	Template             *v11.PodTemplateSpec
-	UpdateStrategy       *DaemonSetUpdateStrategy
-	MinReadySeconds      *int32
+	// Must match the template's labels. Never changes.
+	Selector       *v1.LabelSelector
+	Template       *v11.PodTemplateSpec
+	UpdateStrategy *DaemonSetUpdateStrategy
+	// A pod counts as available when it has been ready for so long. Default: 0.
+	MinReadySeconds *int32
+	// How many ControllerRevisions to keep. Default: 10.
 	RevisionHistoryLimit *int32
 }
 
@@ -356,6 +361,7 @@ func (b0 DaemonSetSpec_builder) Build() *DaemonSetSpec {
 	return m0
 }
 
+// DaemonSetUpdateStrategy is how pods of an older template are replaced.
 type DaemonSetUpdateStrategy struct {
 	state                    protoimpl.MessageState  `protogen:"opaque.v1"`
 	xxx_hidden_Type          *string                 `protobuf:"bytes,1,opt,name=type,proto3,oneof"`
@@ -443,6 +449,7 @@ func (x *DaemonSetUpdateStrategy) ClearRollingUpdate() {
 type DaemonSetUpdateStrategy_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
+	// `RollingUpdate` (default), or `OnDelete`: when somebody deletes them.
 	Type          *string
 	RollingUpdate *RollingUpdateDaemonSet
 }
@@ -459,6 +466,7 @@ func (b0 DaemonSetUpdateStrategy_builder) Build() *DaemonSetUpdateStrategy {
 	return m0
 }
 
+// RollingUpdateDaemonSet bounds how many nodes are touched at a time. One of the two is 0.
 type RollingUpdateDaemonSet struct {
 	state                     protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_MaxUnavailable *v1.IntOrString        `protobuf:"bytes,1,opt,name=max_unavailable,json=maxUnavailable,proto3,oneof"`
@@ -539,8 +547,10 @@ func (x *RollingUpdateDaemonSet) ClearMaxSurge() {
 type RollingUpdateDaemonSet_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
+	// A number, or a percentage of the nodes, rounded up. Default: 1.
 	MaxUnavailable *v1.IntOrString
-	MaxSurge       *v1.IntOrString
+	// Nodes on which the new pod starts before the old one stops; rounded up. Default: 0.
+	MaxSurge *v1.IntOrString
 }
 
 func (b0 RollingUpdateDaemonSet_builder) Build() *RollingUpdateDaemonSet {
@@ -552,6 +562,7 @@ func (b0 RollingUpdateDaemonSet_builder) Build() *RollingUpdateDaemonSet {
 	return m0
 }
 
+// DaemonSetStatus is how many nodes have their pod.
 type DaemonSetStatus struct {
 	state                             protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_CurrentNumberScheduled int32                  `protobuf:"varint,1,opt,name=current_number_scheduled,json=currentNumberScheduled,proto3,oneof"`
@@ -827,16 +838,22 @@ func (x *DaemonSetStatus) ClearCollisionCount() {
 type DaemonSetStatus_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
+	// Nodes that should have the pod and have it.
 	CurrentNumberScheduled *int32
-	NumberMisscheduled     *int32
+	// Nodes that have it and should not.
+	NumberMisscheduled *int32
+	// Nodes that should have it.
 	DesiredNumberScheduled *int32
 	NumberReady            *int32
 	ObservedGeneration     *int64
+	// Nodes with a pod of the newest template.
 	UpdatedNumberScheduled *int32
-	NumberAvailable        *int32
-	NumberUnavailable      *int32
-	CollisionCount         *int32
-	Conditions             []*DaemonSetCondition
+	// Nodes with a pod that has been ready for min_ready_seconds.
+	NumberAvailable   *int32
+	NumberUnavailable *int32
+	// Makes names of ControllerRevisions unique; grows when one was taken.
+	CollisionCount *int32
+	Conditions     []*DaemonSetCondition
 }
 
 func (b0 DaemonSetStatus_builder) Build() *DaemonSetStatus {
@@ -883,6 +900,7 @@ func (b0 DaemonSetStatus_builder) Build() *DaemonSetStatus {
 	return m0
 }
 
+// DaemonSetCondition is one statement about a DaemonSet.
 type DaemonSetCondition struct {
 	state                         protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Type               *string                `protobuf:"bytes,1,opt,name=type,proto3,oneof"`
@@ -1085,6 +1103,7 @@ func (b0 DaemonSetCondition_builder) Build() *DaemonSetCondition {
 	return m0
 }
 
+// DaemonSetList is one piece of a list of DaemonSet objects, or one page of it over REST.
 type DaemonSetList struct {
 	state               protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Metadata *v1.ListMeta           `protobuf:"bytes,1,opt,name=metadata,proto3,oneof"`
@@ -1169,7 +1188,7 @@ func (b0 DaemonSetList_builder) Build() *DaemonSetList {
 	return m0
 }
 
-// DaemonSetWriteRequest carries a DaemonSet to Create, Update or Apply.
+// DaemonSetWriteRequest carries a DaemonSet to Create, Update or Apply; on the wire it is dhow.meta.v1.ObjectWriteRequest.
 type DaemonSetWriteRequest struct {
 	state              protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Object  *DaemonSet             `protobuf:"bytes,1,opt,name=object,proto3"`
@@ -1250,6 +1269,8 @@ func (x *DaemonSetWriteRequest) ClearOptions() {
 type DaemonSetWriteRequest_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
+	// Update: the whole object; metadata.resource_version, if set, must be the stored one (else ABORTED). Apply: only what the caller owns.
+	// Create: with a name, or generate_name.
 	Object  *DaemonSet
 	Options *v1.WriteOptions
 }
@@ -1263,7 +1284,7 @@ func (b0 DaemonSetWriteRequest_builder) Build() *DaemonSetWriteRequest {
 	return m0
 }
 
-// DaemonSetWatchResponse is one batch of a watch on DaemonSets; it is wire-compatible with dhow.meta.v1.WatchResponse, which specifies it.
+// DaemonSetWatchResponse is one batch of a watch on DaemonSets: a dhow.meta.v1.WatchResponse with typed objects.
 type DaemonSetWatchResponse struct {
 	state               protoimpl.MessageState            `protogen:"opaque.v1"`
 	xxx_hidden_Changes  *[]*DaemonSetWatchResponse_Change `protobuf:"bytes,1,rep,name=changes,proto3"`
@@ -1365,7 +1386,7 @@ func (b0 DaemonSetWatchResponse_builder) Build() *DaemonSetWatchResponse {
 	return m0
 }
 
-// Change is one change of one DaemonSet.
+// Change is one change of one DaemonSet; its fields are those of dhow.meta.v1.ObjectChange.
 type DaemonSetWatchResponse_Change struct {
 	state                  protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Type        v1.EventType           `protobuf:"varint,1,opt,name=type,proto3,enum=dhow.meta.v1.EventType"`

@@ -22,6 +22,7 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// Deployment keeps a number of equal pods and replaces them step by step when the template changes, through a ReplicaSet for each template.
 type Deployment struct {
 	state               protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Metadata *v1.ObjectMeta         `protobuf:"bytes,1,opt,name=metadata,proto3,oneof"`
@@ -176,6 +177,7 @@ func (b0 Deployment_builder) Build() *Deployment {
 	return m0
 }
 
+// DeploymentSpec is how many of which pod, and how they are replaced.
 type DeploymentSpec struct {
 	state                              protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Replicas                int32                  `protobuf:"varint,1,opt,name=replicas,proto3,oneof"`
@@ -406,13 +408,19 @@ func (x *DeploymentSpec) ClearProgressDeadlineSeconds() {
 type DeploymentSpec_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
-	Replicas                *int32
-	Selector                *v1.LabelSelector
-	Template                *v11.PodTemplateSpec
-	Strategy                *DeploymentStrategy
-	MinReadySeconds         *int32
-	RevisionHistoryLimit    *int32
-	Paused                  *bool
+	// Default: 1.
+	Replicas *int32
+	// Must match the template's labels. Never changes.
+	Selector *v1.LabelSelector
+	Template *v11.PodTemplateSpec
+	Strategy *DeploymentStrategy
+	// A pod counts as available when it has been ready for so long. Default: 0.
+	MinReadySeconds *int32
+	// How many old ReplicaSets to keep for rollbacks. Default: 10.
+	RevisionHistoryLimit *int32
+	// Changes of the template do not roll out until this is false again.
+	Paused *bool
+	// A rollout without progress for so long is reported as failed, and goes on. Default: 600.
 	ProgressDeadlineSeconds *int32
 }
 
@@ -446,6 +454,7 @@ func (b0 DeploymentSpec_builder) Build() *DeploymentSpec {
 	return m0
 }
 
+// DeploymentStrategy is how old pods are replaced by new ones.
 type DeploymentStrategy struct {
 	state                    protoimpl.MessageState   `protogen:"opaque.v1"`
 	xxx_hidden_Type          *string                  `protobuf:"bytes,1,opt,name=type,proto3,oneof"`
@@ -533,6 +542,7 @@ func (x *DeploymentStrategy) ClearRollingUpdate() {
 type DeploymentStrategy_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
+	// `RollingUpdate` (default), or `Recreate`: all old ones are stopped first.
 	Type          *string
 	RollingUpdate *RollingUpdateDeployment
 }
@@ -549,6 +559,7 @@ func (b0 DeploymentStrategy_builder) Build() *DeploymentStrategy {
 	return m0
 }
 
+// RollingUpdateDeployment bounds a rolling update. Not both may be 0.
 type RollingUpdateDeployment struct {
 	state                     protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_MaxUnavailable *v1.IntOrString        `protobuf:"bytes,1,opt,name=max_unavailable,json=maxUnavailable,proto3,oneof"`
@@ -629,8 +640,10 @@ func (x *RollingUpdateDeployment) ClearMaxSurge() {
 type RollingUpdateDeployment_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
+	// How many pods fewer than replicas may be available: a number, or a percentage, rounded down. Default: 25%.
 	MaxUnavailable *v1.IntOrString
-	MaxSurge       *v1.IntOrString
+	// How many pods more than replicas may exist: a number, or a percentage, rounded up. Default: 25%.
+	MaxSurge *v1.IntOrString
 }
 
 func (b0 RollingUpdateDeployment_builder) Build() *RollingUpdateDeployment {
@@ -642,6 +655,7 @@ func (b0 RollingUpdateDeployment_builder) Build() *RollingUpdateDeployment {
 	return m0
 }
 
+// DeploymentStatus is how far a Deployment is.
 type DeploymentStatus struct {
 	state                          protoimpl.MessageState  `protogen:"opaque.v1"`
 	xxx_hidden_ObservedGeneration  int64                   `protobuf:"varint,1,opt,name=observed_generation,json=observedGeneration,proto3,oneof"`
@@ -892,15 +906,21 @@ func (x *DeploymentStatus) ClearCollisionCount() {
 type DeploymentStatus_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
-	ObservedGeneration  *int64
-	Replicas            *int32
-	UpdatedReplicas     *int32
-	ReadyReplicas       *int32
-	AvailableReplicas   *int32
+	ObservedGeneration *int64
+	// Pods of all its ReplicaSets that are not being deleted.
+	Replicas *int32
+	// Those of the newest template.
+	UpdatedReplicas *int32
+	ReadyReplicas   *int32
+	// Ready for at least min_ready_seconds.
+	AvailableReplicas *int32
+	// How many are missing until all are available.
 	UnavailableReplicas *int32
+	// Pods being deleted that have not ended.
 	TerminatingReplicas *int32
 	Conditions          []*DeploymentCondition
-	CollisionCount      *int32
+	// Makes names of ReplicaSets unique; grows when one was taken.
+	CollisionCount *int32
 }
 
 func (b0 DeploymentStatus_builder) Build() *DeploymentStatus {
@@ -943,6 +963,7 @@ func (b0 DeploymentStatus_builder) Build() *DeploymentStatus {
 	return m0
 }
 
+// DeploymentCondition is one statement about a Deployment.
 type DeploymentCondition struct {
 	state                         protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Type               *string                `protobuf:"bytes,1,opt,name=type,proto3,oneof"`
@@ -1137,8 +1158,10 @@ func (x *DeploymentCondition) ClearMessage() {
 type DeploymentCondition_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
-	Type               *string
-	Status             *string
+	// `Available`, `Progressing` or `ReplicaFailure`.
+	Type   *string
+	Status *string
+	// When anything of it last changed.
 	LastUpdateTime     *v1.Time
 	LastTransitionTime *v1.Time
 	Reason             *string
@@ -1170,6 +1193,7 @@ func (b0 DeploymentCondition_builder) Build() *DeploymentCondition {
 	return m0
 }
 
+// DeploymentList is one piece of a list of Deployment objects, or one page of it over REST.
 type DeploymentList struct {
 	state               protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Metadata *v1.ListMeta           `protobuf:"bytes,1,opt,name=metadata,proto3,oneof"`
@@ -1254,7 +1278,7 @@ func (b0 DeploymentList_builder) Build() *DeploymentList {
 	return m0
 }
 
-// DeploymentWriteRequest carries a Deployment to Create, Update or Apply.
+// DeploymentWriteRequest carries a Deployment to Create, Update or Apply; on the wire it is dhow.meta.v1.ObjectWriteRequest.
 type DeploymentWriteRequest struct {
 	state              protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Object  *Deployment            `protobuf:"bytes,1,opt,name=object,proto3"`
@@ -1335,6 +1359,8 @@ func (x *DeploymentWriteRequest) ClearOptions() {
 type DeploymentWriteRequest_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
+	// Update: the whole object; metadata.resource_version, if set, must be the stored one (else ABORTED). Apply: only what the caller owns.
+	// Create: with a name, or generate_name.
 	Object  *Deployment
 	Options *v1.WriteOptions
 }
@@ -1348,7 +1374,7 @@ func (b0 DeploymentWriteRequest_builder) Build() *DeploymentWriteRequest {
 	return m0
 }
 
-// DeploymentWatchResponse is one batch of a watch on Deployments; it is wire-compatible with dhow.meta.v1.WatchResponse, which specifies it.
+// DeploymentWatchResponse is one batch of a watch on Deployments: a dhow.meta.v1.WatchResponse with typed objects.
 type DeploymentWatchResponse struct {
 	state               protoimpl.MessageState             `protogen:"opaque.v1"`
 	xxx_hidden_Changes  *[]*DeploymentWatchResponse_Change `protobuf:"bytes,1,rep,name=changes,proto3"`
@@ -1450,7 +1476,7 @@ func (b0 DeploymentWatchResponse_builder) Build() *DeploymentWatchResponse {
 	return m0
 }
 
-// Change is one change of one Deployment.
+// Change is one change of one Deployment; its fields are those of dhow.meta.v1.ObjectChange.
 type DeploymentWatchResponse_Change struct {
 	state                  protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Type        v1.EventType           `protobuf:"varint,1,opt,name=type,proto3,enum=dhow.meta.v1.EventType"`

@@ -22,6 +22,7 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// ReplicaSet keeps a number of equal pods. Deployments make them.
 type ReplicaSet struct {
 	state               protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Metadata *v1.ObjectMeta         `protobuf:"bytes,1,opt,name=metadata,proto3,oneof"`
@@ -176,6 +177,7 @@ func (b0 ReplicaSet_builder) Build() *ReplicaSet {
 	return m0
 }
 
+// ReplicaSetSpec is how many of which pod.
 type ReplicaSetSpec struct {
 	state                      protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Replicas        int32                  `protobuf:"varint,1,opt,name=replicas,proto3,oneof"`
@@ -308,10 +310,13 @@ func (x *ReplicaSetSpec) ClearTemplate() {
 type ReplicaSetSpec_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
-	Replicas        *int32
+	// Default: 1.
+	Replicas *int32
+	// A pod counts as available when it has been ready for so long. Default: 0.
 	MinReadySeconds *int32
-	Selector        *v1.LabelSelector
-	Template        *v11.PodTemplateSpec
+	// Must match the template's labels. Never changes.
+	Selector *v1.LabelSelector
+	Template *v11.PodTemplateSpec
 }
 
 func (b0 ReplicaSetSpec_builder) Build() *ReplicaSetSpec {
@@ -331,6 +336,7 @@ func (b0 ReplicaSetSpec_builder) Build() *ReplicaSetSpec {
 	return m0
 }
 
+// ReplicaSetStatus is how many there are.
 type ReplicaSetStatus struct {
 	state                           protoimpl.MessageState  `protogen:"opaque.v1"`
 	xxx_hidden_Replicas             int32                   `protobuf:"varint,1,opt,name=replicas,proto3,oneof"`
@@ -531,13 +537,16 @@ func (x *ReplicaSetStatus) ClearObservedGeneration() {
 type ReplicaSetStatus_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
-	Replicas             *int32
+	Replicas *int32
+	// Pods that have all labels of the template.
 	FullyLabeledReplicas *int32
 	ReadyReplicas        *int32
-	AvailableReplicas    *int32
-	TerminatingReplicas  *int32
-	ObservedGeneration   *int64
-	Conditions           []*ReplicaSetCondition
+	// Ready for at least min_ready_seconds.
+	AvailableReplicas *int32
+	// Pods being deleted that have not ended.
+	TerminatingReplicas *int32
+	ObservedGeneration  *int64
+	Conditions          []*ReplicaSetCondition
 }
 
 func (b0 ReplicaSetStatus_builder) Build() *ReplicaSetStatus {
@@ -572,6 +581,7 @@ func (b0 ReplicaSetStatus_builder) Build() *ReplicaSetStatus {
 	return m0
 }
 
+// ReplicaSetCondition is one statement about a ReplicaSet.
 type ReplicaSetCondition struct {
 	state                         protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Type               *string                `protobuf:"bytes,1,opt,name=type,proto3,oneof"`
@@ -743,6 +753,7 @@ func (x *ReplicaSetCondition) ClearMessage() {
 type ReplicaSetCondition_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
+	// `ReplicaFailure`: pods cannot be created or deleted.
 	Type               *string
 	Status             *string
 	LastTransitionTime *v1.Time
@@ -774,6 +785,7 @@ func (b0 ReplicaSetCondition_builder) Build() *ReplicaSetCondition {
 	return m0
 }
 
+// ReplicaSetList is one piece of a list of ReplicaSet objects, or one page of it over REST.
 type ReplicaSetList struct {
 	state               protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Metadata *v1.ListMeta           `protobuf:"bytes,1,opt,name=metadata,proto3,oneof"`
@@ -858,7 +870,7 @@ func (b0 ReplicaSetList_builder) Build() *ReplicaSetList {
 	return m0
 }
 
-// ReplicaSetWriteRequest carries a ReplicaSet to Create, Update or Apply.
+// ReplicaSetWriteRequest carries a ReplicaSet to Create, Update or Apply; on the wire it is dhow.meta.v1.ObjectWriteRequest.
 type ReplicaSetWriteRequest struct {
 	state              protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Object  *ReplicaSet            `protobuf:"bytes,1,opt,name=object,proto3"`
@@ -939,6 +951,8 @@ func (x *ReplicaSetWriteRequest) ClearOptions() {
 type ReplicaSetWriteRequest_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
+	// Update: the whole object; metadata.resource_version, if set, must be the stored one (else ABORTED). Apply: only what the caller owns.
+	// Create: with a name, or generate_name.
 	Object  *ReplicaSet
 	Options *v1.WriteOptions
 }
@@ -952,7 +966,7 @@ func (b0 ReplicaSetWriteRequest_builder) Build() *ReplicaSetWriteRequest {
 	return m0
 }
 
-// ReplicaSetWatchResponse is one batch of a watch on ReplicaSets; it is wire-compatible with dhow.meta.v1.WatchResponse, which specifies it.
+// ReplicaSetWatchResponse is one batch of a watch on ReplicaSets: a dhow.meta.v1.WatchResponse with typed objects.
 type ReplicaSetWatchResponse struct {
 	state               protoimpl.MessageState             `protogen:"opaque.v1"`
 	xxx_hidden_Changes  *[]*ReplicaSetWatchResponse_Change `protobuf:"bytes,1,rep,name=changes,proto3"`
@@ -1054,7 +1068,7 @@ func (b0 ReplicaSetWatchResponse_builder) Build() *ReplicaSetWatchResponse {
 	return m0
 }
 
-// Change is one change of one ReplicaSet.
+// Change is one change of one ReplicaSet; its fields are those of dhow.meta.v1.ObjectChange.
 type ReplicaSetWatchResponse_Change struct {
 	state                  protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Type        v1.EventType           `protobuf:"varint,1,opt,name=type,proto3,enum=dhow.meta.v1.EventType"`

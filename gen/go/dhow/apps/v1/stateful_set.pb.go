@@ -22,6 +22,7 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// StatefulSet keeps pods that have names, NAME-0 and on, each with volumes of its own that it finds again.
 type StatefulSet struct {
 	state               protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Metadata *v1.ObjectMeta         `protobuf:"bytes,1,opt,name=metadata,proto3,oneof"`
@@ -176,6 +177,7 @@ func (b0 StatefulSet_builder) Build() *StatefulSet {
 	return m0
 }
 
+// StatefulSetSpec is how many of which pod, with which volumes.
 type StatefulSetSpec struct {
 	state                                           protoimpl.MessageState                           `protogen:"opaque.v1"`
 	xxx_hidden_Replicas                             int32                                            `protobuf:"varint,1,opt,name=replicas,proto3,oneof"`
@@ -472,14 +474,21 @@ func (x *StatefulSetSpec) ClearOrdinals() {
 type StatefulSetSpec_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
-	Replicas                             *int32
-	Selector                             *v1.LabelSelector
-	Template                             *v11.PodTemplateSpec
-	VolumeClaimTemplates                 []*v11.PersistentVolumeClaim
-	ServiceName                          *string
-	PodManagementPolicy                  *string
-	UpdateStrategy                       *StatefulSetUpdateStrategy
-	RevisionHistoryLimit                 *int32
+	// Default: 1.
+	Replicas *int32
+	// Must match the template's labels. Never changes.
+	Selector *v1.LabelSelector
+	Template *v11.PodTemplateSpec
+	// Each pod gets one claim of each, TEMPLATE-POD; they stay when the pod goes.
+	VolumeClaimTemplates []*v11.PersistentVolumeClaim
+	// A headless Service, made by the user, that gives the pods their DNS names.
+	ServiceName *string
+	// `OrderedReady` (default): one after the other, each when the one before is ready. `Parallel`: all at once.
+	PodManagementPolicy *string
+	UpdateStrategy      *StatefulSetUpdateStrategy
+	// How many ControllerRevisions to keep. Default: 10.
+	RevisionHistoryLimit *int32
+	// A pod counts as available when it has been ready for so long. Default: 0.
 	MinReadySeconds                      *int32
 	PersistentVolumeClaimRetentionPolicy *StatefulSetPersistentVolumeClaimRetentionPolicy
 	Ordinals                             *StatefulSetOrdinals
@@ -518,6 +527,7 @@ func (b0 StatefulSetSpec_builder) Build() *StatefulSetSpec {
 	return m0
 }
 
+// StatefulSetUpdateStrategy is how pods of an older template are replaced.
 type StatefulSetUpdateStrategy struct {
 	state                    protoimpl.MessageState            `protogen:"opaque.v1"`
 	xxx_hidden_Type          *string                           `protobuf:"bytes,1,opt,name=type,proto3,oneof"`
@@ -605,6 +615,7 @@ func (x *StatefulSetUpdateStrategy) ClearRollingUpdate() {
 type StatefulSetUpdateStrategy_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
+	// `RollingUpdate` (default), or `OnDelete`: when somebody deletes them.
 	Type          *string
 	RollingUpdate *RollingUpdateStatefulSetStrategy
 }
@@ -621,6 +632,7 @@ func (b0 StatefulSetUpdateStrategy_builder) Build() *StatefulSetUpdateStrategy {
 	return m0
 }
 
+// RollingUpdateStatefulSetStrategy bounds a rolling update, which goes from the highest number down.
 type RollingUpdateStatefulSetStrategy struct {
 	state                     protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Partition      int32                  `protobuf:"varint,1,opt,name=partition,proto3,oneof"`
@@ -705,7 +717,9 @@ func (x *RollingUpdateStatefulSetStrategy) ClearMaxUnavailable() {
 type RollingUpdateStatefulSetStrategy_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
-	Partition      *int32
+	// Pods with a lower number keep the older template. Default: 0.
+	Partition *int32
+	// A number, or a percentage, rounded up. Default: 1.
 	MaxUnavailable *v1.IntOrString
 }
 
@@ -721,6 +735,7 @@ func (b0 RollingUpdateStatefulSetStrategy_builder) Build() *RollingUpdateStatefu
 	return m0
 }
 
+// StatefulSetPersistentVolumeClaimRetentionPolicy is what becomes of the claims: `Retain` (default) or `Delete`.
 type StatefulSetPersistentVolumeClaimRetentionPolicy struct {
 	state                  protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_WhenDeleted *string                `protobuf:"bytes,1,opt,name=when_deleted,json=whenDeleted,proto3,oneof"`
@@ -813,8 +828,10 @@ func (x *StatefulSetPersistentVolumeClaimRetentionPolicy) ClearWhenScaled() {
 type StatefulSetPersistentVolumeClaimRetentionPolicy_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
+	// When the StatefulSet is deleted.
 	WhenDeleted *string
-	WhenScaled  *string
+	// When it is made smaller.
+	WhenScaled *string
 }
 
 func (b0 StatefulSetPersistentVolumeClaimRetentionPolicy_builder) Build() *StatefulSetPersistentVolumeClaimRetentionPolicy {
@@ -832,6 +849,7 @@ func (b0 StatefulSetPersistentVolumeClaimRetentionPolicy_builder) Build() *State
 	return m0
 }
 
+// StatefulSetOrdinals is how pods are numbered.
 type StatefulSetOrdinals struct {
 	state                  protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Start       int32                  `protobuf:"varint,1,opt,name=start,proto3,oneof"`
@@ -893,6 +911,7 @@ func (x *StatefulSetOrdinals) ClearStart() {
 type StatefulSetOrdinals_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
+	// The first number. Default: 0.
 	Start *int32
 }
 
@@ -907,6 +926,7 @@ func (b0 StatefulSetOrdinals_builder) Build() *StatefulSetOrdinals {
 	return m0
 }
 
+// StatefulSetStatus is how far a StatefulSet is.
 type StatefulSetStatus struct {
 	state                         protoimpl.MessageState   `protogen:"opaque.v1"`
 	xxx_hidden_ObservedGeneration int64                    `protobuf:"varint,1,opt,name=observed_generation,json=observedGeneration,proto3,oneof"`
@@ -1191,13 +1211,19 @@ type StatefulSetStatus_builder struct {
 	ObservedGeneration *int64
 	Replicas           *int32
 	ReadyReplicas      *int32
-	CurrentReplicas    *int32
-	UpdatedReplicas    *int32
-	CurrentRevision    *string
-	UpdateRevision     *string
-	CollisionCount     *int32
-	Conditions         []*StatefulSetCondition
-	AvailableReplicas  *int32
+	// Pods of current_revision.
+	CurrentReplicas *int32
+	// Pods of update_revision.
+	UpdatedReplicas *int32
+	// The ControllerRevision that the update started from.
+	CurrentRevision *string
+	// The ControllerRevision that it goes to; equal when it is done.
+	UpdateRevision *string
+	// Makes names of ControllerRevisions unique; grows when one was taken.
+	CollisionCount *int32
+	Conditions     []*StatefulSetCondition
+	// Ready for at least min_ready_seconds.
+	AvailableReplicas *int32
 }
 
 func (b0 StatefulSetStatus_builder) Build() *StatefulSetStatus {
@@ -1244,6 +1270,7 @@ func (b0 StatefulSetStatus_builder) Build() *StatefulSetStatus {
 	return m0
 }
 
+// StatefulSetCondition is one statement about a StatefulSet.
 type StatefulSetCondition struct {
 	state                         protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Type               *string                `protobuf:"bytes,1,opt,name=type,proto3,oneof"`
@@ -1446,6 +1473,7 @@ func (b0 StatefulSetCondition_builder) Build() *StatefulSetCondition {
 	return m0
 }
 
+// StatefulSetList is one piece of a list of StatefulSet objects, or one page of it over REST.
 type StatefulSetList struct {
 	state               protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Metadata *v1.ListMeta           `protobuf:"bytes,1,opt,name=metadata,proto3,oneof"`
@@ -1530,7 +1558,7 @@ func (b0 StatefulSetList_builder) Build() *StatefulSetList {
 	return m0
 }
 
-// StatefulSetWriteRequest carries a StatefulSet to Create, Update or Apply.
+// StatefulSetWriteRequest carries a StatefulSet to Create, Update or Apply; on the wire it is dhow.meta.v1.ObjectWriteRequest.
 type StatefulSetWriteRequest struct {
 	state              protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Object  *StatefulSet           `protobuf:"bytes,1,opt,name=object,proto3"`
@@ -1611,6 +1639,8 @@ func (x *StatefulSetWriteRequest) ClearOptions() {
 type StatefulSetWriteRequest_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
+	// Update: the whole object; metadata.resource_version, if set, must be the stored one (else ABORTED). Apply: only what the caller owns.
+	// Create: with a name, or generate_name.
 	Object  *StatefulSet
 	Options *v1.WriteOptions
 }
@@ -1624,7 +1654,7 @@ func (b0 StatefulSetWriteRequest_builder) Build() *StatefulSetWriteRequest {
 	return m0
 }
 
-// StatefulSetWatchResponse is one batch of a watch on StatefulSets; it is wire-compatible with dhow.meta.v1.WatchResponse, which specifies it.
+// StatefulSetWatchResponse is one batch of a watch on StatefulSets: a dhow.meta.v1.WatchResponse with typed objects.
 type StatefulSetWatchResponse struct {
 	state               protoimpl.MessageState              `protogen:"opaque.v1"`
 	xxx_hidden_Changes  *[]*StatefulSetWatchResponse_Change `protobuf:"bytes,1,rep,name=changes,proto3"`
@@ -1726,7 +1756,7 @@ func (b0 StatefulSetWatchResponse_builder) Build() *StatefulSetWatchResponse {
 	return m0
 }
 
-// Change is one change of one StatefulSet.
+// Change is one change of one StatefulSet; its fields are those of dhow.meta.v1.ObjectChange.
 type StatefulSetWatchResponse_Change struct {
 	state                  protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Type        v1.EventType           `protobuf:"varint,1,opt,name=type,proto3,enum=dhow.meta.v1.EventType"`

@@ -21,6 +21,7 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// HorizontalPodAutoscaler changes the replicas of another object by what is measured of its pods.
 type HorizontalPodAutoscaler struct {
 	state               protoimpl.MessageState         `protogen:"opaque.v1"`
 	xxx_hidden_Metadata *v1.ObjectMeta                 `protobuf:"bytes,1,opt,name=metadata,proto3,oneof"`
@@ -175,6 +176,7 @@ func (b0 HorizontalPodAutoscaler_builder) Build() *HorizontalPodAutoscaler {
 	return m0
 }
 
+// HorizontalPodAutoscalerSpec is what is scaled, between which bounds, by what.
 type HorizontalPodAutoscalerSpec struct {
 	state                     protoimpl.MessageState           `protogen:"opaque.v1"`
 	xxx_hidden_ScaleTargetRef *CrossVersionObjectReference     `protobuf:"bytes,1,opt,name=scale_target_ref,json=scaleTargetRef,proto3,oneof"`
@@ -321,11 +323,14 @@ func (x *HorizontalPodAutoscalerSpec) ClearBehavior() {
 type HorizontalPodAutoscalerSpec_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
+	// Something with the subresource scale.
 	ScaleTargetRef *CrossVersionObjectReference
-	MinReplicas    *int32
-	MaxReplicas    *int32
-	Metrics        []*MetricSpec
-	Behavior       *HorizontalPodAutoscalerBehavior
+	// Default: 1.
+	MinReplicas *int32
+	MaxReplicas *int32
+	// The one that asks for the most replicas decides. Default: 80 % of the CPU requests.
+	Metrics  []*MetricSpec
+	Behavior *HorizontalPodAutoscalerBehavior
 }
 
 func (b0 HorizontalPodAutoscalerSpec_builder) Build() *HorizontalPodAutoscalerSpec {
@@ -346,6 +351,7 @@ func (b0 HorizontalPodAutoscalerSpec_builder) Build() *HorizontalPodAutoscalerSp
 	return m0
 }
 
+// CrossVersionObjectReference names an object of the same namespace, whatever the version.
 type CrossVersionObjectReference struct {
 	state                  protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Kind        *string                `protobuf:"bytes,1,opt,name=kind,proto3,oneof"`
@@ -490,6 +496,7 @@ func (b0 CrossVersionObjectReference_builder) Build() *CrossVersionObjectReferen
 	return m0
 }
 
+// MetricSpec is one thing that is measured; the field that type names is set.
 type MetricSpec struct {
 	state                        protoimpl.MessageState         `protogen:"opaque.v1"`
 	xxx_hidden_Type              *string                        `protobuf:"bytes,1,opt,name=type,proto3,oneof"`
@@ -669,6 +676,7 @@ func (x *MetricSpec) ClearExternal() {
 type MetricSpec_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
+	// `Object`, `Pods`, `Resource`, `ContainerResource` or `External`.
 	Type              *string
 	Object            *ObjectMetricSource
 	Pods              *PodsMetricSource
@@ -693,6 +701,7 @@ func (b0 MetricSpec_builder) Build() *MetricSpec {
 	return m0
 }
 
+// ObjectMetricSource measures one other object, such as an Ingress.
 type ObjectMetricSource struct {
 	state                      protoimpl.MessageState       `protogen:"opaque.v1"`
 	xxx_hidden_DescribedObject *CrossVersionObjectReference `protobuf:"bytes,1,opt,name=described_object,json=describedObject,proto3,oneof"`
@@ -811,6 +820,7 @@ func (b0 ObjectMetricSource_builder) Build() *ObjectMetricSource {
 	return m0
 }
 
+// MetricTarget is the value to hold; the field that type names is set.
 type MetricTarget struct {
 	state                         protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Type               *string                `protobuf:"bytes,1,opt,name=type,proto3,oneof"`
@@ -946,9 +956,11 @@ func (x *MetricTarget) ClearAverageUtilization() {
 type MetricTarget_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
-	Type               *string
-	Value              *v1.Quantity
-	AverageValue       *v1.Quantity
+	// `Value`, `AverageValue` (per pod) or `Utilization`.
+	Type         *string
+	Value        *v1.Quantity
+	AverageValue *v1.Quantity
+	// Percent of the requests, over all pods. Resource metrics only.
 	AverageUtilization *int32
 }
 
@@ -969,6 +981,7 @@ func (b0 MetricTarget_builder) Build() *MetricTarget {
 	return m0
 }
 
+// MetricIdentifier names a metric.
 type MetricIdentifier struct {
 	state                  protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Name        *string                `protobuf:"bytes,1,opt,name=name,proto3,oneof"`
@@ -1056,7 +1069,8 @@ func (x *MetricIdentifier) ClearSelector() {
 type MetricIdentifier_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
-	Name     *string
+	Name *string
+	// Passed to the metrics server, to choose among several.
 	Selector *v1.LabelSelector
 }
 
@@ -1072,6 +1086,7 @@ func (b0 MetricIdentifier_builder) Build() *MetricIdentifier {
 	return m0
 }
 
+// PodsMetricSource measures each pod, and averages.
 type PodsMetricSource struct {
 	state             protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Metric *MetricIdentifier      `protobuf:"bytes,1,opt,name=metric,proto3,oneof"`
@@ -1165,6 +1180,7 @@ func (b0 PodsMetricSource_builder) Build() *PodsMetricSource {
 	return m0
 }
 
+// ResourceMetricSource measures CPU or memory of each pod.
 type ResourceMetricSource struct {
 	state                  protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Name        *string                `protobuf:"bytes,1,opt,name=name,proto3,oneof"`
@@ -1268,6 +1284,7 @@ func (b0 ResourceMetricSource_builder) Build() *ResourceMetricSource {
 	return m0
 }
 
+// ContainerResourceMetricSource measures CPU or memory of one container of each pod.
 type ContainerResourceMetricSource struct {
 	state                  protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Name        *string                `protobuf:"bytes,1,opt,name=name,proto3,oneof"`
@@ -1404,6 +1421,7 @@ func (b0 ContainerResourceMetricSource_builder) Build() *ContainerResourceMetric
 	return m0
 }
 
+// ExternalMetricSource measures something outside of the cluster.
 type ExternalMetricSource struct {
 	state             protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Metric *MetricIdentifier      `protobuf:"bytes,1,opt,name=metric,proto3,oneof"`
@@ -1497,6 +1515,7 @@ func (b0 ExternalMetricSource_builder) Build() *ExternalMetricSource {
 	return m0
 }
 
+// HorizontalPodAutoscalerBehavior is how fast it may go.
 type HorizontalPodAutoscalerBehavior struct {
 	state                protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_ScaleUp   *HPAScalingRules       `protobuf:"bytes,1,opt,name=scale_up,json=scaleUp,proto3,oneof"`
@@ -1590,6 +1609,7 @@ func (b0 HorizontalPodAutoscalerBehavior_builder) Build() *HorizontalPodAutoscal
 	return m0
 }
 
+// HPAScalingRules is how fast it may go in one direction.
 type HPAScalingRules struct {
 	state                                 protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_StabilizationWindowSeconds int32                  `protobuf:"varint,3,opt,name=stabilization_window_seconds,json=stabilizationWindowSeconds,proto3,oneof"`
@@ -1716,10 +1736,13 @@ func (x *HPAScalingRules) ClearTolerance() {
 type HPAScalingRules_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
+	// The most careful recommendation of this time counts. Default: 0 up, 300 down; at most 3600.
 	StabilizationWindowSeconds *int32
-	SelectPolicy               *string
-	Policies                   []*HPAScalingPolicy
-	Tolerance                  *v1.Quantity
+	// `Max` (default), `Min`, or `Disabled`: never in this direction.
+	SelectPolicy *string
+	Policies     []*HPAScalingPolicy
+	// Deviations below this do nothing. Default: 10 %.
+	Tolerance *v1.Quantity
 }
 
 func (b0 HPAScalingRules_builder) Build() *HPAScalingRules {
@@ -1739,6 +1762,7 @@ func (b0 HPAScalingRules_builder) Build() *HPAScalingRules {
 	return m0
 }
 
+// HPAScalingPolicy is a bound on the change within a time.
 type HPAScalingPolicy struct {
 	state                    protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Type          *string                `protobuf:"bytes,1,opt,name=type,proto3,oneof"`
@@ -1853,8 +1877,10 @@ func (x *HPAScalingPolicy) ClearPeriodSeconds() {
 type HPAScalingPolicy_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
-	Type          *string
-	Value         *int32
+	// `Pods` or `Percent`.
+	Type  *string
+	Value *int32
+	// 1 to 1800.
 	PeriodSeconds *int32
 }
 
@@ -1877,6 +1903,7 @@ func (b0 HPAScalingPolicy_builder) Build() *HPAScalingPolicy {
 	return m0
 }
 
+// HorizontalPodAutoscalerStatus is what was measured and done.
 type HorizontalPodAutoscalerStatus struct {
 	state                         protoimpl.MessageState               `protogen:"opaque.v1"`
 	xxx_hidden_ObservedGeneration int64                                `protobuf:"varint,1,opt,name=observed_generation,json=observedGeneration,proto3,oneof"`
@@ -2040,11 +2067,12 @@ type HorizontalPodAutoscalerStatus_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
 	ObservedGeneration *int64
-	LastScaleTime      *v1.Time
-	CurrentReplicas    *int32
-	DesiredReplicas    *int32
-	CurrentMetrics     []*MetricStatus
-	Conditions         []*HorizontalPodAutoscalerCondition
+	// When it last changed the replicas.
+	LastScaleTime   *v1.Time
+	CurrentReplicas *int32
+	DesiredReplicas *int32
+	CurrentMetrics  []*MetricStatus
+	Conditions      []*HorizontalPodAutoscalerCondition
 }
 
 func (b0 HorizontalPodAutoscalerStatus_builder) Build() *HorizontalPodAutoscalerStatus {
@@ -2069,6 +2097,7 @@ func (b0 HorizontalPodAutoscalerStatus_builder) Build() *HorizontalPodAutoscaler
 	return m0
 }
 
+// MetricStatus is what was last measured; the field that type names is set.
 type MetricStatus struct {
 	state                        protoimpl.MessageState         `protogen:"opaque.v1"`
 	xxx_hidden_Type              *string                        `protobuf:"bytes,1,opt,name=type,proto3,oneof"`
@@ -2272,6 +2301,7 @@ func (b0 MetricStatus_builder) Build() *MetricStatus {
 	return m0
 }
 
+// ObjectMetricStatus is what was measured of one other object.
 type ObjectMetricStatus struct {
 	state                      protoimpl.MessageState       `protogen:"opaque.v1"`
 	xxx_hidden_Metric          *MetricIdentifier            `protobuf:"bytes,1,opt,name=metric,proto3,oneof"`
@@ -2390,6 +2420,7 @@ func (b0 ObjectMetricStatus_builder) Build() *ObjectMetricStatus {
 	return m0
 }
 
+// MetricValueStatus is a measured value.
 type MetricValueStatus struct {
 	state                         protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Value              *v1.Quantity           `protobuf:"bytes,1,opt,name=value,proto3,oneof"`
@@ -2497,8 +2528,9 @@ func (x *MetricValueStatus) ClearAverageUtilization() {
 type MetricValueStatus_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
-	Value              *v1.Quantity
-	AverageValue       *v1.Quantity
+	Value        *v1.Quantity
+	AverageValue *v1.Quantity
+	// Percent of the requests, over all pods.
 	AverageUtilization *int32
 }
 
@@ -2515,6 +2547,7 @@ func (b0 MetricValueStatus_builder) Build() *MetricValueStatus {
 	return m0
 }
 
+// PodsMetricStatus is what was measured of each pod.
 type PodsMetricStatus struct {
 	state              protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Metric  *MetricIdentifier      `protobuf:"bytes,1,opt,name=metric,proto3,oneof"`
@@ -2608,6 +2641,7 @@ func (b0 PodsMetricStatus_builder) Build() *PodsMetricStatus {
 	return m0
 }
 
+// ResourceMetricStatus is what was measured of CPU or memory.
 type ResourceMetricStatus struct {
 	state                  protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Name        *string                `protobuf:"bytes,1,opt,name=name,proto3,oneof"`
@@ -2711,6 +2745,7 @@ func (b0 ResourceMetricStatus_builder) Build() *ResourceMetricStatus {
 	return m0
 }
 
+// ContainerResourceMetricStatus is what was measured of one container's CPU or memory.
 type ContainerResourceMetricStatus struct {
 	state                  protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Name        *string                `protobuf:"bytes,1,opt,name=name,proto3,oneof"`
@@ -2847,6 +2882,7 @@ func (b0 ContainerResourceMetricStatus_builder) Build() *ContainerResourceMetric
 	return m0
 }
 
+// ExternalMetricStatus is what was measured outside of the cluster.
 type ExternalMetricStatus struct {
 	state              protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Metric  *MetricIdentifier      `protobuf:"bytes,1,opt,name=metric,proto3,oneof"`
@@ -2940,6 +2976,7 @@ func (b0 ExternalMetricStatus_builder) Build() *ExternalMetricStatus {
 	return m0
 }
 
+// HorizontalPodAutoscalerCondition is one statement about an autoscaler.
 type HorizontalPodAutoscalerCondition struct {
 	state                         protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Type               *string                `protobuf:"bytes,1,opt,name=type,proto3,oneof"`
@@ -3111,6 +3148,7 @@ func (x *HorizontalPodAutoscalerCondition) ClearMessage() {
 type HorizontalPodAutoscalerCondition_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
+	// `ScalingActive`, `AbleToScale` or `ScalingLimited`.
 	Type               *string
 	Status             *string
 	LastTransitionTime *v1.Time
@@ -3142,6 +3180,7 @@ func (b0 HorizontalPodAutoscalerCondition_builder) Build() *HorizontalPodAutosca
 	return m0
 }
 
+// HorizontalPodAutoscalerList is one piece of a list of HorizontalPodAutoscaler objects, or one page of it over REST.
 type HorizontalPodAutoscalerList struct {
 	state               protoimpl.MessageState      `protogen:"opaque.v1"`
 	xxx_hidden_Metadata *v1.ListMeta                `protobuf:"bytes,1,opt,name=metadata,proto3,oneof"`
@@ -3226,7 +3265,7 @@ func (b0 HorizontalPodAutoscalerList_builder) Build() *HorizontalPodAutoscalerLi
 	return m0
 }
 
-// HorizontalPodAutoscalerWriteRequest carries a HorizontalPodAutoscaler to Create, Update or Apply.
+// HorizontalPodAutoscalerWriteRequest carries a HorizontalPodAutoscaler to Create, Update or Apply; on the wire it is dhow.meta.v1.ObjectWriteRequest.
 type HorizontalPodAutoscalerWriteRequest struct {
 	state              protoimpl.MessageState   `protogen:"opaque.v1"`
 	xxx_hidden_Object  *HorizontalPodAutoscaler `protobuf:"bytes,1,opt,name=object,proto3"`
@@ -3307,6 +3346,8 @@ func (x *HorizontalPodAutoscalerWriteRequest) ClearOptions() {
 type HorizontalPodAutoscalerWriteRequest_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
+	// Update: the whole object; metadata.resource_version, if set, must be the stored one (else ABORTED). Apply: only what the caller owns.
+	// Create: with a name, or generate_name.
 	Object  *HorizontalPodAutoscaler
 	Options *v1.WriteOptions
 }
@@ -3320,7 +3361,7 @@ func (b0 HorizontalPodAutoscalerWriteRequest_builder) Build() *HorizontalPodAuto
 	return m0
 }
 
-// HorizontalPodAutoscalerWatchResponse is one batch of a watch on HorizontalPodAutoscalers; it is wire-compatible with dhow.meta.v1.WatchResponse, which specifies it.
+// HorizontalPodAutoscalerWatchResponse is one batch of a watch on HorizontalPodAutoscalers: a dhow.meta.v1.WatchResponse with typed objects.
 type HorizontalPodAutoscalerWatchResponse struct {
 	state               protoimpl.MessageState                          `protogen:"opaque.v1"`
 	xxx_hidden_Changes  *[]*HorizontalPodAutoscalerWatchResponse_Change `protobuf:"bytes,1,rep,name=changes,proto3"`
@@ -3422,7 +3463,7 @@ func (b0 HorizontalPodAutoscalerWatchResponse_builder) Build() *HorizontalPodAut
 	return m0
 }
 
-// Change is one change of one HorizontalPodAutoscaler.
+// Change is one change of one HorizontalPodAutoscaler; its fields are those of dhow.meta.v1.ObjectChange.
 type HorizontalPodAutoscalerWatchResponse_Change struct {
 	state                  protoimpl.MessageState   `protogen:"opaque.v1"`
 	xxx_hidden_Type        v1.EventType             `protobuf:"varint,1,opt,name=type,proto3,enum=dhow.meta.v1.EventType"`

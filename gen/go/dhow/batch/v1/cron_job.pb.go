@@ -22,6 +22,7 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// CronJob makes Jobs by the clock.
 type CronJob struct {
 	state               protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Metadata *v1.ObjectMeta         `protobuf:"bytes,1,opt,name=metadata,proto3,oneof"`
@@ -176,6 +177,7 @@ func (b0 CronJob_builder) Build() *CronJob {
 	return m0
 }
 
+// CronJobSpec is when, and which Job.
 type CronJobSpec struct {
 	state                                 protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Schedule                   *string                `protobuf:"bytes,1,opt,name=schedule,proto3,oneof"`
@@ -419,14 +421,21 @@ func (x *CronJobSpec) ClearFailedJobsHistoryLimit() {
 type CronJobSpec_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
-	Schedule                   *string
-	TimeZone                   *string
-	StartingDeadlineSeconds    *int64
-	ConcurrencyPolicy          *string
-	Suspend                    *bool
-	JobTemplate                *JobTemplateSpec
+	// Five fields as in crontab(5), or `@hourly` and the like.
+	Schedule *string
+	// An IANA name. Unset: that of the controller manager.
+	TimeZone *string
+	// A run that could not start for so long is missed. Unset: no deadline.
+	StartingDeadlineSeconds *int64
+	// `Allow` (default), `Forbid` (the new run is left out) or `Replace` (the old one is ended).
+	ConcurrencyPolicy *string
+	// No further runs; those that are on go on.
+	Suspend     *bool
+	JobTemplate *JobTemplateSpec
+	// How many finished Jobs to keep. Default: 3.
 	SuccessfulJobsHistoryLimit *int32
-	FailedJobsHistoryLimit     *int32
+	// Default: 1.
+	FailedJobsHistoryLimit *int32
 }
 
 func (b0 CronJobSpec_builder) Build() *CronJobSpec {
@@ -465,6 +474,7 @@ func (b0 CronJobSpec_builder) Build() *CronJobSpec {
 	return m0
 }
 
+// JobTemplateSpec is what Jobs are made from.
 type JobTemplateSpec struct {
 	state               protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Metadata *v1.ObjectMeta         `protobuf:"bytes,1,opt,name=metadata,proto3,oneof"`
@@ -558,6 +568,7 @@ func (b0 JobTemplateSpec_builder) Build() *JobTemplateSpec {
 	return m0
 }
 
+// JobSpec is which pod must succeed, how often, and what is done when it does not.
 type JobSpec struct {
 	state                              protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Parallelism             int32                  `protobuf:"varint,1,opt,name=parallelism,proto3,oneof"`
@@ -995,22 +1006,39 @@ func (x *JobSpec) ClearManagedBy() {
 type JobSpec_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
-	Parallelism             *int32
-	Completions             *int32
-	ActiveDeadlineSeconds   *int64
-	PodFailurePolicy        *PodFailurePolicy
-	SuccessPolicy           *SuccessPolicy
-	BackoffLimit            *int32
-	BackoffLimitPerIndex    *int32
-	MaxFailedIndexes        *int32
-	Selector                *v1.LabelSelector
-	ManualSelector          *bool
-	Template                *v11.PodTemplateSpec
+	// How many pods run at a time at most. Default: 1.
+	Parallelism *int32
+	// How many must succeed. Unset: one success is enough, then no new pods are started.
+	Completions *int32
+	// The Job is ended and fails after this time, suspension not counted.
+	ActiveDeadlineSeconds *int64
+	// What a pod's failure means; else it counts towards backoff_limit.
+	PodFailurePolicy *PodFailurePolicy
+	// When an Indexed Job is done before all indexes are.
+	SuccessPolicy *SuccessPolicy
+	// How many failures until the Job fails. Default: 6, or without bound with backoff_limit_per_index.
+	BackoffLimit *int32
+	// How many failures until an index fails. Indexed Jobs only.
+	BackoffLimitPerIndex *int32
+	// More failed indexes end the Job. Unset: it goes on with the rest.
+	MaxFailedIndexes *int32
+	// Made by the server, unless manual_selector.
+	Selector *v1.LabelSelector
+	// The user takes care that no two Jobs select the same pods.
+	ManualSelector *bool
+	// With restart policy OnFailure or Never.
+	Template *v11.PodTemplateSpec
+	// The finished Job is deleted after this time. Unset: never.
 	TtlSecondsAfterFinished *int32
-	CompletionMode          *string
-	Suspend                 *bool
-	PodReplacementPolicy    *string
-	ManagedBy               *string
+	// `NonIndexed` (default), or `Indexed`: each pod has a number, and each number must succeed once.
+	CompletionMode *string
+	// Pods are deleted and none made; starting again resets the clock.
+	Suspend *bool
+	// `TerminatingOrFailed`: a new pod as soon as the old one is being deleted. `Failed`: when it has ended. Default: the former, with
+	// pod_failure_policy the latter.
+	PodReplacementPolicy *string
+	// The controller in charge; unset or `kubernetes.io/job-controller`: Dhow's own. Never changes.
+	ManagedBy *string
 }
 
 func (b0 JobSpec_builder) Build() *JobSpec {
@@ -1072,6 +1100,7 @@ func (b0 JobSpec_builder) Build() *JobSpec {
 	return m0
 }
 
+// PodFailurePolicy is rules; the first that matches decides.
 type PodFailurePolicy struct {
 	state            protoimpl.MessageState   `protogen:"opaque.v1"`
 	xxx_hidden_Rules *[]*PodFailurePolicyRule `protobuf:"bytes,1,rep,name=rules,proto3"`
@@ -1131,6 +1160,7 @@ func (b0 PodFailurePolicy_builder) Build() *PodFailurePolicy {
 	return m0
 }
 
+// PodFailurePolicyRule is a condition on a failed pod, and what follows; one of the two conditions is set.
 type PodFailurePolicyRule struct {
 	state                      protoimpl.MessageState                     `protogen:"opaque.v1"`
 	xxx_hidden_Action          *string                                    `protobuf:"bytes,1,opt,name=action,proto3,oneof"`
@@ -1232,6 +1262,7 @@ func (x *PodFailurePolicyRule) ClearOnExitCodes() {
 type PodFailurePolicyRule_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
+	// `FailJob`, `FailIndex`, `Ignore` (does not count), or `Count`.
 	Action          *string
 	OnExitCodes     *PodFailurePolicyOnExitCodesRequirement
 	OnPodConditions []*PodFailurePolicyOnPodConditionsPattern
@@ -1250,6 +1281,7 @@ func (b0 PodFailurePolicyRule_builder) Build() *PodFailurePolicyRule {
 	return m0
 }
 
+// PodFailurePolicyOnExitCodesRequirement is a condition on exit codes other than 0.
 type PodFailurePolicyOnExitCodesRequirement struct {
 	state                    protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_ContainerName *string                `protobuf:"bytes,1,opt,name=container_name,json=containerName,proto3,oneof"`
@@ -1354,9 +1386,11 @@ func (x *PodFailurePolicyOnExitCodesRequirement) ClearOperator() {
 type PodFailurePolicyOnExitCodesRequirement_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
+	// Unset: any container.
 	ContainerName *string
-	Operator      *string
-	Values        []int32
+	// `In` or `NotIn`.
+	Operator *string
+	Values   []int32
 }
 
 func (b0 PodFailurePolicyOnExitCodesRequirement_builder) Build() *PodFailurePolicyOnExitCodesRequirement {
@@ -1375,6 +1409,7 @@ func (b0 PodFailurePolicyOnExitCodesRequirement_builder) Build() *PodFailurePoli
 	return m0
 }
 
+// PodFailurePolicyOnPodConditionsPattern is a condition that the pod must have.
 type PodFailurePolicyOnPodConditionsPattern struct {
 	state                  protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Type        *string                `protobuf:"bytes,1,opt,name=type,proto3,oneof"`
@@ -1467,7 +1502,8 @@ func (x *PodFailurePolicyOnPodConditionsPattern) ClearStatus() {
 type PodFailurePolicyOnPodConditionsPattern_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
-	Type   *string
+	Type *string
+	// Default: `True`.
 	Status *string
 }
 
@@ -1486,6 +1522,7 @@ func (b0 PodFailurePolicyOnPodConditionsPattern_builder) Build() *PodFailurePoli
 	return m0
 }
 
+// SuccessPolicy is rules; the first that holds makes the Job succeed.
 type SuccessPolicy struct {
 	state            protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Rules *[]*SuccessPolicyRule  `protobuf:"bytes,1,rep,name=rules,proto3"`
@@ -1545,6 +1582,7 @@ func (b0 SuccessPolicy_builder) Build() *SuccessPolicy {
 	return m0
 }
 
+// SuccessPolicyRule is a set of indexes that must have succeeded; with both fields, so many of these.
 type SuccessPolicyRule struct {
 	state                       protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_SucceededIndexes *string                `protobuf:"bytes,1,opt,name=succeeded_indexes,json=succeededIndexes,proto3,oneof"`
@@ -1634,6 +1672,7 @@ func (x *SuccessPolicyRule) ClearSucceededCount() {
 type SuccessPolicyRule_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
+	// For example `1,3-5`.
 	SucceededIndexes *string
 	SucceededCount   *int32
 }
@@ -1653,6 +1692,7 @@ func (b0 SuccessPolicyRule_builder) Build() *SuccessPolicyRule {
 	return m0
 }
 
+// CronJobStatus is what was started.
 type CronJobStatus struct {
 	state                         protoimpl.MessageState  `protogen:"opaque.v1"`
 	xxx_hidden_Active             *[]*v11.ObjectReference `protobuf:"bytes,1,rep,name=active,proto3"`
@@ -1747,6 +1787,7 @@ func (x *CronJobStatus) ClearLastSuccessfulTime() {
 type CronJobStatus_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
+	// The Jobs that run.
 	Active             []*v11.ObjectReference
 	LastScheduleTime   *v1.Time
 	LastSuccessfulTime *v1.Time
@@ -1762,6 +1803,7 @@ func (b0 CronJobStatus_builder) Build() *CronJobStatus {
 	return m0
 }
 
+// CronJobList is one piece of a list of CronJob objects, or one page of it over REST.
 type CronJobList struct {
 	state               protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Metadata *v1.ListMeta           `protobuf:"bytes,1,opt,name=metadata,proto3,oneof"`
@@ -1846,7 +1888,7 @@ func (b0 CronJobList_builder) Build() *CronJobList {
 	return m0
 }
 
-// CronJobWriteRequest carries a CronJob to Create, Update or Apply.
+// CronJobWriteRequest carries a CronJob to Create, Update or Apply; on the wire it is dhow.meta.v1.ObjectWriteRequest.
 type CronJobWriteRequest struct {
 	state              protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Object  *CronJob               `protobuf:"bytes,1,opt,name=object,proto3"`
@@ -1927,6 +1969,8 @@ func (x *CronJobWriteRequest) ClearOptions() {
 type CronJobWriteRequest_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
+	// Update: the whole object; metadata.resource_version, if set, must be the stored one (else ABORTED). Apply: only what the caller owns.
+	// Create: with a name, or generate_name.
 	Object  *CronJob
 	Options *v1.WriteOptions
 }
@@ -1940,7 +1984,7 @@ func (b0 CronJobWriteRequest_builder) Build() *CronJobWriteRequest {
 	return m0
 }
 
-// CronJobWatchResponse is one batch of a watch on CronJobs; it is wire-compatible with dhow.meta.v1.WatchResponse, which specifies it.
+// CronJobWatchResponse is one batch of a watch on CronJobs: a dhow.meta.v1.WatchResponse with typed objects.
 type CronJobWatchResponse struct {
 	state               protoimpl.MessageState          `protogen:"opaque.v1"`
 	xxx_hidden_Changes  *[]*CronJobWatchResponse_Change `protobuf:"bytes,1,rep,name=changes,proto3"`
@@ -2042,7 +2086,7 @@ func (b0 CronJobWatchResponse_builder) Build() *CronJobWatchResponse {
 	return m0
 }
 
-// Change is one change of one CronJob.
+// Change is one change of one CronJob; its fields are those of dhow.meta.v1.ObjectChange.
 type CronJobWatchResponse_Change struct {
 	state                  protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Type        v1.EventType           `protobuf:"varint,1,opt,name=type,proto3,enum=dhow.meta.v1.EventType"`

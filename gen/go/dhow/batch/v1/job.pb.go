@@ -21,6 +21,7 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// Job runs pods until enough of them have succeeded.
 type Job struct {
 	state               protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Metadata *v1.ObjectMeta         `protobuf:"bytes,1,opt,name=metadata,proto3,oneof"`
@@ -175,6 +176,7 @@ func (b0 Job_builder) Build() *Job {
 	return m0
 }
 
+// JobStatus is how far a Job is.
 type JobStatus struct {
 	state                              protoimpl.MessageState   `protogen:"opaque.v1"`
 	xxx_hidden_Conditions              *[]*JobCondition         `protobuf:"bytes,1,rep,name=conditions,proto3"`
@@ -475,17 +477,25 @@ func (x *JobStatus) ClearReady() {
 type JobStatus_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
-	Conditions              []*JobCondition
-	StartTime               *v1.Time
-	CompletionTime          *v1.Time
-	Active                  *int32
-	Succeeded               *int32
-	Failed                  *int32
-	Terminating             *int32
-	CompletedIndexes        *string
-	FailedIndexes           *string
+	Conditions []*JobCondition
+	// Reset when a suspended Job goes on.
+	StartTime *v1.Time
+	// Set on success only.
+	CompletionTime *v1.Time
+	// Pods that are pending or running, and not being deleted.
+	Active    *int32
+	Succeeded *int32
+	Failed    *int32
+	// Pods that are being deleted and have not ended.
+	Terminating *int32
+	// For example `1,3-5`. Indexed Jobs only.
+	CompletedIndexes *string
+	// In the same form; with backoff_limit_per_index only.
+	FailedIndexes *string
+	// Pods that have ended and are not in the counts yet.
 	UncountedTerminatedPods *UncountedTerminatedPods
-	Ready                   *int32
+	// Pods that are active and ready.
+	Ready *int32
 }
 
 func (b0 JobStatus_builder) Build() *JobStatus {
@@ -527,6 +537,7 @@ func (b0 JobStatus_builder) Build() *JobStatus {
 	return m0
 }
 
+// JobCondition is one statement about a Job.
 type JobCondition struct {
 	state                         protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Type               *string                `protobuf:"bytes,1,opt,name=type,proto3,oneof"`
@@ -721,6 +732,7 @@ func (x *JobCondition) ClearMessage() {
 type JobCondition_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
+	// `Complete`, `Failed`, `Suspended`, `FailureTarget` or `SuccessCriteriaMet`.
 	Type               *string
 	Status             *string
 	LastProbeTime      *v1.Time
@@ -754,6 +766,7 @@ func (b0 JobCondition_builder) Build() *JobCondition {
 	return m0
 }
 
+// UncountedTerminatedPods is UIDs of pods that lose their finalizer before they are counted, so that each counts once.
 type UncountedTerminatedPods struct {
 	state                protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Succeeded []string               `protobuf:"bytes,1,rep,name=succeeded,proto3"`
@@ -825,6 +838,7 @@ func (b0 UncountedTerminatedPods_builder) Build() *UncountedTerminatedPods {
 	return m0
 }
 
+// JobList is one piece of a list of Job objects, or one page of it over REST.
 type JobList struct {
 	state               protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Metadata *v1.ListMeta           `protobuf:"bytes,1,opt,name=metadata,proto3,oneof"`
@@ -909,7 +923,7 @@ func (b0 JobList_builder) Build() *JobList {
 	return m0
 }
 
-// JobWriteRequest carries a Job to Create, Update or Apply.
+// JobWriteRequest carries a Job to Create, Update or Apply; on the wire it is dhow.meta.v1.ObjectWriteRequest.
 type JobWriteRequest struct {
 	state              protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Object  *Job                   `protobuf:"bytes,1,opt,name=object,proto3"`
@@ -990,6 +1004,8 @@ func (x *JobWriteRequest) ClearOptions() {
 type JobWriteRequest_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
+	// Update: the whole object; metadata.resource_version, if set, must be the stored one (else ABORTED). Apply: only what the caller owns.
+	// Create: with a name, or generate_name.
 	Object  *Job
 	Options *v1.WriteOptions
 }
@@ -1003,7 +1019,7 @@ func (b0 JobWriteRequest_builder) Build() *JobWriteRequest {
 	return m0
 }
 
-// JobWatchResponse is one batch of a watch on Jobs; it is wire-compatible with dhow.meta.v1.WatchResponse, which specifies it.
+// JobWatchResponse is one batch of a watch on Jobs: a dhow.meta.v1.WatchResponse with typed objects.
 type JobWatchResponse struct {
 	state               protoimpl.MessageState      `protogen:"opaque.v1"`
 	xxx_hidden_Changes  *[]*JobWatchResponse_Change `protobuf:"bytes,1,rep,name=changes,proto3"`
@@ -1105,7 +1121,7 @@ func (b0 JobWatchResponse_builder) Build() *JobWatchResponse {
 	return m0
 }
 
-// Change is one change of one Job.
+// Change is one change of one Job; its fields are those of dhow.meta.v1.ObjectChange.
 type JobWatchResponse_Change struct {
 	state                  protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Type        v1.EventType           `protobuf:"varint,1,opt,name=type,proto3,enum=dhow.meta.v1.EventType"`

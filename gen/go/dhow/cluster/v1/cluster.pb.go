@@ -135,8 +135,10 @@ type Selection_builder struct {
 	// Plural name, for example `pods`.
 	Resource string
 	// Empty: all namespaces.
-	Namespace     string
+	Namespace string
+	// As in dhow.meta.v1.ListRequest.
 	LabelSelector string
+	// As in dhow.meta.v1.ListRequest.
 	FieldSelector string
 }
 
@@ -153,6 +155,7 @@ func (b0 Selection_builder) Build() *Selection {
 	return m0
 }
 
+// ObjectsWatchRequest selects objects of several kinds.
 type ObjectsWatchRequest struct {
 	state                    protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Selections    *[]*Selection          `protobuf:"bytes,1,rep,name=selections,proto3"`
@@ -240,10 +243,12 @@ func (x *ObjectsWatchRequest) ClearAfterRevision() {
 type ObjectsWatchRequest_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
+	// At least one. An object in two of them is sent once for each.
 	Selections []*Selection
 	// As in dhow.meta.v1.WatchRequest.
 	AfterRevision *int64
-	Conflate      bool
+	// As in dhow.meta.v1.WatchRequest.
+	Conflate bool
 }
 
 func (b0 ObjectsWatchRequest_builder) Build() *ObjectsWatchRequest {
@@ -259,6 +264,7 @@ func (b0 ObjectsWatchRequest_builder) Build() *ObjectsWatchRequest {
 	return m0
 }
 
+// CommitRequest is writes that belong together.
 type CommitRequest struct {
 	state                 protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Operations *[]*Operation          `protobuf:"bytes,1,rep,name=operations,proto3"`
@@ -592,11 +598,15 @@ type Operation_builder struct {
 	// Plural name.
 	Resource string
 	// Fields of oneof xxx_hidden_Action:
+	// As the kind's Create.
 	Create *v1.ObjectWriteRequest
+	// As the kind's Update.
 	Update *v1.ObjectWriteRequest
 	// Patches, and applies of JSON or YAML.
-	Patch  *v1.PatchRequest
-	Apply  *v1.ObjectWriteRequest
+	Patch *v1.PatchRequest
+	// As the kind's Apply.
+	Apply *v1.ObjectWriteRequest
+	// As the kind's Delete.
 	Delete *v1.DeleteRequest
 	// -- end of xxx_hidden_Action
 }
@@ -640,10 +650,12 @@ type isOperation_Action interface {
 }
 
 type operation_Create struct {
+	// As the kind's Create.
 	Create *v1.ObjectWriteRequest `protobuf:"bytes,3,opt,name=create,proto3,oneof"`
 }
 
 type operation_Update struct {
+	// As the kind's Update.
 	Update *v1.ObjectWriteRequest `protobuf:"bytes,4,opt,name=update,proto3,oneof"`
 }
 
@@ -653,10 +665,12 @@ type operation_Patch struct {
 }
 
 type operation_Apply struct {
+	// As the kind's Apply.
 	Apply *v1.ObjectWriteRequest `protobuf:"bytes,6,opt,name=apply,proto3,oneof"`
 }
 
 type operation_Delete struct {
+	// As the kind's Delete.
 	Delete *v1.DeleteRequest `protobuf:"bytes,7,opt,name=delete,proto3,oneof"`
 }
 
@@ -670,6 +684,7 @@ func (*operation_Apply) isOperation_Action() {}
 
 func (*operation_Delete) isOperation_Action() {}
 
+// CommitResponse is what the operations came to.
 type CommitResponse struct {
 	state               protoimpl.MessageState    `protogen:"opaque.v1"`
 	xxx_hidden_Results  *[]*CommitResponse_Result `protobuf:"bytes,1,rep,name=results,proto3"`
@@ -731,7 +746,8 @@ type CommitResponse_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
 	// One per operation, in the request's order.
-	Results  []*CommitResponse_Result
+	Results []*CommitResponse_Result
+	// The revision of all of them (R*1024+1023).
 	Revision int64
 }
 
@@ -744,6 +760,7 @@ func (b0 CommitResponse_builder) Build() *CommitResponse {
 	return m0
 }
 
+// StatusRequest has no options.
 type StatusRequest struct {
 	state         protoimpl.MessageState `protogen:"opaque.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -787,6 +804,7 @@ func (b0 StatusRequest_builder) Build() *StatusRequest {
 	return m0
 }
 
+// StatusResponse is the control plane as one API server sees it.
 type StatusResponse struct {
 	state                 protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Components *[]*Component          `protobuf:"bytes,1,rep,name=components,proto3"`
@@ -859,8 +877,10 @@ func (x *StatusResponse) SetRevision(v int64) {
 type StatusResponse_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
+	// This API server among them.
 	Components []*Component
-	Version    string
+	// Of this API server.
+	Version string
 	// The newest revision this API server has observed.
 	Revision int64
 }
@@ -947,7 +967,8 @@ type Component_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
 	// For example `store` or `scheduler`.
-	Name    string
+	Name string
+	// It answers, and says so.
 	Healthy bool
 	// Empty when healthy; else what is wrong.
 	Message string
@@ -963,6 +984,7 @@ func (b0 Component_builder) Build() *Component {
 	return m0
 }
 
+// Result is what one operation came to.
 type CommitResponse_Result struct {
 	state               protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Object   []byte                 `protobuf:"bytes,1,opt,name=object,proto3"`
@@ -1025,7 +1047,8 @@ type CommitResponse_Result_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
 	// The encoded object as it now is; for a deletion as it was last.
-	Object   []byte
+	Object []byte
+	// What the caller should know, as the single method would send in its header.
 	Warnings []string
 }
 

@@ -21,6 +21,8 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// Lease says who holds something for how long: leadership, or being alive. Those of nodes are committed only when a session comes or goes;
+// their renew_time is filled in on read.
 type Lease struct {
 	state               protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Metadata *v1.ObjectMeta         `protobuf:"bytes,1,opt,name=metadata,proto3,oneof"`
@@ -134,6 +136,7 @@ func (b0 Lease_builder) Build() *Lease {
 	return m0
 }
 
+// LeaseSpec is the holder, and since when.
 type LeaseSpec struct {
 	state                           protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_HolderIdentity       *string                `protobuf:"bytes,1,opt,name=holder_identity,json=holderIdentity,proto3,oneof"`
@@ -350,13 +353,18 @@ func (x *LeaseSpec) ClearPreferredHolder() {
 type LeaseSpec_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
-	HolderIdentity       *string
+	// Empty: nobody.
+	HolderIdentity *string
+	// Others may take it when renew_time is older than this.
 	LeaseDurationSeconds *int32
 	AcquireTime          *v1.MicroTime
 	RenewTime            *v1.MicroTime
-	LeaseTransitions     *int32
-	Strategy             *string
-	PreferredHolder      *string
+	// How often the holder changed.
+	LeaseTransitions *int32
+	// How the holder is chosen where candidates register, for example `OldestEmulationVersion`.
+	Strategy *string
+	// Who should have it next: the holder gives it up. Only with strategy.
+	PreferredHolder *string
 }
 
 func (b0 LeaseSpec_builder) Build() *LeaseSpec {
@@ -388,6 +396,7 @@ func (b0 LeaseSpec_builder) Build() *LeaseSpec {
 	return m0
 }
 
+// LeaseList is one piece of a list of Lease objects, or one page of it over REST.
 type LeaseList struct {
 	state               protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Metadata *v1.ListMeta           `protobuf:"bytes,1,opt,name=metadata,proto3,oneof"`
@@ -472,7 +481,7 @@ func (b0 LeaseList_builder) Build() *LeaseList {
 	return m0
 }
 
-// LeaseWriteRequest carries a Lease to Create, Update or Apply.
+// LeaseWriteRequest carries a Lease to Create, Update or Apply; on the wire it is dhow.meta.v1.ObjectWriteRequest.
 type LeaseWriteRequest struct {
 	state              protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Object  *Lease                 `protobuf:"bytes,1,opt,name=object,proto3"`
@@ -553,6 +562,8 @@ func (x *LeaseWriteRequest) ClearOptions() {
 type LeaseWriteRequest_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
+	// Update: the whole object; metadata.resource_version, if set, must be the stored one (else ABORTED). Apply: only what the caller owns.
+	// Create: with a name, or generate_name.
 	Object  *Lease
 	Options *v1.WriteOptions
 }
@@ -566,7 +577,7 @@ func (b0 LeaseWriteRequest_builder) Build() *LeaseWriteRequest {
 	return m0
 }
 
-// LeaseWatchResponse is one batch of a watch on Leases; it is wire-compatible with dhow.meta.v1.WatchResponse, which specifies it.
+// LeaseWatchResponse is one batch of a watch on Leases: a dhow.meta.v1.WatchResponse with typed objects.
 type LeaseWatchResponse struct {
 	state               protoimpl.MessageState        `protogen:"opaque.v1"`
 	xxx_hidden_Changes  *[]*LeaseWatchResponse_Change `protobuf:"bytes,1,rep,name=changes,proto3"`
@@ -668,7 +679,7 @@ func (b0 LeaseWatchResponse_builder) Build() *LeaseWatchResponse {
 	return m0
 }
 
-// Change is one change of one Lease.
+// Change is one change of one Lease; its fields are those of dhow.meta.v1.ObjectChange.
 type LeaseWatchResponse_Change struct {
 	state                  protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Type        v1.EventType           `protobuf:"varint,1,opt,name=type,proto3,enum=dhow.meta.v1.EventType"`

@@ -21,6 +21,8 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// Affinity limits or ranks the nodes of a pod by the nodes' labels and by the pods that run on them. What is required filters, what is
+// preferred adds to the score; neither moves a pod that runs.
 type Affinity struct {
 	state                      protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_NodeAffinity    *NodeAffinity          `protobuf:"bytes,1,opt,name=node_affinity,json=nodeAffinity,proto3,oneof"`
@@ -139,6 +141,7 @@ func (b0 Affinity_builder) Build() *Affinity {
 	return m0
 }
 
+// NodeAffinity is about the labels and names of nodes.
 type NodeAffinity struct {
 	state                                                      protoimpl.MessageState      `protogen:"opaque.v1"`
 	xxx_hidden_RequiredDuringSchedulingIgnoredDuringExecution  *NodeSelector               `protobuf:"bytes,1,opt,name=required_during_scheduling_ignored_during_execution,json=requiredDuringSchedulingIgnoredDuringExecution,proto3,oneof"`
@@ -210,7 +213,9 @@ func (x *NodeAffinity) ClearRequiredDuringSchedulingIgnoredDuringExecution() {
 type NodeAffinity_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
-	RequiredDuringSchedulingIgnoredDuringExecution  *NodeSelector
+	// The node must match one of the terms.
+	RequiredDuringSchedulingIgnoredDuringExecution *NodeSelector
+	// Each term that matches adds its weight to the node's score.
 	PreferredDuringSchedulingIgnoredDuringExecution []*PreferredSchedulingTerm
 }
 
@@ -223,6 +228,7 @@ func (b0 NodeAffinity_builder) Build() *NodeAffinity {
 	return m0
 }
 
+// PreferredSchedulingTerm is a condition on nodes and what it is worth.
 type PreferredSchedulingTerm struct {
 	state                  protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Weight      int32                  `protobuf:"varint,1,opt,name=weight,proto3,oneof"`
@@ -307,6 +313,7 @@ func (x *PreferredSchedulingTerm) ClearPreference() {
 type PreferredSchedulingTerm_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
+	// 1 to 100.
 	Weight     *int32
 	Preference *NodeSelectorTerm
 }
@@ -323,6 +330,7 @@ func (b0 PreferredSchedulingTerm_builder) Build() *PreferredSchedulingTerm {
 	return m0
 }
 
+// PodAffinity draws a pod to others: to nodes in the same topology domain as pods that match.
 type PodAffinity struct {
 	state                                                      protoimpl.MessageState      `protogen:"opaque.v1"`
 	xxx_hidden_RequiredDuringSchedulingIgnoredDuringExecution  *[]*PodAffinityTerm         `protobuf:"bytes,1,rep,name=required_during_scheduling_ignored_during_execution,json=requiredDuringSchedulingIgnoredDuringExecution,proto3"`
@@ -385,7 +393,9 @@ func (x *PodAffinity) SetPreferredDuringSchedulingIgnoredDuringExecution(v []*We
 type PodAffinity_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
-	RequiredDuringSchedulingIgnoredDuringExecution  []*PodAffinityTerm
+	// All terms must hold.
+	RequiredDuringSchedulingIgnoredDuringExecution []*PodAffinityTerm
+	// Each term that holds adds its weight, once for each matching pod.
 	PreferredDuringSchedulingIgnoredDuringExecution []*WeightedPodAffinityTerm
 }
 
@@ -398,6 +408,7 @@ func (b0 PodAffinity_builder) Build() *PodAffinity {
 	return m0
 }
 
+// PodAffinityTerm selects pods, and says how near is near.
 type PodAffinityTerm struct {
 	state                        protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_LabelSelector     *v1.LabelSelector      `protobuf:"bytes,1,opt,name=label_selector,json=labelSelector,proto3,oneof"`
@@ -544,11 +555,17 @@ func (x *PodAffinityTerm) ClearNamespaceSelector() {
 type PodAffinityTerm_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
-	LabelSelector     *v1.LabelSelector
-	Namespaces        []string
-	TopologyKey       *string
+	// Which pods; unset: none.
+	LabelSelector *v1.LabelSelector
+	// Where to look for them; with namespace_selector both count. Both empty: the pod's own namespace.
+	Namespaces []string
+	// A node label: nodes with the same value are one domain. Required.
+	TopologyKey *string
+	// Namespaces by label; empty but set: all.
 	NamespaceSelector *v1.LabelSelector
-	MatchLabelKeys    []string
+	// Keys whose values are taken from the new pod and added to label_selector as `In`; set by the server at creation.
+	MatchLabelKeys []string
+	// The same, added as `NotIn`.
 	MismatchLabelKeys []string
 }
 
@@ -568,6 +585,7 @@ func (b0 PodAffinityTerm_builder) Build() *PodAffinityTerm {
 	return m0
 }
 
+// WeightedPodAffinityTerm is a term and what it is worth.
 type WeightedPodAffinityTerm struct {
 	state                      protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Weight          int32                  `protobuf:"varint,1,opt,name=weight,proto3,oneof"`
@@ -652,6 +670,7 @@ func (x *WeightedPodAffinityTerm) ClearPodAffinityTerm() {
 type WeightedPodAffinityTerm_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
+	// 1 to 100.
 	Weight          *int32
 	PodAffinityTerm *PodAffinityTerm
 }
@@ -668,6 +687,7 @@ func (b0 WeightedPodAffinityTerm_builder) Build() *WeightedPodAffinityTerm {
 	return m0
 }
 
+// PodAntiAffinity keeps a pod away from others. What is required holds both ways: a new pod may not join one that wants to be apart from it.
 type PodAntiAffinity struct {
 	state                                                      protoimpl.MessageState      `protogen:"opaque.v1"`
 	xxx_hidden_RequiredDuringSchedulingIgnoredDuringExecution  *[]*PodAffinityTerm         `protobuf:"bytes,1,rep,name=required_during_scheduling_ignored_during_execution,json=requiredDuringSchedulingIgnoredDuringExecution,proto3"`
@@ -730,7 +750,9 @@ func (x *PodAntiAffinity) SetPreferredDuringSchedulingIgnoredDuringExecution(v [
 type PodAntiAffinity_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
-	RequiredDuringSchedulingIgnoredDuringExecution  []*PodAffinityTerm
+	// None of the terms may hold.
+	RequiredDuringSchedulingIgnoredDuringExecution []*PodAffinityTerm
+	// Each term that holds takes its weight from the score.
 	PreferredDuringSchedulingIgnoredDuringExecution []*WeightedPodAffinityTerm
 }
 
@@ -743,6 +765,7 @@ func (b0 PodAntiAffinity_builder) Build() *PodAntiAffinity {
 	return m0
 }
 
+// TopologySpreadConstraint spreads matching pods evenly over the domains of a topology.
 type TopologySpreadConstraint struct {
 	state                         protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_MaxSkew            int32                  `protobuf:"varint,1,opt,name=max_skew,json=maxSkew,proto3,oneof"`
@@ -976,14 +999,22 @@ func (x *TopologySpreadConstraint) ClearNodeTaintsPolicy() {
 type TopologySpreadConstraint_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
-	MaxSkew            *int32
-	TopologyKey        *string
-	WhenUnsatisfiable  *string
-	LabelSelector      *v1.LabelSelector
-	MinDomains         *int32
+	// The largest allowed difference between a domain's count and the smallest count. At least 1.
+	MaxSkew *int32
+	// A node label: nodes with the same value are one domain.
+	TopologyKey *string
+	// `DoNotSchedule` filters, `ScheduleAnyway` only ranks.
+	WhenUnsatisfiable *string
+	// Which pods are counted.
+	LabelSelector *v1.LabelSelector
+	// With fewer domains than this, the smallest count is taken as 0. Only with DoNotSchedule; unset: 1.
+	MinDomains *int32
+	// `Honor` (default): only nodes that the pod's node affinity and selector allow are counted. `Ignore`: all.
 	NodeAffinityPolicy *string
-	NodeTaintsPolicy   *string
-	MatchLabelKeys     []string
+	// `Honor`: nodes whose taints the pod does not tolerate are not counted. `Ignore` (default): they are.
+	NodeTaintsPolicy *string
+	// Keys whose values are taken from the new pod and added to label_selector.
+	MatchLabelKeys []string
 }
 
 func (b0 TopologySpreadConstraint_builder) Build() *TopologySpreadConstraint {

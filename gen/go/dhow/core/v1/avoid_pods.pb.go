@@ -21,6 +21,7 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// AvoidPods is the value of an old annotation by which a node asked for no pods of a controller. Dhow ignores it.
 type AvoidPods struct {
 	state                      protoimpl.MessageState   `protogen:"opaque.v1"`
 	xxx_hidden_PreferAvoidPods *[]*PreferAvoidPodsEntry `protobuf:"bytes,1,rep,name=prefer_avoid_pods,json=preferAvoidPods,proto3"`
@@ -80,6 +81,7 @@ func (b0 AvoidPods_builder) Build() *AvoidPods {
 	return m0
 }
 
+// PreferAvoidPodsEntry is one class of pods to avoid.
 type PreferAvoidPodsEntry struct {
 	state                   protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_PodSignature *PodSignature          `protobuf:"bytes,1,opt,name=pod_signature,json=podSignature,proto3,oneof"`
@@ -241,6 +243,7 @@ func (b0 PreferAvoidPodsEntry_builder) Build() *PreferAvoidPodsEntry {
 	return m0
 }
 
+// PodSignature is the class of pods of one controller.
 type PodSignature struct {
 	state                    protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_PodController *v1.OwnerReference     `protobuf:"bytes,1,opt,name=pod_controller,json=podController,proto3,oneof"`

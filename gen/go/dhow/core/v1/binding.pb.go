@@ -21,6 +21,7 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// Binding puts a pod on a node: the body of the subresource pods/binding. Over gRPC, Pods.Bind takes many at once.
 type Binding struct {
 	state               protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Metadata *v1.ObjectMeta         `protobuf:"bytes,1,opt,name=metadata,proto3,oneof"`
@@ -101,8 +102,10 @@ func (x *Binding) ClearTarget() {
 type Binding_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
+	// Names the pod; its UID, if set, must be the pod's.
 	Metadata *v1.ObjectMeta
-	Target   *ObjectReference
+	// The node: kind Node and its name.
+	Target *ObjectReference
 }
 
 func (b0 Binding_builder) Build() *Binding {

@@ -21,6 +21,7 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// ComponentStatus is the health of a part of the control plane in the old form; kept for clients that ask. See dhow.cluster.v1.Cluster.
 type ComponentStatus struct {
 	state                 protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Metadata   *v1.ObjectMeta         `protobuf:"bytes,1,opt,name=metadata,proto3,oneof"`
@@ -105,6 +106,7 @@ func (b0 ComponentStatus_builder) Build() *ComponentStatus {
 	return m0
 }
 
+// ComponentCondition is one statement about a component.
 type ComponentCondition struct {
 	state                  protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Type        *string                `protobuf:"bytes,1,opt,name=type,proto3,oneof"`
@@ -253,10 +255,13 @@ func (x *ComponentCondition) ClearError() {
 type ComponentCondition_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
-	Type    *string
+	// Always `Healthy`.
+	Type *string
+	// `True`, `False` or `Unknown`.
 	Status  *string
 	Message *string
-	Error   *string
+	// Why the check failed.
+	Error *string
 }
 
 func (b0 ComponentCondition_builder) Build() *ComponentCondition {
@@ -282,6 +287,7 @@ func (b0 ComponentCondition_builder) Build() *ComponentCondition {
 	return m0
 }
 
+// ComponentStatusList is one piece of a list of ComponentStatus objects, or one page of it over REST.
 type ComponentStatusList struct {
 	state               protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Metadata *v1.ListMeta           `protobuf:"bytes,1,opt,name=metadata,proto3,oneof"`

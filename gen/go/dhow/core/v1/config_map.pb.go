@@ -21,6 +21,7 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// ConfigMap holds configuration that is no secret, at most 1 MiB, for containers to read as variables or files.
 type ConfigMap struct {
 	state                  protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Metadata    *v1.ObjectMeta         `protobuf:"bytes,1,opt,name=metadata,proto3,oneof"`
@@ -129,9 +130,12 @@ func (x *ConfigMap) ClearImmutable() {
 type ConfigMap_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
-	Metadata   *v1.ObjectMeta
-	Immutable  *bool
-	Data       map[string]string
+	Metadata *v1.ObjectMeta
+	// Once true, neither the data nor this can change any more.
+	Immutable *bool
+	// Keys are file names: letters, digits, `-`, `_` and `.`. No key may be in both maps.
+	Data map[string]string
+	// What is not UTF-8.
 	BinaryData map[string][]byte
 }
 
@@ -149,6 +153,7 @@ func (b0 ConfigMap_builder) Build() *ConfigMap {
 	return m0
 }
 
+// ConfigMapList is one piece of a list of ConfigMap objects, or one page of it over REST.
 type ConfigMapList struct {
 	state               protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Metadata *v1.ListMeta           `protobuf:"bytes,1,opt,name=metadata,proto3,oneof"`
@@ -233,7 +238,7 @@ func (b0 ConfigMapList_builder) Build() *ConfigMapList {
 	return m0
 }
 
-// ConfigMapWriteRequest carries a ConfigMap to Create, Update or Apply.
+// ConfigMapWriteRequest carries a ConfigMap to Create, Update or Apply; on the wire it is dhow.meta.v1.ObjectWriteRequest.
 type ConfigMapWriteRequest struct {
 	state              protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Object  *ConfigMap             `protobuf:"bytes,1,opt,name=object,proto3"`
@@ -314,6 +319,8 @@ func (x *ConfigMapWriteRequest) ClearOptions() {
 type ConfigMapWriteRequest_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
+	// Update: the whole object; metadata.resource_version, if set, must be the stored one (else ABORTED). Apply: only what the caller owns.
+	// Create: with a name, or generate_name.
 	Object  *ConfigMap
 	Options *v1.WriteOptions
 }
@@ -327,7 +334,7 @@ func (b0 ConfigMapWriteRequest_builder) Build() *ConfigMapWriteRequest {
 	return m0
 }
 
-// ConfigMapWatchResponse is one batch of a watch on ConfigMaps; it is wire-compatible with dhow.meta.v1.WatchResponse, which specifies it.
+// ConfigMapWatchResponse is one batch of a watch on ConfigMaps: a dhow.meta.v1.WatchResponse with typed objects.
 type ConfigMapWatchResponse struct {
 	state               protoimpl.MessageState            `protogen:"opaque.v1"`
 	xxx_hidden_Changes  *[]*ConfigMapWatchResponse_Change `protobuf:"bytes,1,rep,name=changes,proto3"`
@@ -429,7 +436,7 @@ func (b0 ConfigMapWatchResponse_builder) Build() *ConfigMapWatchResponse {
 	return m0
 }
 
-// Change is one change of one ConfigMap.
+// Change is one change of one ConfigMap; its fields are those of dhow.meta.v1.ObjectChange.
 type ConfigMapWatchResponse_Change struct {
 	state                  protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Type        v1.EventType           `protobuf:"varint,1,opt,name=type,proto3,enum=dhow.meta.v1.EventType"`

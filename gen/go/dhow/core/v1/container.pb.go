@@ -21,6 +21,7 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// Container is one program of a pod: its image, how it is started, what it may use, and how it is watched.
 type Container struct {
 	state                               protoimpl.MessageState    `protogen:"opaque.v1"`
 	xxx_hidden_Name                     *string                   `protobuf:"bytes,1,opt,name=name,proto3,oneof"`
@@ -588,31 +589,51 @@ func (x *Container) ClearTty() {
 type Container_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
-	Name                     *string
-	Image                    *string
-	Command                  []string
-	Args                     []string
-	WorkingDir               *string
-	Ports                    []*ContainerPort
-	EnvFrom                  []*EnvFromSource
-	Env                      []*EnvVar
-	Resources                *ResourceRequirements
-	ResizePolicy             []*ContainerResizePolicy
-	RestartPolicy            *string
-	RestartPolicyRules       []*ContainerRestartRule
-	VolumeMounts             []*VolumeMount
-	VolumeDevices            []*VolumeDevice
-	LivenessProbe            *Probe
-	ReadinessProbe           *Probe
-	StartupProbe             *Probe
-	Lifecycle                *Lifecycle
-	TerminationMessagePath   *string
+	// A DNS label, unique among all containers of the pod. Never changes.
+	Name  *string
+	Image *string
+	// Replaces the image's entrypoint; without a shell. `$(NAME)` stands for the variable NAME, `$$` for `$`.
+	Command []string
+	// Replaces the image's command, and is given to the entrypoint; `$(NAME)` as above.
+	Args       []string
+	WorkingDir *string
+	// What the container listens on. Mostly for information: a port that is not listed can be reached too.
+	Ports []*ContainerPort
+	// All keys of ConfigMaps and Secrets as variables; env wins over them, and later entries over earlier.
+	EnvFrom []*EnvFromSource
+	Env     []*EnvVar
+	// What the scheduler reserves and the kernel enforces.
+	Resources *ResourceRequirements
+	// What changing resources in place does to the running container.
+	ResizePolicy []*ContainerResizePolicy
+	// Instead of the pod's. An init container with `Always` is a sidecar: it starts in its turn, and then runs beside the others.
+	RestartPolicy *string
+	// Asked in order when the container ends; the first that matches decides, else restart_policy.
+	RestartPolicyRules []*ContainerRestartRule
+	VolumeMounts       []*VolumeMount
+	// Raw block devices, where volume_mounts are file systems.
+	VolumeDevices []*VolumeDevice
+	// Failing kills the container, which is then restarted by its policy. Unset: it is taken to be alive.
+	LivenessProbe *Probe
+	// While it fails, Services do not send to the pod. Unset: ready when started.
+	ReadinessProbe *Probe
+	// Until it first succeeds, the other two do not run; failing kills the container.
+	StartupProbe *Probe
+	Lifecycle    *Lifecycle
+	// A file whose content becomes the message of the ended container, at most 4096 bytes. Default: `/dev/termination-log`.
+	TerminationMessagePath *string
+	// `File` (default), or `FallbackToLogsOnError`: the end of the log when the file is empty and the exit was not 0.
 	TerminationMessagePolicy *string
-	ImagePullPolicy          *string
-	SecurityContext          *SecurityContext
-	Stdin                    *bool
-	StdinOnce                *bool
-	Tty                      *bool
+	// `Always`, `IfNotPresent` or `Never`. Default: Always for the tag `latest` or none, else IfNotPresent.
+	ImagePullPolicy *string
+	// Wins over the pod's, field by field.
+	SecurityContext *SecurityContext
+	// Keep a standard input open for attach; without it reads see its end.
+	Stdin *bool
+	// Close standard input when the first attached client leaves.
+	StdinOnce *bool
+	// A terminal; needs stdin.
+	Tty *bool
 }
 
 func (b0 Container_builder) Build() *Container {
@@ -677,6 +698,7 @@ func (b0 Container_builder) Build() *Container {
 	return m0
 }
 
+// ContainerPort is a port that a container listens on.
 type ContainerPort struct {
 	state                    protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Name          *string                `protobuf:"bytes,1,opt,name=name,proto3,oneof"`
@@ -847,11 +869,15 @@ func (x *ContainerPort) ClearHostIp() {
 type ContainerPort_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
-	Name          *string
+	// For targetPort and probes to refer to; an IANA service name, unique in the pod.
+	Name *string
+	// Also reachable at this port of the node, of which no two pods there can have the same. 0: not.
 	HostPort      *int32
 	ContainerPort *int32
-	Protocol      *string
-	HostIp        *string
+	// `TCP` (default), `UDP` or `SCTP`.
+	Protocol *string
+	// Only at this address of the node; empty: all.
+	HostIp *string
 }
 
 func (b0 ContainerPort_builder) Build() *ContainerPort {
@@ -881,6 +907,7 @@ func (b0 ContainerPort_builder) Build() *ContainerPort {
 	return m0
 }
 
+// EnvFromSource makes a variable of each key of a ConfigMap or a Secret; exactly one is set.
 type EnvFromSource struct {
 	state                   protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Prefix       *string                `protobuf:"bytes,1,opt,name=prefix,proto3,oneof"`
@@ -991,6 +1018,7 @@ func (x *EnvFromSource) ClearSecretRef() {
 type EnvFromSource_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
+	// Put before each key.
 	Prefix       *string
 	ConfigMapRef *ConfigMapEnvSource
 	SecretRef    *SecretEnvSource
@@ -1009,6 +1037,7 @@ func (b0 EnvFromSource_builder) Build() *EnvFromSource {
 	return m0
 }
 
+// ConfigMapEnvSource is a ConfigMap of the pod's namespace.
 type ConfigMapEnvSource struct {
 	state                           protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_LocalObjectReference *LocalObjectReference  `protobuf:"bytes,1,opt,name=local_object_reference,json=localObjectReference,proto3,oneof"`
@@ -1094,7 +1123,8 @@ type ConfigMapEnvSource_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
 	LocalObjectReference *LocalObjectReference
-	Optional             *bool
+	// Start without it when it does not exist.
+	Optional *bool
 }
 
 func (b0 ConfigMapEnvSource_builder) Build() *ConfigMapEnvSource {
@@ -1109,6 +1139,7 @@ func (b0 ConfigMapEnvSource_builder) Build() *ConfigMapEnvSource {
 	return m0
 }
 
+// SecretEnvSource is a Secret of the pod's namespace.
 type SecretEnvSource struct {
 	state                           protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_LocalObjectReference *LocalObjectReference  `protobuf:"bytes,1,opt,name=local_object_reference,json=localObjectReference,proto3,oneof"`
@@ -1194,7 +1225,8 @@ type SecretEnvSource_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
 	LocalObjectReference *LocalObjectReference
-	Optional             *bool
+	// Start without it when it does not exist.
+	Optional *bool
 }
 
 func (b0 SecretEnvSource_builder) Build() *SecretEnvSource {
@@ -1209,6 +1241,7 @@ func (b0 SecretEnvSource_builder) Build() *SecretEnvSource {
 	return m0
 }
 
+// EnvVar is one environment variable, with a value or a source of one.
 type EnvVar struct {
 	state                  protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Name        *string                `protobuf:"bytes,1,opt,name=name,proto3,oneof"`
@@ -1324,8 +1357,10 @@ func (x *EnvVar) ClearValueFrom() {
 type EnvVar_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
-	Name      *string
-	Value     *string
+	Name *string
+	// `$(NAME)` stands for a variable defined before this one; `$$` for `$`.
+	Value *string
+	// Only when value is empty.
 	ValueFrom *EnvVarSource
 }
 
@@ -1345,6 +1380,7 @@ func (b0 EnvVar_builder) Build() *EnvVar {
 	return m0
 }
 
+// EnvVarSource says where a value comes from; exactly one field is set. It is read when the container starts, later changes do not reach it.
 type EnvVarSource struct {
 	state                       protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_FieldRef         *ObjectFieldSelector   `protobuf:"bytes,1,opt,name=field_ref,json=fieldRef,proto3,oneof"`
@@ -1498,7 +1534,8 @@ type EnvVarSource_builder struct {
 	ResourceFieldRef *ResourceFieldSelector
 	ConfigMapKeyRef  *ConfigMapKeySelector
 	SecretKeyRef     *SecretKeySelector
-	FileKeyRef       *FileKeySelector
+	// A file on an emptyDir volume that an init container wrote.
+	FileKeyRef *FileKeySelector
 }
 
 func (b0 EnvVarSource_builder) Build() *EnvVarSource {
@@ -1513,6 +1550,7 @@ func (b0 EnvVarSource_builder) Build() *EnvVarSource {
 	return m0
 }
 
+// ObjectFieldSelector takes a field of the pod itself.
 type ObjectFieldSelector struct {
 	state                  protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_ApiVersion  *string                `protobuf:"bytes,1,opt,name=api_version,json=apiVersion,proto3,oneof"`
@@ -1605,8 +1643,10 @@ func (x *ObjectFieldSelector) ClearFieldPath() {
 type ObjectFieldSelector_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
+	// The version that field_path is written in. Default: `v1`.
 	ApiVersion *string
-	FieldPath  *string
+	// For example `metadata.name`, `metadata.labels['app']`, `spec.nodeName`, `status.podIP`.
+	FieldPath *string
 }
 
 func (b0 ObjectFieldSelector_builder) Build() *ObjectFieldSelector {
@@ -1624,6 +1664,7 @@ func (b0 ObjectFieldSelector_builder) Build() *ObjectFieldSelector {
 	return m0
 }
 
+// ResourceFieldSelector takes a request or limit of a container.
 type ResourceFieldSelector struct {
 	state                    protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_ContainerName *string                `protobuf:"bytes,1,opt,name=container_name,json=containerName,proto3,oneof"`
@@ -1739,9 +1780,12 @@ func (x *ResourceFieldSelector) ClearDivisor() {
 type ResourceFieldSelector_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
+	// Needed in volumes; for variables empty means the container itself.
 	ContainerName *string
-	Resource      *string
-	Divisor       *v1.Quantity
+	// For example `limits.cpu` or `requests.memory`. Without a limit, the node's allocatable amount is given.
+	Resource *string
+	// The unit of the answer, rounded up. Default: 1.
+	Divisor *v1.Quantity
 }
 
 func (b0 ResourceFieldSelector_builder) Build() *ResourceFieldSelector {
@@ -1760,6 +1804,7 @@ func (b0 ResourceFieldSelector_builder) Build() *ResourceFieldSelector {
 	return m0
 }
 
+// ConfigMapKeySelector is one key of a ConfigMap of the pod's namespace.
 type ConfigMapKeySelector struct {
 	state                           protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_LocalObjectReference *LocalObjectReference  `protobuf:"bytes,1,opt,name=local_object_reference,json=localObjectReference,proto3,oneof"`
@@ -1874,7 +1919,8 @@ type ConfigMapKeySelector_builder struct {
 
 	LocalObjectReference *LocalObjectReference
 	Key                  *string
-	Optional             *bool
+	// Leave the variable out when the key does not exist; else the container does not start.
+	Optional *bool
 }
 
 func (b0 ConfigMapKeySelector_builder) Build() *ConfigMapKeySelector {
@@ -1893,6 +1939,7 @@ func (b0 ConfigMapKeySelector_builder) Build() *ConfigMapKeySelector {
 	return m0
 }
 
+// SecretKeySelector is one key of a Secret of the pod's namespace.
 type SecretKeySelector struct {
 	state                           protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_LocalObjectReference *LocalObjectReference  `protobuf:"bytes,1,opt,name=local_object_reference,json=localObjectReference,proto3,oneof"`
@@ -2007,7 +2054,8 @@ type SecretKeySelector_builder struct {
 
 	LocalObjectReference *LocalObjectReference
 	Key                  *string
-	Optional             *bool
+	// Leave the variable out when the key does not exist; else the container does not start.
+	Optional *bool
 }
 
 func (b0 SecretKeySelector_builder) Build() *SecretKeySelector {
@@ -2026,6 +2074,7 @@ func (b0 SecretKeySelector_builder) Build() *SecretKeySelector {
 	return m0
 }
 
+// FileKeySelector is one variable of a file of `KEY=value` lines on a volume.
 type FileKeySelector struct {
 	state                  protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_VolumeName  *string                `protobuf:"bytes,1,opt,name=volume_name,json=volumeName,proto3,oneof"`
@@ -2171,10 +2220,13 @@ func (x *FileKeySelector) ClearOptional() {
 type FileKeySelector_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
+	// An emptyDir volume of the pod.
 	VolumeName *string
-	Path       *string
-	Key        *string
-	Optional   *bool
+	// Relative to the volume, without `..`.
+	Path *string
+	Key  *string
+	// Leave the variable out when file or key does not exist.
+	Optional *bool
 }
 
 func (b0 FileKeySelector_builder) Build() *FileKeySelector {
@@ -2200,6 +2252,7 @@ func (b0 FileKeySelector_builder) Build() *FileKeySelector {
 	return m0
 }
 
+// ContainerResizePolicy says what changing one resource in place does.
 type ContainerResizePolicy struct {
 	state                    protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_ResourceName  *string                `protobuf:"bytes,1,opt,name=resource_name,json=resourceName,proto3,oneof"`
@@ -2292,7 +2345,9 @@ func (x *ContainerResizePolicy) ClearRestartPolicy() {
 type ContainerResizePolicy_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
-	ResourceName  *string
+	// `cpu` or `memory`.
+	ResourceName *string
+	// `NotRequired` (default) or `RestartContainer`.
 	RestartPolicy *string
 }
 
@@ -2311,6 +2366,7 @@ func (b0 ContainerResizePolicy_builder) Build() *ContainerResizePolicy {
 	return m0
 }
 
+// ContainerRestartRule decides on a restart by how the container ended.
 type ContainerRestartRule struct {
 	state                  protoimpl.MessageState           `protogen:"opaque.v1"`
 	xxx_hidden_Action      *string                          `protobuf:"bytes,1,opt,name=action,proto3,oneof"`
@@ -2398,7 +2454,9 @@ func (x *ContainerRestartRule) ClearExitCodes() {
 type ContainerRestartRule_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
-	Action    *string
+	// `Restart`, or `RestartAllContainers` for the whole pod.
+	Action *string
+	// When the rule holds.
 	ExitCodes *ContainerRestartRuleOnExitCodes
 }
 
@@ -2414,6 +2472,7 @@ func (b0 ContainerRestartRule_builder) Build() *ContainerRestartRule {
 	return m0
 }
 
+// ContainerRestartRuleOnExitCodes is a condition on an exit code.
 type ContainerRestartRuleOnExitCodes struct {
 	state                  protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Operator    *string                `protobuf:"bytes,1,opt,name=operator,proto3,oneof"`
@@ -2490,6 +2549,7 @@ func (x *ContainerRestartRuleOnExitCodes) ClearOperator() {
 type ContainerRestartRuleOnExitCodes_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
+	// `In` or `NotIn`.
 	Operator *string
 	Values   []int32
 }
@@ -2506,6 +2566,7 @@ func (b0 ContainerRestartRuleOnExitCodes_builder) Build() *ContainerRestartRuleO
 	return m0
 }
 
+// VolumeMount puts a volume of the pod into a container's file system.
 type VolumeMount struct {
 	state                        protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Name              *string                `protobuf:"bytes,1,opt,name=name,proto3,oneof"`
@@ -2735,13 +2796,19 @@ func (x *VolumeMount) ClearSubPathExpr() {
 type VolumeMount_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
-	Name              *string
-	ReadOnly          *bool
+	// The volume's.
+	Name     *string
+	ReadOnly *bool
+	// Read-only for the mounts below too: `Disabled` (default), `IfPossible` or `Enabled`; the latter two need read_only.
 	RecursiveReadOnly *string
-	MountPath         *string
-	SubPath           *string
-	MountPropagation  *string
-	SubPathExpr       *string
+	// Without `:`.
+	MountPath *string
+	// A path in the volume, mounted instead of its root. Such a mount does not follow changes of ConfigMaps and Secrets.
+	SubPath *string
+	// `None` (default), `HostToContainer`, or `Bidirectional` (privileged containers only): whether later mounts are seen across.
+	MountPropagation *string
+	// As sub_path, with `$(NAME)` for variables; only one of the two.
+	SubPathExpr *string
 }
 
 func (b0 VolumeMount_builder) Build() *VolumeMount {
@@ -2779,6 +2846,7 @@ func (b0 VolumeMount_builder) Build() *VolumeMount {
 	return m0
 }
 
+// VolumeDevice gives a container a volume as a block device.
 type VolumeDevice struct {
 	state                  protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Name        *string                `protobuf:"bytes,1,opt,name=name,proto3,oneof"`
@@ -2871,6 +2939,7 @@ func (x *VolumeDevice) ClearDevicePath() {
 type VolumeDevice_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
+	// The volume's, a claim whose volume mode is Block.
 	Name       *string
 	DevicePath *string
 }
@@ -2890,6 +2959,7 @@ func (b0 VolumeDevice_builder) Build() *VolumeDevice {
 	return m0
 }
 
+// SecurityContext is what a container runs as, and what it may do.
 type SecurityContext struct {
 	state                               protoimpl.MessageState         `protogen:"opaque.v1"`
 	xxx_hidden_Capabilities             *Capabilities                  `protobuf:"bytes,1,opt,name=capabilities,proto3,oneof"`
@@ -3219,18 +3289,25 @@ func (x *SecurityContext) ClearAppArmorProfile() {
 type SecurityContext_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
-	Capabilities             *Capabilities
-	Privileged               *bool
-	SeLinuxOptions           *SELinuxOptions
-	WindowsOptions           *WindowsSecurityContextOptions
-	RunAsUser                *int64
-	RunAsGroup               *int64
-	RunAsNonRoot             *bool
-	ReadOnlyRootFilesystem   *bool
+	Capabilities *Capabilities
+	// As root on the node, almost without bounds. Default: false.
+	Privileged *bool
+	// Unset: the runtime picks a label at random.
+	SeLinuxOptions *SELinuxOptions
+	WindowsOptions *WindowsSecurityContextOptions
+	// Unset: the image's user.
+	RunAsUser *int64
+	// Unset: the runtime's default.
+	RunAsGroup *int64
+	// The agent does not start the container as user 0.
+	RunAsNonRoot           *bool
+	ReadOnlyRootFilesystem *bool
+	// False sets no_new_privs. Always true for privileged containers and those with CAP_SYS_ADMIN. Default: true.
 	AllowPrivilegeEscalation *bool
-	ProcMount                *string
-	SeccompProfile           *SeccompProfile
-	AppArmorProfile          *AppArmorProfile
+	// `Default`, or `Unmasked` for all of /proc (needs a user namespace).
+	ProcMount       *string
+	SeccompProfile  *SeccompProfile
+	AppArmorProfile *AppArmorProfile
 }
 
 func (b0 SecurityContext_builder) Build() *SecurityContext {
@@ -3273,6 +3350,7 @@ func (b0 SecurityContext_builder) Build() *SecurityContext {
 	return m0
 }
 
+// Capabilities changes the runtime's default set. Names are without CAP_; `ALL` is all.
 type Capabilities struct {
 	state           protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Add  []string               `protobuf:"bytes,1,rep,name=add,proto3"`
@@ -3344,6 +3422,7 @@ func (b0 Capabilities_builder) Build() *Capabilities {
 	return m0
 }
 
+// SELinuxOptions is a SELinux label; what is empty is the runtime's.
 type SELinuxOptions struct {
 	state                  protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_User        *string                `protobuf:"bytes,1,opt,name=user,proto3,oneof"`
@@ -3521,6 +3600,7 @@ func (b0 SELinuxOptions_builder) Build() *SELinuxOptions {
 	return m0
 }
 
+// WindowsSecurityContextOptions is for Windows nodes, of which Dhow has none; it is stored and not acted on.
 type WindowsSecurityContextOptions struct {
 	state                             protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_GmsaCredentialSpecName *string                `protobuf:"bytes,1,opt,name=gmsa_credential_spec_name,json=gmsaCredentialSpecName,proto3,oneof"`
@@ -3666,10 +3746,13 @@ func (x *WindowsSecurityContextOptions) ClearHostProcess() {
 type WindowsSecurityContextOptions_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
+	// The name of the service account's credential specification.
 	GmsaCredentialSpecName *string
-	GmsaCredentialSpec     *string
-	RunAsUserName          *string
-	HostProcess            *bool
+	// The specification itself, filled in by an admission webhook.
+	GmsaCredentialSpec *string
+	RunAsUserName      *string
+	// All containers of a pod agree; needs host_network.
+	HostProcess *bool
 }
 
 func (b0 WindowsSecurityContextOptions_builder) Build() *WindowsSecurityContextOptions {
@@ -3695,6 +3778,7 @@ func (b0 WindowsSecurityContextOptions_builder) Build() *WindowsSecurityContextO
 	return m0
 }
 
+// SeccompProfile says which system calls are allowed.
 type SeccompProfile struct {
 	state                       protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Type             *string                `protobuf:"bytes,1,opt,name=type,proto3,oneof"`
@@ -3787,7 +3871,9 @@ func (x *SeccompProfile) ClearLocalhostProfile() {
 type SeccompProfile_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
-	Type             *string
+	// `RuntimeDefault`, `Unconfined` or `Localhost`.
+	Type *string
+	// Localhost only, and required then: a file below the agent's seccomp folder.
 	LocalhostProfile *string
 }
 
@@ -3806,6 +3892,7 @@ func (b0 SeccompProfile_builder) Build() *SeccompProfile {
 	return m0
 }
 
+// AppArmorProfile names the profile that confines a container.
 type AppArmorProfile struct {
 	state                       protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Type             *string                `protobuf:"bytes,1,opt,name=type,proto3,oneof"`
@@ -3898,7 +3985,9 @@ func (x *AppArmorProfile) ClearLocalhostProfile() {
 type AppArmorProfile_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
-	Type             *string
+	// `RuntimeDefault`, `Unconfined` or `Localhost`.
+	Type *string
+	// Localhost only, and required then: a profile loaded on the node.
 	LocalhostProfile *string
 }
 
@@ -3917,6 +4006,8 @@ func (b0 AppArmorProfile_builder) Build() *AppArmorProfile {
 	return m0
 }
 
+// EphemeralContainer is added to a running pod to look into it, through the subresource pods/ephemeralcontainers; it is never restarted and
+// cannot be taken away.
 type EphemeralContainer struct {
 	state                               protoimpl.MessageState    `protogen:"opaque.v1"`
 	xxx_hidden_EphemeralContainerCommon *EphemeralContainerCommon `protobuf:"bytes,1,opt,name=ephemeral_container_common,json=ephemeralContainerCommon,proto3,oneof"`
@@ -4004,8 +4095,10 @@ func (x *EphemeralContainer) ClearTargetContainerName() {
 type EphemeralContainer_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
+	// Its fields stand beside target_container_name in JSON.
 	EphemeralContainerCommon *EphemeralContainerCommon
-	TargetContainerName      *string
+	// Whose process namespace it shares; empty: its own.
+	TargetContainerName *string
 }
 
 func (b0 EphemeralContainer_builder) Build() *EphemeralContainer {
@@ -4020,6 +4113,7 @@ func (b0 EphemeralContainer_builder) Build() *EphemeralContainer {
 	return m0
 }
 
+// EphemeralContainerCommon has the fields of Container; ports, probes, lifecycle and resources must not be set.
 type EphemeralContainerCommon struct {
 	state                               protoimpl.MessageState    `protogen:"opaque.v1"`
 	xxx_hidden_Name                     *string                   `protobuf:"bytes,1,opt,name=name,proto3,oneof"`

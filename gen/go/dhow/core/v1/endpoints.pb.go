@@ -21,6 +21,7 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// Endpoints is the older list of a Service's addresses, cut at 1000. Use EndpointSlice.
 type Endpoints struct {
 	state               protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Metadata *v1.ObjectMeta         `protobuf:"bytes,1,opt,name=metadata,proto3,oneof"`
@@ -93,7 +94,8 @@ type Endpoints_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
 	Metadata *v1.ObjectMeta
-	Subsets  []*EndpointSubset
+	// Every address with every port, for each subset.
+	Subsets []*EndpointSubset
 }
 
 func (b0 Endpoints_builder) Build() *Endpoints {
@@ -105,6 +107,7 @@ func (b0 Endpoints_builder) Build() *Endpoints {
 	return m0
 }
 
+// EndpointSubset is a set of addresses that have the same ports.
 type EndpointSubset struct {
 	state                        protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Addresses         *[]*EndpointAddress    `protobuf:"bytes,1,rep,name=addresses,proto3"`
@@ -181,7 +184,8 @@ func (x *EndpointSubset) SetPorts(v []*EndpointPort) {
 type EndpointSubset_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
-	Addresses         []*EndpointAddress
+	Addresses []*EndpointAddress
+	// Addresses of pods that are starting, or whose readiness probe fails.
 	NotReadyAddresses []*EndpointAddress
 	Ports             []*EndpointPort
 }
@@ -196,6 +200,7 @@ func (b0 EndpointSubset_builder) Build() *EndpointSubset {
 	return m0
 }
 
+// EndpointAddress is one address.
 type EndpointAddress struct {
 	state                  protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Ip          *string                `protobuf:"bytes,1,opt,name=ip,proto3,oneof"`
@@ -339,9 +344,11 @@ func (x *EndpointAddress) ClearTargetRef() {
 type EndpointAddress_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
-	Ip        *string
-	Hostname  *string
-	NodeName  *string
+	Ip *string
+	// The DNS name within a headless Service.
+	Hostname *string
+	NodeName *string
+	// The pod behind the address.
 	TargetRef *ObjectReference
 }
 
@@ -365,6 +372,7 @@ func (b0 EndpointAddress_builder) Build() *EndpointAddress {
 	return m0
 }
 
+// EndpointPort is one port of the addresses.
 type EndpointPort struct {
 	state                  protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Name        *string                `protobuf:"bytes,1,opt,name=name,proto3,oneof"`
@@ -510,9 +518,12 @@ func (x *EndpointPort) ClearAppProtocol() {
 type EndpointPort_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
-	Name        *string
-	Port        *int32
-	Protocol    *string
+	// That of the Service's port.
+	Name *string
+	Port *int32
+	// `TCP` (default), `UDP` or `SCTP`.
+	Protocol *string
+	// What is spoken on it, an IANA name or one with a domain prefix.
 	AppProtocol *string
 }
 
@@ -539,6 +550,7 @@ func (b0 EndpointPort_builder) Build() *EndpointPort {
 	return m0
 }
 
+// EndpointsList is one piece of a list of Endpoints objects, or one page of it over REST.
 type EndpointsList struct {
 	state               protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Metadata *v1.ListMeta           `protobuf:"bytes,1,opt,name=metadata,proto3,oneof"`
@@ -623,7 +635,7 @@ func (b0 EndpointsList_builder) Build() *EndpointsList {
 	return m0
 }
 
-// EndpointsWriteRequest carries a Endpoints to Create, Update or Apply.
+// EndpointsWriteRequest carries an Endpoints to Create, Update or Apply; on the wire it is dhow.meta.v1.ObjectWriteRequest.
 type EndpointsWriteRequest struct {
 	state              protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Object  *Endpoints             `protobuf:"bytes,1,opt,name=object,proto3"`
@@ -704,6 +716,8 @@ func (x *EndpointsWriteRequest) ClearOptions() {
 type EndpointsWriteRequest_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
+	// Update: the whole object; metadata.resource_version, if set, must be the stored one (else ABORTED). Apply: only what the caller owns.
+	// Create: with a name, or generate_name.
 	Object  *Endpoints
 	Options *v1.WriteOptions
 }
@@ -717,7 +731,7 @@ func (b0 EndpointsWriteRequest_builder) Build() *EndpointsWriteRequest {
 	return m0
 }
 
-// EndpointsWatchResponse is one batch of a watch on Endpoints; it is wire-compatible with dhow.meta.v1.WatchResponse, which specifies it.
+// EndpointsWatchResponse is one batch of a watch on Endpoints: a dhow.meta.v1.WatchResponse with typed objects.
 type EndpointsWatchResponse struct {
 	state               protoimpl.MessageState            `protogen:"opaque.v1"`
 	xxx_hidden_Changes  *[]*EndpointsWatchResponse_Change `protobuf:"bytes,1,rep,name=changes,proto3"`
@@ -819,7 +833,7 @@ func (b0 EndpointsWatchResponse_builder) Build() *EndpointsWatchResponse {
 	return m0
 }
 
-// Change is one change of one Endpoints.
+// Change is one change of one Endpoints; its fields are those of dhow.meta.v1.ObjectChange.
 type EndpointsWatchResponse_Change struct {
 	state                  protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Type        v1.EventType           `protobuf:"varint,1,opt,name=type,proto3,enum=dhow.meta.v1.EventType"`

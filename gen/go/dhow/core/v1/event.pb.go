@@ -21,6 +21,8 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// Event reports what happened to an object, for people; it is kept for a limited time and may be lost. The same objects are served in newer
+// clothes by dhow.events.v1.
 type Event struct {
 	state                         protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Metadata           *v1.ObjectMeta         `protobuf:"bytes,1,opt,name=metadata,proto3,oneof"`
@@ -434,21 +436,34 @@ func (x *Event) ClearReportingInstance() {
 type Event_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
-	Metadata           *v1.ObjectMeta
-	InvolvedObject     *ObjectReference
-	Reason             *string
-	Message            *string
-	Source             *EventSource
-	FirstTimestamp     *v1.Time
-	LastTimestamp      *v1.Time
-	Count              *int32
-	Type               *string
-	EventTime          *v1.MicroTime
-	Series             *EventSeries
-	Action             *string
-	Related            *ObjectReference
+	Metadata *v1.ObjectMeta
+	// What it is about.
+	InvolvedObject *ObjectReference
+	// One word in CamelCase.
+	Reason  *string
+	Message *string
+	// Who reports. Older form of reporting_component and reporting_instance.
+	Source *EventSource
+	// Older form of event_time.
+	FirstTimestamp *v1.Time
+	// When it last happened. Older form of series.last_observed_time.
+	LastTimestamp *v1.Time
+	// How often it happened. Older form of series.count.
+	Count *int32
+	// `Normal` or `Warning`.
+	Type *string
+	// When it first happened.
+	EventTime *v1.MicroTime
+	// Set when it happens again and again.
+	Series *EventSeries
+	// What was done about it, one word.
+	Action *string
+	// A second object that is involved.
+	Related *ObjectReference
+	// The controller that reports, for example `dhow.dev/node-agent`.
 	ReportingComponent *string
-	ReportingInstance  *string
+	// Which of its instances, for example a node's name.
+	ReportingInstance *string
 }
 
 func (b0 Event_builder) Build() *Event {
@@ -494,6 +509,7 @@ func (b0 Event_builder) Build() *Event {
 	return m0
 }
 
+// EventSource is who reports an event, in the older form.
 type EventSource struct {
 	state                  protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Component   *string                `protobuf:"bytes,1,opt,name=component,proto3,oneof"`
@@ -587,7 +603,8 @@ type EventSource_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
 	Component *string
-	Host      *string
+	// The node's name.
+	Host *string
 }
 
 func (b0 EventSource_builder) Build() *EventSource {
@@ -605,6 +622,7 @@ func (b0 EventSource_builder) Build() *EventSource {
 	return m0
 }
 
+// EventSeries sums up the repetitions of an event.
 type EventSeries struct {
 	state                       protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Count            int32                  `protobuf:"varint,1,opt,name=count,proto3,oneof"`
@@ -705,6 +723,7 @@ func (b0 EventSeries_builder) Build() *EventSeries {
 	return m0
 }
 
+// EventList is one piece of a list of Event objects, or one page of it over REST.
 type EventList struct {
 	state               protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Metadata *v1.ListMeta           `protobuf:"bytes,1,opt,name=metadata,proto3,oneof"`
@@ -789,7 +808,7 @@ func (b0 EventList_builder) Build() *EventList {
 	return m0
 }
 
-// EventWriteRequest carries a Event to Create, Update or Apply.
+// EventWriteRequest carries an Event to Create, Update or Apply; on the wire it is dhow.meta.v1.ObjectWriteRequest.
 type EventWriteRequest struct {
 	state              protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Object  *Event                 `protobuf:"bytes,1,opt,name=object,proto3"`
@@ -870,6 +889,8 @@ func (x *EventWriteRequest) ClearOptions() {
 type EventWriteRequest_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
+	// Update: the whole object; metadata.resource_version, if set, must be the stored one (else ABORTED). Apply: only what the caller owns.
+	// Create: with a name, or generate_name.
 	Object  *Event
 	Options *v1.WriteOptions
 }
@@ -883,7 +904,7 @@ func (b0 EventWriteRequest_builder) Build() *EventWriteRequest {
 	return m0
 }
 
-// EventWatchResponse is one batch of a watch on Events; it is wire-compatible with dhow.meta.v1.WatchResponse, which specifies it.
+// EventWatchResponse is one batch of a watch on Events: a dhow.meta.v1.WatchResponse with typed objects.
 type EventWatchResponse struct {
 	state               protoimpl.MessageState        `protogen:"opaque.v1"`
 	xxx_hidden_Changes  *[]*EventWatchResponse_Change `protobuf:"bytes,1,rep,name=changes,proto3"`
@@ -985,7 +1006,7 @@ func (b0 EventWatchResponse_builder) Build() *EventWatchResponse {
 	return m0
 }
 
-// Change is one change of one Event.
+// Change is one change of one Event; its fields are those of dhow.meta.v1.ObjectChange.
 type EventWatchResponse_Change struct {
 	state                  protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Type        v1.EventType           `protobuf:"varint,1,opt,name=type,proto3,enum=dhow.meta.v1.EventType"`

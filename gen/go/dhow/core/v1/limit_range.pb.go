@@ -21,6 +21,7 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// LimitRange bounds and defaults the resources of each pod, container and claim that is created in its namespace.
 type LimitRange struct {
 	state               protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Metadata *v1.ObjectMeta         `protobuf:"bytes,1,opt,name=metadata,proto3,oneof"`
@@ -134,6 +135,7 @@ func (b0 LimitRange_builder) Build() *LimitRange {
 	return m0
 }
 
+// LimitRangeSpec is the list of the bounds.
 type LimitRangeSpec struct {
 	state             protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Limits *[]*LimitRangeItem     `protobuf:"bytes,1,rep,name=limits,proto3"`
@@ -193,6 +195,7 @@ func (b0 LimitRangeSpec_builder) Build() *LimitRangeSpec {
 	return m0
 }
 
+// LimitRangeItem is the bounds for one type of object. Keys are resource names.
 type LimitRangeItem struct {
 	state                           protoimpl.MessageState  `protogen:"opaque.v1"`
 	xxx_hidden_Type                 *string                 `protobuf:"bytes,1,opt,name=type,proto3,oneof"`
@@ -317,11 +320,15 @@ func (x *LimitRangeItem) ClearType() {
 type LimitRangeItem_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
-	Type                 *string
-	Max                  map[string]*v1.Quantity
-	Min                  map[string]*v1.Quantity
-	Default              map[string]*v1.Quantity
-	DefaultRequest       map[string]*v1.Quantity
+	// `Pod`, `Container` or `PersistentVolumeClaim`.
+	Type *string
+	Max  map[string]*v1.Quantity
+	Min  map[string]*v1.Quantity
+	// Limits of containers that have none.
+	Default map[string]*v1.Quantity
+	// Requests of containers that have none.
+	DefaultRequest map[string]*v1.Quantity
+	// How many times larger than its request a limit may be.
 	MaxLimitRequestRatio map[string]*v1.Quantity
 }
 
@@ -341,6 +348,7 @@ func (b0 LimitRangeItem_builder) Build() *LimitRangeItem {
 	return m0
 }
 
+// LimitRangeList is one piece of a list of LimitRange objects, or one page of it over REST.
 type LimitRangeList struct {
 	state               protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Metadata *v1.ListMeta           `protobuf:"bytes,1,opt,name=metadata,proto3,oneof"`
@@ -425,7 +433,7 @@ func (b0 LimitRangeList_builder) Build() *LimitRangeList {
 	return m0
 }
 
-// LimitRangeWriteRequest carries a LimitRange to Create, Update or Apply.
+// LimitRangeWriteRequest carries a LimitRange to Create, Update or Apply; on the wire it is dhow.meta.v1.ObjectWriteRequest.
 type LimitRangeWriteRequest struct {
 	state              protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Object  *LimitRange            `protobuf:"bytes,1,opt,name=object,proto3"`
@@ -506,6 +514,8 @@ func (x *LimitRangeWriteRequest) ClearOptions() {
 type LimitRangeWriteRequest_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
+	// Update: the whole object; metadata.resource_version, if set, must be the stored one (else ABORTED). Apply: only what the caller owns.
+	// Create: with a name, or generate_name.
 	Object  *LimitRange
 	Options *v1.WriteOptions
 }
@@ -519,7 +529,7 @@ func (b0 LimitRangeWriteRequest_builder) Build() *LimitRangeWriteRequest {
 	return m0
 }
 
-// LimitRangeWatchResponse is one batch of a watch on LimitRanges; it is wire-compatible with dhow.meta.v1.WatchResponse, which specifies it.
+// LimitRangeWatchResponse is one batch of a watch on LimitRanges: a dhow.meta.v1.WatchResponse with typed objects.
 type LimitRangeWatchResponse struct {
 	state               protoimpl.MessageState             `protogen:"opaque.v1"`
 	xxx_hidden_Changes  *[]*LimitRangeWatchResponse_Change `protobuf:"bytes,1,rep,name=changes,proto3"`
@@ -621,7 +631,7 @@ func (b0 LimitRangeWatchResponse_builder) Build() *LimitRangeWatchResponse {
 	return m0
 }
 
-// Change is one change of one LimitRange.
+// Change is one change of one LimitRange; its fields are those of dhow.meta.v1.ObjectChange.
 type LimitRangeWatchResponse_Change struct {
 	state                  protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Type        v1.EventType           `protobuf:"varint,1,opt,name=type,proto3,enum=dhow.meta.v1.EventType"`

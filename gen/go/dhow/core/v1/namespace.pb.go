@@ -21,6 +21,7 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// Namespace is a scope for names, access rules and quotas. Deleting it deletes all that is in it.
 type Namespace struct {
 	state               protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Metadata *v1.ObjectMeta         `protobuf:"bytes,1,opt,name=metadata,proto3,oneof"`
@@ -175,6 +176,7 @@ func (b0 Namespace_builder) Build() *Namespace {
 	return m0
 }
 
+// NamespaceSpec is what keeps a namespace from going.
 type NamespaceSpec struct {
 	state                 protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Finalizers []string               `protobuf:"bytes,1,rep,name=finalizers,proto3"`
@@ -221,6 +223,7 @@ func (x *NamespaceSpec) SetFinalizers(v []string) {
 type NamespaceSpec_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
+	// `kubernetes` until the namespace is empty; changed through the subresource namespaces/finalize alone.
 	Finalizers []string
 }
 
@@ -232,6 +235,7 @@ func (b0 NamespaceSpec_builder) Build() *NamespaceSpec {
 	return m0
 }
 
+// NamespaceStatus is how far the namespace's life has gone.
 type NamespaceStatus struct {
 	state                  protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Phase       *string                `protobuf:"bytes,1,opt,name=phase,proto3,oneof"`
@@ -310,7 +314,9 @@ func (x *NamespaceStatus) ClearPhase() {
 type NamespaceStatus_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
-	Phase      *string
+	// `Active`, or `Terminating`: nothing new can be created in it.
+	Phase *string
+	// What still stands in the way of its deletion.
 	Conditions []*NamespaceCondition
 }
 
@@ -326,6 +332,7 @@ func (b0 NamespaceStatus_builder) Build() *NamespaceStatus {
 	return m0
 }
 
+// NamespaceCondition is one statement about a namespace that is being deleted.
 type NamespaceCondition struct {
 	state                         protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Type               *string                `protobuf:"bytes,1,opt,name=type,proto3,oneof"`
@@ -497,6 +504,7 @@ func (x *NamespaceCondition) ClearMessage() {
 type NamespaceCondition_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
+	// For example `NamespaceContentRemaining` or `NamespaceFinalizersRemaining`.
 	Type               *string
 	Status             *string
 	LastTransitionTime *v1.Time
@@ -528,6 +536,7 @@ func (b0 NamespaceCondition_builder) Build() *NamespaceCondition {
 	return m0
 }
 
+// NamespaceList is one piece of a list of Namespace objects, or one page of it over REST.
 type NamespaceList struct {
 	state               protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Metadata *v1.ListMeta           `protobuf:"bytes,1,opt,name=metadata,proto3,oneof"`
@@ -612,7 +621,7 @@ func (b0 NamespaceList_builder) Build() *NamespaceList {
 	return m0
 }
 
-// NamespaceWriteRequest carries a Namespace to Create, Update or Apply.
+// NamespaceWriteRequest carries a Namespace to Create, Update or Apply; on the wire it is dhow.meta.v1.ObjectWriteRequest.
 type NamespaceWriteRequest struct {
 	state              protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Object  *Namespace             `protobuf:"bytes,1,opt,name=object,proto3"`
@@ -693,6 +702,8 @@ func (x *NamespaceWriteRequest) ClearOptions() {
 type NamespaceWriteRequest_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
+	// Update: the whole object; metadata.resource_version, if set, must be the stored one (else ABORTED). Apply: only what the caller owns.
+	// Create: with a name, or generate_name.
 	Object  *Namespace
 	Options *v1.WriteOptions
 }
@@ -706,7 +717,7 @@ func (b0 NamespaceWriteRequest_builder) Build() *NamespaceWriteRequest {
 	return m0
 }
 
-// NamespaceWatchResponse is one batch of a watch on Namespaces; it is wire-compatible with dhow.meta.v1.WatchResponse, which specifies it.
+// NamespaceWatchResponse is one batch of a watch on Namespaces: a dhow.meta.v1.WatchResponse with typed objects.
 type NamespaceWatchResponse struct {
 	state               protoimpl.MessageState            `protogen:"opaque.v1"`
 	xxx_hidden_Changes  *[]*NamespaceWatchResponse_Change `protobuf:"bytes,1,rep,name=changes,proto3"`
@@ -808,7 +819,7 @@ func (b0 NamespaceWatchResponse_builder) Build() *NamespaceWatchResponse {
 	return m0
 }
 
-// Change is one change of one Namespace.
+// Change is one change of one Namespace; its fields are those of dhow.meta.v1.ObjectChange.
 type NamespaceWatchResponse_Change struct {
 	state                  protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Type        v1.EventType           `protobuf:"varint,1,opt,name=type,proto3,enum=dhow.meta.v1.EventType"`

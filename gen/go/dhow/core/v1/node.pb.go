@@ -21,6 +21,7 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// Node is one machine that runs pods. Its agent registers it and reports its status.
 type Node struct {
 	state               protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Metadata *v1.ObjectMeta         `protobuf:"bytes,1,opt,name=metadata,proto3,oneof"`
@@ -175,6 +176,7 @@ func (b0 Node_builder) Build() *Node {
 	return m0
 }
 
+// NodeSpec is what others decide about a node.
 type NodeSpec struct {
 	state                    protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_PodCidr       *string                `protobuf:"bytes,1,opt,name=pod_cidr,json=podCIDR,proto3,oneof"`
@@ -369,13 +371,20 @@ func (x *NodeSpec) ClearExternalId() {
 type NodeSpec_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
-	PodCidr       *string
-	PodCidrs      []string
-	ProviderId    *string
+	// The first of pod_cidrs.
+	PodCidr *string
+	// The networks that the node's pods get their addresses from, at most one of each family. Set by the control plane, once.
+	PodCidrs []string
+	// The machine's name at its cloud.
+	ProviderId *string
+	// No new pods (cordoned).
 	Unschedulable *bool
-	Taints        []*Taint
-	ConfigSource  *NodeConfigSource
-	ExternalId    *string
+	// What keeps pods away that do not tolerate it.
+	Taints []*Taint
+	// No longer used by anyone.
+	ConfigSource *NodeConfigSource
+	// No longer used by anyone.
+	ExternalId *string
 }
 
 func (b0 NodeSpec_builder) Build() *NodeSpec {
@@ -404,6 +413,7 @@ func (b0 NodeSpec_builder) Build() *NodeSpec {
 	return m0
 }
 
+// NodeConfigSource named an agent configuration in Kubernetes up to 1.24; no longer used.
 type NodeConfigSource struct {
 	state                protoimpl.MessageState     `protogen:"opaque.v1"`
 	xxx_hidden_ConfigMap *ConfigMapNodeConfigSource `protobuf:"bytes,2,opt,name=config_map,json=configMap,proto3,oneof"`
@@ -472,6 +482,7 @@ func (b0 NodeConfigSource_builder) Build() *NodeConfigSource {
 	return m0
 }
 
+// ConfigMapNodeConfigSource named a ConfigMap for NodeConfigSource; no longer used.
 type ConfigMapNodeConfigSource struct {
 	state                       protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Namespace        *string                `protobuf:"bytes,1,opt,name=namespace,proto3,oneof"`
@@ -682,6 +693,7 @@ func (b0 ConfigMapNodeConfigSource_builder) Build() *ConfigMapNodeConfigSource {
 	return m0
 }
 
+// NodeStatus is what the agent reports, and what the control plane notes, of a node.
 type NodeStatus struct {
 	state                       protoimpl.MessageState  `protogen:"opaque.v1"`
 	xxx_hidden_Capacity         map[string]*v1.Quantity `protobuf:"bytes,1,rep,name=capacity,proto3" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
@@ -956,19 +968,30 @@ func (x *NodeStatus) ClearFeatures() {
 type NodeStatus_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
-	Capacity         map[string]*v1.Quantity
-	Allocatable      map[string]*v1.Quantity
-	Phase            *string
-	Conditions       []*NodeCondition
-	Addresses        []*NodeAddress
-	DaemonEndpoints  *NodeDaemonEndpoints
-	NodeInfo         *NodeSystemInfo
-	Images           []*ContainerImage
-	VolumesInUse     []string
-	VolumesAttached  []*AttachedVolume
-	Config           *NodeConfigStatus
-	RuntimeHandlers  []*NodeRuntimeHandler
-	Features         *NodeFeatures
+	// All that the machine has, by resource.
+	Capacity map[string]*v1.Quantity
+	// What is left for pods when what the system needs is taken off.
+	Allocatable map[string]*v1.Quantity
+	// No longer used by anyone.
+	Phase *string
+	// `Ready` decides whether pods stay; others are MemoryPressure, DiskPressure, PIDPressure, NetworkUnavailable.
+	Conditions []*NodeCondition
+	Addresses  []*NodeAddress
+	// Where the agent listens. With Dhow nowhere: it dials out.
+	DaemonEndpoints *NodeDaemonEndpoints
+	NodeInfo        *NodeSystemInfo
+	// The largest images that are on the node, at most 50.
+	Images []*ContainerImage
+	// Attachable volumes that are mounted; they must not be detached.
+	VolumesInUse []string
+	// Set by the attach controller.
+	VolumesAttached []*AttachedVolume
+	// No longer used by anyone.
+	Config          *NodeConfigStatus
+	RuntimeHandlers []*NodeRuntimeHandler
+	// What the container runtime can do.
+	Features *NodeFeatures
+	// Names of features that the agent supports, for the scheduler.
 	DeclaredFeatures []string
 }
 
@@ -996,6 +1019,7 @@ func (b0 NodeStatus_builder) Build() *NodeStatus {
 	return m0
 }
 
+// NodeCondition is one statement about a node.
 type NodeCondition struct {
 	state                         protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Type               *string                `protobuf:"bytes,1,opt,name=type,proto3,oneof"`
@@ -1190,9 +1214,12 @@ func (x *NodeCondition) ClearMessage() {
 type NodeCondition_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
-	Type               *string
-	Status             *string
-	LastHeartbeatTime  *v1.Time
+	Type *string
+	// `True`, `False` or `Unknown`, the latter when the node has no session.
+	Status *string
+	// When the agent last said so; with Dhow it moves only when something changes.
+	LastHeartbeatTime *v1.Time
+	// When status last changed.
 	LastTransitionTime *v1.Time
 	Reason             *string
 	Message            *string
@@ -1223,6 +1250,7 @@ func (b0 NodeCondition_builder) Build() *NodeCondition {
 	return m0
 }
 
+// NodeAddress is one name or address of a node.
 type NodeAddress struct {
 	state                  protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Type        *string                `protobuf:"bytes,1,opt,name=type,proto3,oneof"`
@@ -1315,6 +1343,7 @@ func (x *NodeAddress) ClearAddress() {
 type NodeAddress_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
+	// `Hostname`, `InternalIP`, `ExternalIP`, `InternalDNS` or `ExternalDNS`.
 	Type    *string
 	Address *string
 }
@@ -1334,6 +1363,7 @@ func (b0 NodeAddress_builder) Build() *NodeAddress {
 	return m0
 }
 
+// NodeDaemonEndpoints is where a node's daemons listen.
 type NodeDaemonEndpoints struct {
 	state                      protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_KubeletEndpoint *DaemonEndpoint        `protobuf:"bytes,1,opt,name=kubelet_endpoint,json=kubeletEndpoint,proto3,oneof"`
@@ -1402,6 +1432,7 @@ func (b0 NodeDaemonEndpoints_builder) Build() *NodeDaemonEndpoints {
 	return m0
 }
 
+// DaemonEndpoint is the port of a daemon.
 type DaemonEndpoint struct {
 	state                  protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Port        int32                  `protobuf:"varint,1,opt,name=port,json=Port,proto3,oneof"`
@@ -1463,6 +1494,7 @@ func (x *DaemonEndpoint) ClearPort() {
 type DaemonEndpoint_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
+	// 0: it does not listen.
 	Port *int32
 }
 
@@ -1477,6 +1509,7 @@ func (b0 DaemonEndpoint_builder) Build() *DaemonEndpoint {
 	return m0
 }
 
+// NodeSystemInfo is what is installed on a node.
 type NodeSystemInfo struct {
 	state                              protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_MachineId               *string                `protobuf:"bytes,1,opt,name=machine_id,json=machineID,proto3,oneof"`
@@ -1816,17 +1849,23 @@ func (x *NodeSystemInfo) ClearSwap() {
 type NodeSystemInfo_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
-	MachineId               *string
-	SystemUuid              *string
-	BootId                  *string
-	KernelVersion           *string
-	OsImage                 *string
+	// From /etc/machine-id.
+	MachineId *string
+	// The firmware's.
+	SystemUuid *string
+	// New at each boot.
+	BootId        *string
+	KernelVersion *string
+	OsImage       *string
+	// With the runtime's name, for example `containerd://2.4.2`.
 	ContainerRuntimeVersion *string
-	KubeletVersion          *string
-	KubeProxyVersion        *string
-	OperatingSystem         *string
-	Architecture            *string
-	Swap                    *NodeSwapStatus
+	// The agent's version.
+	KubeletVersion *string
+	// No longer set.
+	KubeProxyVersion *string
+	OperatingSystem  *string
+	Architecture     *string
+	Swap             *NodeSwapStatus
 }
 
 func (b0 NodeSystemInfo_builder) Build() *NodeSystemInfo {
@@ -1877,6 +1916,7 @@ func (b0 NodeSystemInfo_builder) Build() *NodeSystemInfo {
 	return m0
 }
 
+// NodeSwapStatus is a node's swap space.
 type NodeSwapStatus struct {
 	state                  protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Capacity    int64                  `protobuf:"varint,1,opt,name=capacity,proto3,oneof"`
@@ -1938,6 +1978,7 @@ func (x *NodeSwapStatus) ClearCapacity() {
 type NodeSwapStatus_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
+	// Bytes.
 	Capacity *int64
 }
 
@@ -1952,6 +1993,7 @@ func (b0 NodeSwapStatus_builder) Build() *NodeSwapStatus {
 	return m0
 }
 
+// ContainerImage is one image on a node.
 type ContainerImage struct {
 	state                  protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Names       []string               `protobuf:"bytes,1,rep,name=names,proto3"`
@@ -2025,6 +2067,7 @@ func (x *ContainerImage) ClearSizeBytes() {
 type ContainerImage_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
+	// Its tags and digests.
 	Names     []string
 	SizeBytes *int64
 }
@@ -2041,6 +2084,7 @@ func (b0 ContainerImage_builder) Build() *ContainerImage {
 	return m0
 }
 
+// AttachedVolume is a volume that is attached to a node.
 type AttachedVolume struct {
 	state                  protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Name        *string                `protobuf:"bytes,1,opt,name=name,proto3,oneof"`
@@ -2152,6 +2196,7 @@ func (b0 AttachedVolume_builder) Build() *AttachedVolume {
 	return m0
 }
 
+// NodeConfigStatus told what became of NodeConfigSource; no longer used.
 type NodeConfigStatus struct {
 	state                    protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Assigned      *NodeConfigSource      `protobuf:"bytes,1,opt,name=assigned,proto3,oneof"`
@@ -2305,6 +2350,7 @@ func (b0 NodeConfigStatus_builder) Build() *NodeConfigStatus {
 	return m0
 }
 
+// NodeRuntimeHandler is one way of running containers that the node offers, chosen by a RuntimeClass.
 type NodeRuntimeHandler struct {
 	state                  protoimpl.MessageState      `protogen:"opaque.v1"`
 	xxx_hidden_Name        *string                     `protobuf:"bytes,1,opt,name=name,proto3,oneof"`
@@ -2392,6 +2438,7 @@ func (x *NodeRuntimeHandler) ClearFeatures() {
 type NodeRuntimeHandler_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
+	// Empty: the default.
 	Name     *string
 	Features *NodeRuntimeHandlerFeatures
 }
@@ -2408,6 +2455,7 @@ func (b0 NodeRuntimeHandler_builder) Build() *NodeRuntimeHandler {
 	return m0
 }
 
+// NodeRuntimeHandlerFeatures is what a handler can do.
 type NodeRuntimeHandlerFeatures struct {
 	state                              protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_RecursiveReadOnlyMounts bool                   `protobuf:"varint,1,opt,name=recursive_read_only_mounts,json=recursiveReadOnlyMounts,proto3,oneof"`
@@ -2513,6 +2561,7 @@ func (b0 NodeRuntimeHandlerFeatures_builder) Build() *NodeRuntimeHandlerFeatures
 	return m0
 }
 
+// NodeFeatures is what the runtime can do whatever the handler.
 type NodeFeatures struct {
 	state                               protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_SupplementalGroupsPolicy bool                   `protobuf:"varint,1,opt,name=supplemental_groups_policy,json=supplementalGroupsPolicy,proto3,oneof"`
@@ -2574,6 +2623,7 @@ func (x *NodeFeatures) ClearSupplementalGroupsPolicy() {
 type NodeFeatures_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
+	// Whether PodSecurityContext.supplemental_groups_policy is honoured.
 	SupplementalGroupsPolicy *bool
 }
 
@@ -2588,6 +2638,7 @@ func (b0 NodeFeatures_builder) Build() *NodeFeatures {
 	return m0
 }
 
+// NodeList is one piece of a list of Node objects, or one page of it over REST.
 type NodeList struct {
 	state               protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Metadata *v1.ListMeta           `protobuf:"bytes,1,opt,name=metadata,proto3,oneof"`
@@ -2672,7 +2723,7 @@ func (b0 NodeList_builder) Build() *NodeList {
 	return m0
 }
 
-// NodeWriteRequest carries a Node to Create, Update or Apply.
+// NodeWriteRequest carries a Node to Create, Update or Apply; on the wire it is dhow.meta.v1.ObjectWriteRequest.
 type NodeWriteRequest struct {
 	state              protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Object  *Node                  `protobuf:"bytes,1,opt,name=object,proto3"`
@@ -2753,6 +2804,8 @@ func (x *NodeWriteRequest) ClearOptions() {
 type NodeWriteRequest_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
+	// Update: the whole object; metadata.resource_version, if set, must be the stored one (else ABORTED). Apply: only what the caller owns.
+	// Create: with a name, or generate_name.
 	Object  *Node
 	Options *v1.WriteOptions
 }
@@ -2766,7 +2819,7 @@ func (b0 NodeWriteRequest_builder) Build() *NodeWriteRequest {
 	return m0
 }
 
-// NodeWatchResponse is one batch of a watch on Nodes; it is wire-compatible with dhow.meta.v1.WatchResponse, which specifies it.
+// NodeWatchResponse is one batch of a watch on Nodes: a dhow.meta.v1.WatchResponse with typed objects.
 type NodeWatchResponse struct {
 	state               protoimpl.MessageState       `protogen:"opaque.v1"`
 	xxx_hidden_Changes  *[]*NodeWatchResponse_Change `protobuf:"bytes,1,rep,name=changes,proto3"`
@@ -2868,7 +2921,7 @@ func (b0 NodeWatchResponse_builder) Build() *NodeWatchResponse {
 	return m0
 }
 
-// Change is one change of one Node.
+// Change is one change of one Node; its fields are those of dhow.meta.v1.ObjectChange.
 type NodeWatchResponse_Change struct {
 	state                  protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Type        v1.EventType           `protobuf:"varint,1,opt,name=type,proto3,enum=dhow.meta.v1.EventType"`

@@ -35,17 +35,29 @@ const (
 //
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
-// Nodes serves the nodes resource. Every method needs the verb of its name on nodes;
-// dhow.meta.v1 (requests.proto, watch.proto) specifies semantics, status codes and retries once for all kinds.
+// Nodes serves the nodes resource. Every method needs the verb of its name on it; dhow.meta.v1 (requests.proto, watch.proto) specifies
+// semantics, status codes and retries once for all kinds.
+//
+// A node registers and reports itself through its session (dhow.node.v1).
 type NodesClient interface {
+	// Get reads one object. NOT_FOUND. May be retried.
 	Get(ctx context.Context, in *v1.GetRequest, opts ...grpc.CallOption) (*Node, error)
+	// List streams the pieces of one list, all of one revision. OUT_OF_RANGE: the page's revision is no longer kept. May be retried.
 	List(ctx context.Context, in *v1.ListRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[NodeList], error)
+	// Watch streams the state, then every change. OUT_OF_RANGE: start over. UNAVAILABLE: resume after the last revision received.
 	Watch(ctx context.Context, in *v1.WatchRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[NodeWatchResponse], error)
+	// Create stores a new object. ALREADY_EXISTS, INVALID_ARGUMENT. May be retried with a fixed name; with generate_name there may then be two.
 	Create(ctx context.Context, in *NodeWriteRequest, opts ...grpc.CallOption) (*Node, error)
+	// Update replaces all but status, which the subresource `status` writes. NOT_FOUND, ABORTED, INVALID_ARGUMENT. May be retried with a
+	// resource_version.
 	Update(ctx context.Context, in *NodeWriteRequest, opts ...grpc.CallOption) (*Node, error)
+	// Patch changes the object by a patch. NOT_FOUND, ABORTED, INVALID_ARGUMENT. Merge patches may be retried, JSON patches only with a test.
 	Patch(ctx context.Context, in *v1.PatchRequest, opts ...grpc.CallOption) (*Node, error)
+	// Apply sets the fields that the caller owns, and creates the object if there is none. ABORTED: others own some of them. May be retried.
 	Apply(ctx context.Context, in *NodeWriteRequest, opts ...grpc.CallOption) (*Node, error)
+	// Delete deletes one object, at once or when its finalizers and grace period are over. NOT_FOUND, ABORTED. May be retried with a uid.
 	Delete(ctx context.Context, in *v1.DeleteRequest, opts ...grpc.CallOption) (*Node, error)
+	// DeleteCollection deletes each object that a list would give. May be retried.
 	DeleteCollection(ctx context.Context, in *v1.DeleteCollectionRequest, opts ...grpc.CallOption) (*v1.DeleteCollectionResponse, error)
 }
 
@@ -169,17 +181,29 @@ func (c *nodesClient) DeleteCollection(ctx context.Context, in *v1.DeleteCollect
 // All implementations must embed UnimplementedNodesServer
 // for forward compatibility.
 //
-// Nodes serves the nodes resource. Every method needs the verb of its name on nodes;
-// dhow.meta.v1 (requests.proto, watch.proto) specifies semantics, status codes and retries once for all kinds.
+// Nodes serves the nodes resource. Every method needs the verb of its name on it; dhow.meta.v1 (requests.proto, watch.proto) specifies
+// semantics, status codes and retries once for all kinds.
+//
+// A node registers and reports itself through its session (dhow.node.v1).
 type NodesServer interface {
+	// Get reads one object. NOT_FOUND. May be retried.
 	Get(context.Context, *v1.GetRequest) (*Node, error)
+	// List streams the pieces of one list, all of one revision. OUT_OF_RANGE: the page's revision is no longer kept. May be retried.
 	List(*v1.ListRequest, grpc.ServerStreamingServer[NodeList]) error
+	// Watch streams the state, then every change. OUT_OF_RANGE: start over. UNAVAILABLE: resume after the last revision received.
 	Watch(*v1.WatchRequest, grpc.ServerStreamingServer[NodeWatchResponse]) error
+	// Create stores a new object. ALREADY_EXISTS, INVALID_ARGUMENT. May be retried with a fixed name; with generate_name there may then be two.
 	Create(context.Context, *NodeWriteRequest) (*Node, error)
+	// Update replaces all but status, which the subresource `status` writes. NOT_FOUND, ABORTED, INVALID_ARGUMENT. May be retried with a
+	// resource_version.
 	Update(context.Context, *NodeWriteRequest) (*Node, error)
+	// Patch changes the object by a patch. NOT_FOUND, ABORTED, INVALID_ARGUMENT. Merge patches may be retried, JSON patches only with a test.
 	Patch(context.Context, *v1.PatchRequest) (*Node, error)
+	// Apply sets the fields that the caller owns, and creates the object if there is none. ABORTED: others own some of them. May be retried.
 	Apply(context.Context, *NodeWriteRequest) (*Node, error)
+	// Delete deletes one object, at once or when its finalizers and grace period are over. NOT_FOUND, ABORTED. May be retried with a uid.
 	Delete(context.Context, *v1.DeleteRequest) (*Node, error)
+	// DeleteCollection deletes each object that a list would give. May be retried.
 	DeleteCollection(context.Context, *v1.DeleteCollectionRequest) (*v1.DeleteCollectionResponse, error)
 	mustEmbedUnimplementedNodesServer()
 }

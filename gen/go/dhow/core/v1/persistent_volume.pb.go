@@ -21,6 +21,7 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// PersistentVolume is a piece of storage of the cluster, made by an administrator or for a claim; it outlives the pods that use it.
 type PersistentVolume struct {
 	state               protoimpl.MessageState  `protogen:"opaque.v1"`
 	xxx_hidden_Metadata *v1.ObjectMeta          `protobuf:"bytes,1,opt,name=metadata,proto3,oneof"`
@@ -175,6 +176,7 @@ func (b0 PersistentVolume_builder) Build() *PersistentVolume {
 	return m0
 }
 
+// PersistentVolumeSpec is where the storage is, and who may use it how.
 type PersistentVolumeSpec struct {
 	state                                    protoimpl.MessageState  `protogen:"opaque.v1"`
 	xxx_hidden_Capacity                      map[string]*v1.Quantity `protobuf:"bytes,1,rep,name=capacity,proto3" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
@@ -428,16 +430,26 @@ func (x *PersistentVolumeSpec) ClearVolumeAttributesClassName() {
 type PersistentVolumeSpec_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
-	Capacity                      map[string]*v1.Quantity
-	PersistentVolumeSource        *PersistentVolumeSource
-	AccessModes                   []string
-	ClaimRef                      *ObjectReference
+	// The key `storage` has the size.
+	Capacity map[string]*v1.Quantity
+	// Where the data is; its fields stand beside the others in JSON. Never changes.
+	PersistentVolumeSource *PersistentVolumeSource
+	// `ReadWriteOnce` (one node), `ReadOnlyMany`, `ReadWriteMany`, `ReadWriteOncePod` (one pod): what it can do.
+	AccessModes []string
+	// The claim that it is bound to. Set by the binder, or beforehand to keep it for a claim.
+	ClaimRef *ObjectReference
+	// What happens when the claim is gone: `Retain`, `Delete`, or the old `Recycle`. Default: Retain if made by hand, the class's if made for a
+	// claim.
 	PersistentVolumeReclaimPolicy *string
-	StorageClassName              *string
-	MountOptions                  []string
-	VolumeMode                    *string
-	NodeAffinity                  *VolumeNodeAffinity
-	VolumeAttributesClassName     *string
+	// Empty: of no class, for claims of no class.
+	StorageClassName *string
+	MountOptions     []string
+	// `Filesystem` (default) or `Block`.
+	VolumeMode *string
+	// The nodes from which it can be reached.
+	NodeAffinity *VolumeNodeAffinity
+	// The class of its changeable attributes.
+	VolumeAttributesClassName *string
 }
 
 func (b0 PersistentVolumeSpec_builder) Build() *PersistentVolumeSpec {
@@ -469,6 +481,7 @@ func (b0 PersistentVolumeSpec_builder) Build() *PersistentVolumeSpec {
 	return m0
 }
 
+// PersistentVolumeSource is where a volume's data is; exactly one field is set.
 type PersistentVolumeSource struct {
 	state                           protoimpl.MessageState            `protogen:"opaque.v1"`
 	xxx_hidden_GcePersistentDisk    *GCEPersistentDiskVolumeSource    `protobuf:"bytes,1,opt,name=gce_persistent_disk,json=gcePersistentDisk,proto3,oneof"`
@@ -1062,6 +1075,7 @@ func (b0 PersistentVolumeSource_builder) Build() *PersistentVolumeSource {
 	return m0
 }
 
+// GlusterfsPersistentVolumeSource is a Glusterfs volume. Kubernetes removed its driver; Dhow stores it only.
 type GlusterfsPersistentVolumeSource struct {
 	state                         protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Endpoints          *string                `protobuf:"bytes,1,opt,name=endpoints,proto3,oneof"`
@@ -1207,9 +1221,11 @@ func (x *GlusterfsPersistentVolumeSource) ClearEndpointsNamespace() {
 type GlusterfsPersistentVolumeSource_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
-	Endpoints          *string
-	Path               *string
-	ReadOnly           *bool
+	// An Endpoints object with the servers.
+	Endpoints *string
+	Path      *string
+	ReadOnly  *bool
+	// Empty: the claim's.
 	EndpointsNamespace *string
 }
 
@@ -1236,6 +1252,7 @@ func (b0 GlusterfsPersistentVolumeSource_builder) Build() *GlusterfsPersistentVo
 	return m0
 }
 
+// RBDPersistentVolumeSource is a Ceph block device. Kubernetes removed its driver; Dhow stores it only.
 type RBDPersistentVolumeSource struct {
 	state                  protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Monitors    []string               `protobuf:"bytes,1,rep,name=monitors,proto3"`
@@ -1472,11 +1489,14 @@ func (x *RBDPersistentVolumeSource) ClearReadOnly() {
 type RBDPersistentVolumeSource_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
-	Monitors  []string
-	Image     *string
-	FsType    *string
-	Pool      *string
-	User      *string
+	Monitors []string
+	Image    *string
+	FsType   *string
+	// Default: `rbd`.
+	Pool *string
+	// Default: `admin`.
+	User *string
+	// Default: `/etc/ceph/keyring`; secret_ref wins.
 	Keyring   *string
 	SecretRef *SecretReference
 	ReadOnly  *bool
@@ -1515,6 +1535,7 @@ func (b0 RBDPersistentVolumeSource_builder) Build() *RBDPersistentVolumeSource {
 	return m0
 }
 
+// ISCSIPersistentVolumeSource is an iSCSI disk.
 type ISCSIPersistentVolumeSource struct {
 	state                        protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_TargetPortal      *string                `protobuf:"bytes,1,opt,name=target_portal,json=targetPortal,proto3,oneof"`
@@ -1826,17 +1847,23 @@ func (x *ISCSIPersistentVolumeSource) ClearInitiatorName() {
 type ISCSIPersistentVolumeSource_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
-	TargetPortal      *string
-	Iqn               *string
-	Lun               *int32
-	IscsiInterface    *string
-	FsType            *string
-	ReadOnly          *bool
+	// Address and optional port (3260).
+	TargetPortal *string
+	// The target's qualified name.
+	Iqn *string
+	// The logical unit's number.
+	Lun *int32
+	// Default: `default` (TCP).
+	IscsiInterface *string
+	FsType         *string
+	ReadOnly       *bool
+	// Further ways to the same target.
 	Portals           []string
 	ChapAuthDiscovery *bool
 	ChapAuthSession   *bool
 	SecretRef         *SecretReference
-	InitiatorName     *string
+	// Makes an interface of its own for the volume.
+	InitiatorName *string
 }
 
 func (b0 ISCSIPersistentVolumeSource_builder) Build() *ISCSIPersistentVolumeSource {
@@ -1884,6 +1911,7 @@ func (b0 ISCSIPersistentVolumeSource_builder) Build() *ISCSIPersistentVolumeSour
 	return m0
 }
 
+// CinderPersistentVolumeSource is an OpenStack volume, served by a CSI driver.
 type CinderPersistentVolumeSource struct {
 	state                  protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_VolumeId    *string                `protobuf:"bytes,1,opt,name=volume_id,json=volumeID,proto3,oneof"`
@@ -2050,6 +2078,7 @@ func (b0 CinderPersistentVolumeSource_builder) Build() *CinderPersistentVolumeSo
 	return m0
 }
 
+// CephFSPersistentVolumeSource is a Ceph file system. Kubernetes removed its driver; Dhow stores it only.
 type CephFSPersistentVolumeSource struct {
 	state                  protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Monitors    []string               `protobuf:"bytes,1,rep,name=monitors,proto3"`
@@ -2230,9 +2259,12 @@ func (x *CephFSPersistentVolumeSource) ClearReadOnly() {
 type CephFSPersistentVolumeSource_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
-	Monitors   []string
-	Path       *string
-	User       *string
+	Monitors []string
+	// Default: `/`.
+	Path *string
+	// Default: `admin`.
+	User *string
+	// Default: `/etc/ceph/user.secret`; secret_ref wins.
 	SecretFile *string
 	SecretRef  *SecretReference
 	ReadOnly   *bool
@@ -2263,6 +2295,7 @@ func (b0 CephFSPersistentVolumeSource_builder) Build() *CephFSPersistentVolumeSo
 	return m0
 }
 
+// FlexPersistentVolumeSource is a volume of an executable driver on the node, the predecessor of CSI.
 type FlexPersistentVolumeSource struct {
 	state                  protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Driver      *string                `protobuf:"bytes,1,opt,name=driver,proto3,oneof"`
@@ -2443,6 +2476,7 @@ func (b0 FlexPersistentVolumeSource_builder) Build() *FlexPersistentVolumeSource
 	return m0
 }
 
+// AzureFilePersistentVolumeSource is an Azure file share, served by a CSI driver.
 type AzureFilePersistentVolumeSource struct {
 	state                      protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_SecretName      *string                `protobuf:"bytes,1,opt,name=secret_name,json=secretName,proto3,oneof"`
@@ -2588,9 +2622,10 @@ func (x *AzureFilePersistentVolumeSource) ClearSecretNamespace() {
 type AzureFilePersistentVolumeSource_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
-	SecretName      *string
-	ShareName       *string
-	ReadOnly        *bool
+	SecretName *string
+	ShareName  *string
+	ReadOnly   *bool
+	// Empty: the claim's.
 	SecretNamespace *string
 }
 
@@ -2617,6 +2652,7 @@ func (b0 AzureFilePersistentVolumeSource_builder) Build() *AzureFilePersistentVo
 	return m0
 }
 
+// ScaleIOPersistentVolumeSource is a ScaleIO volume. Kubernetes removed its driver; Dhow stores it only.
 type ScaleIOPersistentVolumeSource struct {
 	state                       protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Gateway          *string                `protobuf:"bytes,1,opt,name=gateway,proto3,oneof"`
@@ -2928,10 +2964,11 @@ type ScaleIOPersistentVolumeSource_builder struct {
 	SslEnabled       *bool
 	ProtectionDomain *string
 	StoragePool      *string
-	StorageMode      *string
-	VolumeName       *string
-	FsType           *string
-	ReadOnly         *bool
+	// `ThickProvisioned` or `ThinProvisioned` (default).
+	StorageMode *string
+	VolumeName  *string
+	FsType      *string
+	ReadOnly    *bool
 }
 
 func (b0 ScaleIOPersistentVolumeSource_builder) Build() *ScaleIOPersistentVolumeSource {
@@ -2978,6 +3015,7 @@ func (b0 ScaleIOPersistentVolumeSource_builder) Build() *ScaleIOPersistentVolume
 	return m0
 }
 
+// LocalVolumeSource is a disk or folder of one node; the volume needs node_affinity.
 type LocalVolumeSource struct {
 	state                  protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Path        *string                `protobuf:"bytes,1,opt,name=path,proto3,oneof"`
@@ -3070,7 +3108,8 @@ func (x *LocalVolumeSource) ClearFsType() {
 type LocalVolumeSource_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
-	Path   *string
+	Path *string
+	// For block devices that are to be mounted; unset: what is found on it.
 	FsType *string
 }
 
@@ -3089,6 +3128,7 @@ func (b0 LocalVolumeSource_builder) Build() *LocalVolumeSource {
 	return m0
 }
 
+// StorageOSPersistentVolumeSource is a StorageOS volume. Kubernetes removed its driver; Dhow stores it only.
 type StorageOSPersistentVolumeSource struct {
 	state                      protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_VolumeName      *string                `protobuf:"bytes,1,opt,name=volume_name,json=volumeName,proto3,oneof"`
@@ -3288,6 +3328,7 @@ func (b0 StorageOSPersistentVolumeSource_builder) Build() *StorageOSPersistentVo
 	return m0
 }
 
+// CSIPersistentVolumeSource is a volume of a CSI driver.
 type CSIPersistentVolumeSource struct {
 	state                                 protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Driver                     *string                `protobuf:"bytes,1,opt,name=driver,proto3,oneof"`
@@ -3560,16 +3601,25 @@ func (x *CSIPersistentVolumeSource) ClearNodeExpandSecretRef() {
 type CSIPersistentVolumeSource_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
-	Driver                     *string
-	VolumeHandle               *string
-	ReadOnly                   *bool
-	FsType                     *string
-	VolumeAttributes           map[string]string
+	// The name that the driver gives itself.
+	Driver *string
+	// The driver's id of the volume. Never changes.
+	VolumeHandle *string
+	ReadOnly     *bool
+	// Empty: the driver decides.
+	FsType *string
+	// As the driver returned them when it made the volume.
+	VolumeAttributes map[string]string
+	// Given to the driver at attach and detach.
 	ControllerPublishSecretRef *SecretReference
-	NodeStageSecretRef         *SecretReference
-	NodePublishSecretRef       *SecretReference
-	ControllerExpandSecretRef  *SecretReference
-	NodeExpandSecretRef        *SecretReference
+	// Given at the volume's first mount on a node.
+	NodeStageSecretRef *SecretReference
+	// Given at each pod's mount.
+	NodePublishSecretRef *SecretReference
+	// Given when the volume grows.
+	ControllerExpandSecretRef *SecretReference
+	// Given when the file system grows.
+	NodeExpandSecretRef *SecretReference
 }
 
 func (b0 CSIPersistentVolumeSource_builder) Build() *CSIPersistentVolumeSource {
@@ -3601,6 +3651,7 @@ func (b0 CSIPersistentVolumeSource_builder) Build() *CSIPersistentVolumeSource {
 	return m0
 }
 
+// VolumeNodeAffinity limits the nodes that a volume can be used from.
 type VolumeNodeAffinity struct {
 	state               protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Required *NodeSelector          `protobuf:"bytes,1,opt,name=required,proto3,oneof"`
@@ -3669,6 +3720,7 @@ func (b0 VolumeNodeAffinity_builder) Build() *VolumeNodeAffinity {
 	return m0
 }
 
+// PersistentVolumeStatus is how far a volume's life has gone.
 type PersistentVolumeStatus struct {
 	state                              protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Phase                   *string                `protobuf:"bytes,1,opt,name=phase,proto3,oneof"`
@@ -3812,6 +3864,7 @@ func (x *PersistentVolumeStatus) ClearLastPhaseTransitionTime() {
 type PersistentVolumeStatus_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
+	// `Pending`, `Available`, `Bound`, `Released` (the claim is gone) or `Failed` (reclaiming failed).
 	Phase                   *string
 	Message                 *string
 	Reason                  *string
@@ -3838,6 +3891,7 @@ func (b0 PersistentVolumeStatus_builder) Build() *PersistentVolumeStatus {
 	return m0
 }
 
+// PersistentVolumeList is one piece of a list of PersistentVolume objects, or one page of it over REST.
 type PersistentVolumeList struct {
 	state               protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Metadata *v1.ListMeta           `protobuf:"bytes,1,opt,name=metadata,proto3,oneof"`
@@ -3922,7 +3976,7 @@ func (b0 PersistentVolumeList_builder) Build() *PersistentVolumeList {
 	return m0
 }
 
-// PersistentVolumeWriteRequest carries a PersistentVolume to Create, Update or Apply.
+// PersistentVolumeWriteRequest carries a PersistentVolume to Create, Update or Apply; on the wire it is dhow.meta.v1.ObjectWriteRequest.
 type PersistentVolumeWriteRequest struct {
 	state              protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Object  *PersistentVolume      `protobuf:"bytes,1,opt,name=object,proto3"`
@@ -4003,6 +4057,8 @@ func (x *PersistentVolumeWriteRequest) ClearOptions() {
 type PersistentVolumeWriteRequest_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
+	// Update: the whole object; metadata.resource_version, if set, must be the stored one (else ABORTED). Apply: only what the caller owns.
+	// Create: with a name, or generate_name.
 	Object  *PersistentVolume
 	Options *v1.WriteOptions
 }
@@ -4016,7 +4072,7 @@ func (b0 PersistentVolumeWriteRequest_builder) Build() *PersistentVolumeWriteReq
 	return m0
 }
 
-// PersistentVolumeWatchResponse is one batch of a watch on PersistentVolumes; it is wire-compatible with dhow.meta.v1.WatchResponse, which specifies it.
+// PersistentVolumeWatchResponse is one batch of a watch on PersistentVolumes: a dhow.meta.v1.WatchResponse with typed objects.
 type PersistentVolumeWatchResponse struct {
 	state               protoimpl.MessageState                   `protogen:"opaque.v1"`
 	xxx_hidden_Changes  *[]*PersistentVolumeWatchResponse_Change `protobuf:"bytes,1,rep,name=changes,proto3"`
@@ -4118,7 +4174,7 @@ func (b0 PersistentVolumeWatchResponse_builder) Build() *PersistentVolumeWatchRe
 	return m0
 }
 
-// Change is one change of one PersistentVolume.
+// Change is one change of one PersistentVolume; its fields are those of dhow.meta.v1.ObjectChange.
 type PersistentVolumeWatchResponse_Change struct {
 	state                  protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Type        v1.EventType           `protobuf:"varint,1,opt,name=type,proto3,enum=dhow.meta.v1.EventType"`

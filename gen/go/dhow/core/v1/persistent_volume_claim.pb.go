@@ -21,6 +21,7 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// PersistentVolumeClaim asks for storage; it is bound to one PersistentVolume, and pods use that through it.
 type PersistentVolumeClaim struct {
 	state               protoimpl.MessageState       `protogen:"opaque.v1"`
 	xxx_hidden_Metadata *v1.ObjectMeta               `protobuf:"bytes,1,opt,name=metadata,proto3,oneof"`
@@ -175,6 +176,7 @@ func (b0 PersistentVolumeClaim_builder) Build() *PersistentVolumeClaim {
 	return m0
 }
 
+// PersistentVolumeClaimSpec is what is asked for.
 type PersistentVolumeClaimSpec struct {
 	state                                protoimpl.MessageState      `protogen:"opaque.v1"`
 	xxx_hidden_AccessModes               []string                    `protobuf:"bytes,1,rep,name=access_modes,json=accessModes,proto3"`
@@ -427,14 +429,23 @@ func (x *PersistentVolumeClaimSpec) ClearVolumeAttributesClassName() {
 type PersistentVolumeClaimSpec_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
-	AccessModes               []string
-	Selector                  *v1.LabelSelector
-	Resources                 *VolumeResourceRequirements
-	VolumeName                *string
-	StorageClassName          *string
-	VolumeMode                *string
-	DataSource                *TypedLocalObjectReference
-	DataSourceRef             *TypedObjectReference
+	// As in PersistentVolumeSpec; the volume must have all.
+	AccessModes []string
+	// Volumes by label; such claims are not provisioned for.
+	Selector *v1.LabelSelector
+	// The key `storage` of requests is the least size; it may grow later.
+	Resources *VolumeResourceRequirements
+	// The volume that the claim is bound to. Set by the binder, or beforehand to ask for one.
+	VolumeName *string
+	// Unset: the default class. Empty: no class, thus no provisioning.
+	StorageClassName *string
+	// `Filesystem` (default) or `Block`.
+	VolumeMode *string
+	// A snapshot or claim to fill the volume from. Same as data_source_ref where that is in the same namespace.
+	DataSource *TypedLocalObjectReference
+	// Any object that a populator knows to fill the volume from.
+	DataSourceRef *TypedObjectReference
+	// May change later: the driver then changes the volume.
 	VolumeAttributesClassName *string
 }
 
@@ -466,6 +477,7 @@ func (b0 PersistentVolumeClaimSpec_builder) Build() *PersistentVolumeClaimSpec {
 	return m0
 }
 
+// PersistentVolumeClaimStatus is what became of a claim.
 type PersistentVolumeClaimStatus struct {
 	state                                       protoimpl.MessageState             `protogen:"opaque.v1"`
 	xxx_hidden_Phase                            *string                            `protobuf:"bytes,1,opt,name=phase,proto3,oneof"`
@@ -643,11 +655,16 @@ func (x *PersistentVolumeClaimStatus) ClearModifyVolumeStatus() {
 type PersistentVolumeClaimStatus_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
-	Phase                            *string
-	AccessModes                      []string
-	Capacity                         map[string]*v1.Quantity
-	Conditions                       []*PersistentVolumeClaimCondition
-	AllocatedResources               map[string]*v1.Quantity
+	// `Pending`, `Bound`, or `Lost`: the volume has vanished.
+	Phase       *string
+	AccessModes []string
+	// What the volume has.
+	Capacity map[string]*v1.Quantity
+	// Among others `Resizing` and `FileSystemResizePending`.
+	Conditions []*PersistentVolumeClaimCondition
+	// The size that is being grown to, counted by quotas.
+	AllocatedResources map[string]*v1.Quantity
+	// How far growing is, by resource; for example `NodeResizePending`.
 	AllocatedResourceStatuses        map[string]string
 	CurrentVolumeAttributesClassName *string
 	ModifyVolumeStatus               *ModifyVolumeStatus
@@ -674,6 +691,7 @@ func (b0 PersistentVolumeClaimStatus_builder) Build() *PersistentVolumeClaimStat
 	return m0
 }
 
+// PersistentVolumeClaimCondition is one statement about a claim.
 type PersistentVolumeClaimCondition struct {
 	state                         protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Type               *string                `protobuf:"bytes,1,opt,name=type,proto3,oneof"`
@@ -901,6 +919,7 @@ func (b0 PersistentVolumeClaimCondition_builder) Build() *PersistentVolumeClaimC
 	return m0
 }
 
+// ModifyVolumeStatus is how far a change of the attributes class is.
 type ModifyVolumeStatus struct {
 	state                                      protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_TargetVolumeAttributesClassName *string                `protobuf:"bytes,1,opt,name=target_volume_attributes_class_name,json=targetVolumeAttributesClassName,proto3,oneof"`
@@ -994,7 +1013,8 @@ type ModifyVolumeStatus_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
 	TargetVolumeAttributesClassName *string
-	Status                          *string
+	// `Pending`, `InProgress` or `Infeasible`.
+	Status *string
 }
 
 func (b0 ModifyVolumeStatus_builder) Build() *ModifyVolumeStatus {
@@ -1012,6 +1032,7 @@ func (b0 ModifyVolumeStatus_builder) Build() *ModifyVolumeStatus {
 	return m0
 }
 
+// PersistentVolumeClaimList is one piece of a list of PersistentVolumeClaim objects, or one page of it over REST.
 type PersistentVolumeClaimList struct {
 	state               protoimpl.MessageState    `protogen:"opaque.v1"`
 	xxx_hidden_Metadata *v1.ListMeta              `protobuf:"bytes,1,opt,name=metadata,proto3,oneof"`
@@ -1096,6 +1117,7 @@ func (b0 PersistentVolumeClaimList_builder) Build() *PersistentVolumeClaimList {
 	return m0
 }
 
+// PersistentVolumeClaimTemplate is what a pod's own claim is made from.
 type PersistentVolumeClaimTemplate struct {
 	state               protoimpl.MessageState     `protogen:"opaque.v1"`
 	xxx_hidden_Metadata *v1.ObjectMeta             `protobuf:"bytes,1,opt,name=metadata,proto3,oneof"`
@@ -1189,7 +1211,7 @@ func (b0 PersistentVolumeClaimTemplate_builder) Build() *PersistentVolumeClaimTe
 	return m0
 }
 
-// PersistentVolumeClaimWriteRequest carries a PersistentVolumeClaim to Create, Update or Apply.
+// PersistentVolumeClaimWriteRequest carries a PersistentVolumeClaim to Create, Update or Apply; on the wire it is dhow.meta.v1.ObjectWriteRequest.
 type PersistentVolumeClaimWriteRequest struct {
 	state              protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Object  *PersistentVolumeClaim `protobuf:"bytes,1,opt,name=object,proto3"`
@@ -1270,6 +1292,8 @@ func (x *PersistentVolumeClaimWriteRequest) ClearOptions() {
 type PersistentVolumeClaimWriteRequest_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
+	// Update: the whole object; metadata.resource_version, if set, must be the stored one (else ABORTED). Apply: only what the caller owns.
+	// Create: with a name, or generate_name.
 	Object  *PersistentVolumeClaim
 	Options *v1.WriteOptions
 }
@@ -1283,7 +1307,7 @@ func (b0 PersistentVolumeClaimWriteRequest_builder) Build() *PersistentVolumeCla
 	return m0
 }
 
-// PersistentVolumeClaimWatchResponse is one batch of a watch on PersistentVolumeClaims; it is wire-compatible with dhow.meta.v1.WatchResponse, which specifies it.
+// PersistentVolumeClaimWatchResponse is one batch of a watch on PersistentVolumeClaims: a dhow.meta.v1.WatchResponse with typed objects.
 type PersistentVolumeClaimWatchResponse struct {
 	state               protoimpl.MessageState                        `protogen:"opaque.v1"`
 	xxx_hidden_Changes  *[]*PersistentVolumeClaimWatchResponse_Change `protobuf:"bytes,1,rep,name=changes,proto3"`
@@ -1385,7 +1409,7 @@ func (b0 PersistentVolumeClaimWatchResponse_builder) Build() *PersistentVolumeCl
 	return m0
 }
 
-// Change is one change of one PersistentVolumeClaim.
+// Change is one change of one PersistentVolumeClaim; its fields are those of dhow.meta.v1.ObjectChange.
 type PersistentVolumeClaimWatchResponse_Change struct {
 	state                  protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Type        v1.EventType           `protobuf:"varint,1,opt,name=type,proto3,enum=dhow.meta.v1.EventType"`

@@ -21,6 +21,7 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// Pod is a set of containers that run together on one node, with one address and shared volumes.
 type Pod struct {
 	state               protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Metadata *v1.ObjectMeta         `protobuf:"bytes,1,opt,name=metadata,proto3,oneof"`
@@ -175,6 +176,8 @@ func (b0 Pod_builder) Build() *Pod {
 	return m0
 }
 
+// PodSpec is what is to run. Once created, almost nothing of it changes: images, tolerations (added), the deadline, and through subresources
+// node, resources and ephemeral containers.
 type PodSpec struct {
 	state                                    protoimpl.MessageState       `protogen:"opaque.v1"`
 	xxx_hidden_Volumes                       *[]*Volume                   `protobuf:"bytes,1,rep,name=volumes,proto3"`
@@ -1138,48 +1141,80 @@ func (x *PodSpec) ClearSchedulingGroup() {
 type PodSpec_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
-	Volumes                       []*Volume
-	InitContainers                []*Container
-	Containers                    []*Container
-	EphemeralContainers           []*EphemeralContainer
-	RestartPolicy                 *string
+	Volumes []*Volume
+	// Run to their end one after the other before containers start; those with restart policy `Always` stay, as sidecars.
+	InitContainers []*Container
+	// At least one.
+	Containers          []*Container
+	EphemeralContainers []*EphemeralContainer
+	// `Always` (default), `OnFailure` or `Never`, for containers without one of their own.
+	RestartPolicy *string
+	// Time from the stop signal until the kill. Default: 30.
 	TerminationGracePeriodSeconds *int64
-	ActiveDeadlineSeconds         *int64
-	DnsPolicy                     *string
-	NodeSelector                  map[string]string
-	ServiceAccountName            *string
-	ServiceAccount                *string
-	AutomountServiceAccountToken  *bool
-	NodeName                      *string
-	HostNetwork                   *bool
-	HostPid                       *bool
-	HostIpc                       *bool
-	ShareProcessNamespace         *bool
-	SecurityContext               *PodSecurityContext
-	ImagePullSecrets              []*LocalObjectReference
-	Hostname                      *string
-	Subdomain                     *string
-	Affinity                      *Affinity
-	SchedulerName                 *string
-	Tolerations                   []*Toleration
-	HostAliases                   []*HostAlias
-	PriorityClassName             *string
-	Priority                      *int32
-	DnsConfig                     *PodDNSConfig
-	ReadinessGates                []*PodReadinessGate
-	RuntimeClassName              *string
-	EnableServiceLinks            *bool
-	PreemptionPolicy              *string
-	Overhead                      map[string]*v1.Quantity
-	TopologySpreadConstraints     []*TopologySpreadConstraint
-	SetHostnameAsFqdn             *bool
-	Os                            *PodOS
-	HostUsers                     *bool
-	SchedulingGates               []*PodSchedulingGate
-	ResourceClaims                []*PodResourceClaim
-	Resources                     *ResourceRequirements
-	HostnameOverride              *string
-	SchedulingGroup               *PodSchedulingGroup
+	// The pod fails when it has been on its node for so long.
+	ActiveDeadlineSeconds *int64
+	// `ClusterFirst` (default), `ClusterFirstWithHostNet`, `Default` (the node's) or `None` (dns_config alone).
+	DnsPolicy *string
+	// The node must have these labels.
+	NodeSelector map[string]string
+	// Default: `default`.
+	ServiceAccountName *string
+	// Older name of the same, kept equal by the server.
+	ServiceAccount *string
+	// Unset: as the service account says.
+	AutomountServiceAccountToken *bool
+	// Where the pod runs. Set by binding; a pod created with it skips the scheduler.
+	NodeName *string
+	// In the node's network namespace; host ports then equal container ports.
+	HostNetwork *bool
+	HostPid     *bool
+	HostIpc     *bool
+	// One process namespace for all containers.
+	ShareProcessNamespace *bool
+	// Defaults for all containers, and what belongs to the pod as a whole.
+	SecurityContext *PodSecurityContext
+	// Credentials for registries.
+	ImagePullSecrets []*LocalObjectReference
+	// Default: the pod's name.
+	Hostname *string
+	// The pod's DNS name is then HOSTNAME.SUBDOMAIN.NAMESPACE.svc and the cluster's domain, if a headless Service has the name.
+	Subdomain *string
+	Affinity  *Affinity
+	// Default: `default-scheduler`.
+	SchedulerName     *string
+	Tolerations       []*Toleration
+	HostAliases       []*HostAlias
+	PriorityClassName *string
+	// Filled from priority_class_name at creation. Higher is placed first and may preempt.
+	Priority  *int32
+	DnsConfig *PodDNSConfig
+	// The pod is ready only while these conditions are True as well.
+	ReadinessGates []*PodReadinessGate
+	// Unset: the node's default handler.
+	RuntimeClassName *string
+	// Whether containers get a variable for each Service of the namespace. Default: true.
+	EnableServiceLinks *bool
+	// `PreemptLowerPriority` (default) or `Never`. Filled from the priority class.
+	PreemptionPolicy *string
+	// What the pod costs beside its containers. Filled from the runtime class.
+	Overhead                  map[string]*v1.Quantity
+	TopologySpreadConstraints []*TopologySpreadConstraint
+	// The hostname is the whole DNS name.
+	SetHostnameAsFqdn *bool
+	// Some fields are only allowed for one system.
+	Os *PodOS
+	// False gives the pod a user namespace of its own. Default: true.
+	HostUsers *bool
+	// Not scheduled while any is left. May only be removed once the pod exists.
+	SchedulingGates []*PodSchedulingGate
+	// Devices that must be allocated before the pod starts.
+	ResourceClaims []*PodResourceClaim
+	// For all containers together: `cpu`, `memory` and huge pages.
+	Resources *ResourceRequirements
+	// The hostname as it stands, instead of hostname and subdomain.
+	HostnameOverride *string
+	// The group of pods that it is scheduled with.
+	SchedulingGroup *PodSchedulingGroup
 }
 
 func (b0 PodSpec_builder) Build() *PodSpec {
@@ -1300,6 +1335,7 @@ func (b0 PodSpec_builder) Build() *PodSpec {
 	return m0
 }
 
+// PodSecurityContext is what all containers of a pod run as, unless they say otherwise.
 type PodSecurityContext struct {
 	state                               protoimpl.MessageState         `protogen:"opaque.v1"`
 	xxx_hidden_SeLinuxOptions           *SELinuxOptions                `protobuf:"bytes,1,opt,name=se_linux_options,json=seLinuxOptions,proto3,oneof"`
@@ -1638,19 +1674,25 @@ func (x *PodSecurityContext) ClearSeLinuxChangePolicy() {
 type PodSecurityContext_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
-	SeLinuxOptions           *SELinuxOptions
-	WindowsOptions           *WindowsSecurityContextOptions
-	RunAsUser                *int64
-	RunAsGroup               *int64
-	RunAsNonRoot             *bool
-	SupplementalGroups       []int64
+	SeLinuxOptions *SELinuxOptions
+	WindowsOptions *WindowsSecurityContextOptions
+	RunAsUser      *int64
+	RunAsGroup     *int64
+	// The agent does not start a container as user 0.
+	RunAsNonRoot *bool
+	// Further groups of the first process.
+	SupplementalGroups []int64
+	// `Merge` (default): also those that the image's /etc/group gives the user. `Strict`: not.
 	SupplementalGroupsPolicy *string
-	FsGroup                  *int64
-	Sysctls                  []*Sysctl
-	FsGroupChangePolicy      *string
-	SeccompProfile           *SeccompProfile
-	AppArmorProfile          *AppArmorProfile
-	SeLinuxChangePolicy      *string
+	// Owner of volumes that support it, and a further group of all processes.
+	FsGroup *int64
+	Sysctls []*Sysctl
+	// `Always` (default), or `OnRootMismatch`: ownership is changed only if that of the volume's root differs.
+	FsGroupChangePolicy *string
+	SeccompProfile      *SeccompProfile
+	AppArmorProfile     *AppArmorProfile
+	// `MountOption` (default where possible) or `Recursive`: how volumes get their label.
+	SeLinuxChangePolicy *string
 }
 
 func (b0 PodSecurityContext_builder) Build() *PodSecurityContext {
@@ -1694,6 +1736,7 @@ func (b0 PodSecurityContext_builder) Build() *PodSecurityContext {
 	return m0
 }
 
+// Sysctl is a kernel parameter of the pod's namespaces.
 type Sysctl struct {
 	state                  protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Name        *string                `protobuf:"bytes,1,opt,name=name,proto3,oneof"`
@@ -1805,6 +1848,7 @@ func (b0 Sysctl_builder) Build() *Sysctl {
 	return m0
 }
 
+// HostAlias is a line of the pod's /etc/hosts.
 type HostAlias struct {
 	state                  protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Ip          *string                `protobuf:"bytes,1,opt,name=ip,proto3,oneof"`
@@ -1897,6 +1941,7 @@ func (b0 HostAlias_builder) Build() *HostAlias {
 	return m0
 }
 
+// PodDNSConfig adds to what dns_policy gives; duplicates are dropped.
 type PodDNSConfig struct {
 	state                  protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Nameservers []string               `protobuf:"bytes,1,rep,name=nameservers,proto3"`
@@ -1984,6 +2029,7 @@ func (b0 PodDNSConfig_builder) Build() *PodDNSConfig {
 	return m0
 }
 
+// PodDNSConfigOption is one resolver option, for example `ndots`.
 type PodDNSConfigOption struct {
 	state                  protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Name        *string                `protobuf:"bytes,1,opt,name=name,proto3,oneof"`
@@ -2095,6 +2141,7 @@ func (b0 PodDNSConfigOption_builder) Build() *PodDNSConfigOption {
 	return m0
 }
 
+// PodReadinessGate is a condition that someone else sets on the pod.
 type PodReadinessGate struct {
 	state                    protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_ConditionType *string                `protobuf:"bytes,1,opt,name=condition_type,json=conditionType,proto3,oneof"`
@@ -2173,6 +2220,7 @@ func (b0 PodReadinessGate_builder) Build() *PodReadinessGate {
 	return m0
 }
 
+// PodOS is the operating system that a pod is for.
 type PodOS struct {
 	state                  protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Name        *string                `protobuf:"bytes,1,opt,name=name,proto3,oneof"`
@@ -2237,6 +2285,7 @@ func (x *PodOS) ClearName() {
 type PodOS_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
+	// `linux` or `windows`.
 	Name *string
 }
 
@@ -2251,6 +2300,7 @@ func (b0 PodOS_builder) Build() *PodOS {
 	return m0
 }
 
+// PodSchedulingGate is a reason not to schedule a pod yet.
 type PodSchedulingGate struct {
 	state                  protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Name        *string                `protobuf:"bytes,1,opt,name=name,proto3,oneof"`
@@ -2329,6 +2379,7 @@ func (b0 PodSchedulingGate_builder) Build() *PodSchedulingGate {
 	return m0
 }
 
+// PodResourceClaim is a claim of devices under the name that containers use; exactly one of the other fields is set.
 type PodResourceClaim struct {
 	state                                protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Name                      *string                `protobuf:"bytes,1,opt,name=name,proto3,oneof"`
@@ -2473,6 +2524,7 @@ func (b0 PodResourceClaim_builder) Build() *PodResourceClaim {
 	return m0
 }
 
+// PodSchedulingGroup names the group that a pod is scheduled with.
 type PodSchedulingGroup struct {
 	state                   protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_PodGroupName *string                `protobuf:"bytes,1,opt,name=pod_group_name,json=podGroupName,proto3,oneof"`
@@ -2551,6 +2603,7 @@ func (b0 PodSchedulingGroup_builder) Build() *PodSchedulingGroup {
 	return m0
 }
 
+// PodStatus is what the agent, and before it the scheduler, observed.
 type PodStatus struct {
 	state                                           protoimpl.MessageState                 `protogen:"opaque.v1"`
 	xxx_hidden_ObservedGeneration                   int64                                  `protobuf:"varint,17,opt,name=observed_generation,json=observedGeneration,proto3,oneof"`
@@ -3029,25 +3082,38 @@ func (x *PodStatus) ClearResources() {
 type PodStatus_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
-	ObservedGeneration                   *int64
-	Phase                                *string
-	Conditions                           []*PodCondition
-	Message                              *string
-	Reason                               *string
-	NominatedNodeName                    *string
-	HostIp                               *string
-	HostIps                              []*HostIP
-	PodIp                                *string
-	PodIps                               []*PodIP
-	StartTime                            *v1.Time
-	InitContainerStatuses                []*ContainerStatus
-	ContainerStatuses                    []*ContainerStatus
-	QosClass                             *string
-	EphemeralContainerStatuses           []*ContainerStatus
-	Resize                               *string
-	ResourceClaimStatuses                []*PodResourceClaimStatus
-	ExtendedResourceClaimStatus          *PodExtendedResourceClaimStatus
-	AllocatedResources                   map[string]*v1.Quantity
+	// The metadata.generation that this is for.
+	ObservedGeneration *int64
+	// `Pending`, `Running`, `Succeeded`, `Failed`, or `Unknown`. Containers and conditions say more.
+	Phase      *string
+	Conditions []*PodCondition
+	// Why the pod is in this phase, for people.
+	Message *string
+	// Why, in one word, for example `Evicted`.
+	Reason *string
+	// The node on which the scheduler makes room for the pod by preemption.
+	NominatedNodeName *string
+	HostIp            *string
+	HostIps           []*HostIP
+	// The first of pod_ips.
+	PodIp *string
+	// At most one of each family.
+	PodIps []*PodIP
+	// When the agent took the pod, before any image was pulled.
+	StartTime             *v1.Time
+	InitContainerStatuses []*ContainerStatus
+	ContainerStatuses     []*ContainerStatus
+	// `Guaranteed`, `Burstable` or `BestEffort`, by the containers' resources. Set by the server at creation.
+	QosClass                   *string
+	EphemeralContainerStatuses []*ContainerStatus
+	// `Proposed`, `InProgress`, `Deferred` or `Infeasible`; superseded by the conditions PodResizePending and PodResizeInProgress.
+	Resize *string
+	// The claims made for resource_claims.
+	ResourceClaimStatuses       []*PodResourceClaimStatus
+	ExtendedResourceClaimStatus *PodExtendedResourceClaimStatus
+	// What the node has set aside for the pod.
+	AllocatedResources map[string]*v1.Quantity
+	// What is in force for the pod as a whole.
 	Resources                            *ResourceRequirements
 	NodeAllocatableResourceClaimStatuses []*NodeAllocatableResourceClaimStatus
 }
@@ -3107,6 +3173,7 @@ func (b0 PodStatus_builder) Build() *PodStatus {
 	return m0
 }
 
+// PodCondition is one statement about a pod.
 type PodCondition struct {
 	state                         protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Type               *string                `protobuf:"bytes,1,opt,name=type,proto3,oneof"`
@@ -3326,8 +3393,11 @@ func (x *PodCondition) ClearMessage() {
 type PodCondition_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
-	Type               *string
+	// For example `PodScheduled`, `Initialized`, `ContainersReady`, `Ready`, `DisruptionTarget`.
+	Type *string
+	// The metadata.generation that this is for.
 	ObservedGeneration *int64
+	// `True`, `False` or `Unknown`.
 	Status             *string
 	LastProbeTime      *v1.Time
 	LastTransitionTime *v1.Time
@@ -3364,6 +3434,7 @@ func (b0 PodCondition_builder) Build() *PodCondition {
 	return m0
 }
 
+// HostIP is one address of the pod's node.
 type HostIP struct {
 	state                  protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Ip          *string                `protobuf:"bytes,1,opt,name=ip,proto3,oneof"`
@@ -3442,6 +3513,7 @@ func (b0 HostIP_builder) Build() *HostIP {
 	return m0
 }
 
+// PodIP is one address of a pod.
 type PodIP struct {
 	state                  protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Ip          *string                `protobuf:"bytes,1,opt,name=ip,proto3,oneof"`
@@ -3520,6 +3592,7 @@ func (b0 PodIP_builder) Build() *PodIP {
 	return m0
 }
 
+// ContainerStatus is what became of a container.
 type ContainerStatus struct {
 	state                               protoimpl.MessageState  `protogen:"opaque.v1"`
 	xxx_hidden_Name                     *string                 `protobuf:"bytes,1,opt,name=name,proto3,oneof"`
@@ -3903,21 +3976,31 @@ func (x *ContainerStatus) ClearStopSignal() {
 type ContainerStatus_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
-	Name                     *string
-	State                    *ContainerState
-	LastState                *ContainerState
-	Ready                    *bool
-	RestartCount             *int32
-	Image                    *string
-	ImageId                  *string
-	ContainerId              *string
-	Started                  *bool
-	AllocatedResources       map[string]*v1.Quantity
-	Resources                *ResourceRequirements
-	VolumeMounts             []*VolumeMountStatus
-	User                     *ContainerUser
+	Name  *string
+	State *ContainerState
+	// How the run before this one ended.
+	LastState *ContainerState
+	// Running, and its readiness probe does not fail.
+	Ready        *bool
+	RestartCount *int32
+	// The image that runs, which can differ from the one asked for.
+	Image *string
+	// By digest.
+	ImageId *string
+	// With the runtime's name, for example `containerd://...`.
+	ContainerId *string
+	// The startup probe has succeeded, or there is none and it runs.
+	Started *bool
+	// What the node has set aside.
+	AllocatedResources map[string]*v1.Quantity
+	// What is in force.
+	Resources    *ResourceRequirements
+	VolumeMounts []*VolumeMountStatus
+	User         *ContainerUser
+	// The health of the devices it has.
 	AllocatedResourcesStatus []*ResourceStatus
-	StopSignal               *string
+	// The signal in force.
+	StopSignal *string
 }
 
 func (b0 ContainerStatus_builder) Build() *ContainerStatus {
@@ -3966,6 +4049,7 @@ func (b0 ContainerStatus_builder) Build() *ContainerStatus {
 	return m0
 }
 
+// ContainerState is the state of a container; at most one field is set, none is waiting.
 type ContainerState struct {
 	state                 protoimpl.MessageState    `protogen:"opaque.v1"`
 	xxx_hidden_Waiting    *ContainerStateWaiting    `protobuf:"bytes,1,opt,name=waiting,proto3,oneof"`
@@ -4084,6 +4168,7 @@ func (b0 ContainerState_builder) Build() *ContainerState {
 	return m0
 }
 
+// ContainerStateWaiting is a container that does not run yet.
 type ContainerStateWaiting struct {
 	state                  protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Reason      *string                `protobuf:"bytes,1,opt,name=reason,proto3,oneof"`
@@ -4176,6 +4261,7 @@ func (x *ContainerStateWaiting) ClearMessage() {
 type ContainerStateWaiting_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
+	// One word, for example `ContainerCreating`, `ImagePullBackOff`, `CrashLoopBackOff`.
 	Reason  *string
 	Message *string
 }
@@ -4195,6 +4281,7 @@ func (b0 ContainerStateWaiting_builder) Build() *ContainerStateWaiting {
 	return m0
 }
 
+// ContainerStateRunning is a container that runs.
 type ContainerStateRunning struct {
 	state                protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_StartedAt *v1.Time               `protobuf:"bytes,1,opt,name=started_at,json=startedAt,proto3,oneof"`
@@ -4263,6 +4350,7 @@ func (b0 ContainerStateRunning_builder) Build() *ContainerStateRunning {
 	return m0
 }
 
+// ContainerStateTerminated is a container that has ended.
 type ContainerStateTerminated struct {
 	state                  protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_ExitCode    int32                  `protobuf:"varint,1,opt,name=exit_code,json=exitCode,proto3,oneof"`
@@ -4479,9 +4567,12 @@ func (x *ContainerStateTerminated) ClearContainerId() {
 type ContainerStateTerminated_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
-	ExitCode    *int32
-	Signal      *int32
-	Reason      *string
+	ExitCode *int32
+	// The signal that ended it, or 0.
+	Signal *int32
+	// One word, for example `Completed`, `Error`, `OOMKilled`.
+	Reason *string
+	// What it left in its termination_message_path.
 	Message     *string
 	StartedAt   *v1.Time
 	FinishedAt  *v1.Time
@@ -4517,6 +4608,7 @@ func (b0 ContainerStateTerminated_builder) Build() *ContainerStateTerminated {
 	return m0
 }
 
+// VolumeMountStatus is how a volume was mounted in the end.
 type VolumeMountStatus struct {
 	state                        protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Name              *string                `protobuf:"bytes,1,opt,name=name,proto3,oneof"`
@@ -4685,9 +4777,10 @@ func (x *VolumeMountStatus) ClearVolumeStatus() {
 type VolumeMountStatus_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
-	Name              *string
-	MountPath         *string
-	ReadOnly          *bool
+	Name      *string
+	MountPath *string
+	ReadOnly  *bool
+	// `Disabled` or `Enabled`; IfPossible was decided.
 	RecursiveReadOnly *string
 	VolumeStatus      *VolumeStatus
 }
@@ -4716,6 +4809,7 @@ func (b0 VolumeMountStatus_builder) Build() *VolumeMountStatus {
 	return m0
 }
 
+// VolumeStatus is what is known of a mounted volume; the field that fits it is set.
 type VolumeStatus struct {
 	state            protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Image *ImageVolumeStatus     `protobuf:"bytes,1,opt,name=image,proto3,oneof"`
@@ -4784,6 +4878,7 @@ func (b0 VolumeStatus_builder) Build() *VolumeStatus {
 	return m0
 }
 
+// ImageVolumeStatus is the image that was mounted.
 type ImageVolumeStatus struct {
 	state                  protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_ImageRef    *string                `protobuf:"bytes,1,opt,name=image_ref,json=imageRef,proto3,oneof"`
@@ -4848,6 +4943,7 @@ func (x *ImageVolumeStatus) ClearImageRef() {
 type ImageVolumeStatus_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
+	// By digest.
 	ImageRef *string
 }
 
@@ -4862,6 +4958,7 @@ func (b0 ImageVolumeStatus_builder) Build() *ImageVolumeStatus {
 	return m0
 }
 
+// ContainerUser is who the first process was started as.
 type ContainerUser struct {
 	state            protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Linux *LinuxContainerUser    `protobuf:"bytes,1,opt,name=linux,proto3,oneof"`
@@ -4930,6 +5027,7 @@ func (b0 ContainerUser_builder) Build() *ContainerUser {
 	return m0
 }
 
+// LinuxContainerUser is user and groups; a process with the right to can change them later.
 type LinuxContainerUser struct {
 	state                         protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Uid                int64                  `protobuf:"varint,1,opt,name=uid,proto3,oneof"`
@@ -5049,6 +5147,7 @@ func (b0 LinuxContainerUser_builder) Build() *LinuxContainerUser {
 	return m0
 }
 
+// ResourceStatus is the health of the units of one resource that a container has.
 type ResourceStatus struct {
 	state                  protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Name        *string                `protobuf:"bytes,1,opt,name=name,proto3,oneof"`
@@ -5127,6 +5226,7 @@ func (x *ResourceStatus) ClearName() {
 type ResourceStatus_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
+	// `claim:NAME/REQUEST`, or the resource's name.
 	Name      *string
 	Resources []*ResourceHealth
 }
@@ -5143,6 +5243,7 @@ func (b0 ResourceStatus_builder) Build() *ResourceStatus {
 	return m0
 }
 
+// ResourceHealth is the health of one unit, such as a device.
 type ResourceHealth struct {
 	state                  protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_ResourceId  *string                `protobuf:"bytes,1,opt,name=resource_id,json=resourceID,proto3,oneof"`
@@ -5264,8 +5365,9 @@ type ResourceHealth_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
 	ResourceId *string
-	Health     *string
-	Message    *string
+	// `Healthy`, `Unhealthy` or `Unknown`.
+	Health  *string
+	Message *string
 }
 
 func (b0 ResourceHealth_builder) Build() *ResourceHealth {
@@ -5287,6 +5389,7 @@ func (b0 ResourceHealth_builder) Build() *ResourceHealth {
 	return m0
 }
 
+// PodResourceClaimStatus is the claim that was made for an entry of resource_claims.
 type PodResourceClaimStatus struct {
 	state                        protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Name              *string                `protobuf:"bytes,1,opt,name=name,proto3,oneof"`
@@ -5379,7 +5482,8 @@ func (x *PodResourceClaimStatus) ClearResourceClaimName() {
 type PodResourceClaimStatus_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
-	Name              *string
+	Name *string
+	// Unset: no claim is needed.
 	ResourceClaimName *string
 }
 
@@ -5398,6 +5502,7 @@ func (b0 PodResourceClaimStatus_builder) Build() *PodResourceClaimStatus {
 	return m0
 }
 
+// PodExtendedResourceClaimStatus is the claim that the scheduler made for extended resources which devices serve.
 type PodExtendedResourceClaimStatus struct {
 	state                        protoimpl.MessageState               `protogen:"opaque.v1"`
 	xxx_hidden_RequestMappings   *[]*ContainerExtendedResourceRequest `protobuf:"bytes,1,rep,name=request_mappings,json=requestMappings,proto3"`
@@ -5492,6 +5597,7 @@ func (b0 PodExtendedResourceClaimStatus_builder) Build() *PodExtendedResourceCla
 	return m0
 }
 
+// ContainerExtendedResourceRequest says which request of the claim serves which resource of which container.
 type ContainerExtendedResourceRequest struct {
 	state                    protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_ContainerName *string                `protobuf:"bytes,1,opt,name=container_name,json=containerName,proto3,oneof"`
@@ -5636,6 +5742,7 @@ func (b0 ContainerExtendedResourceRequest_builder) Build() *ContainerExtendedRes
 	return m0
 }
 
+// NodeAllocatableResourceClaimStatus is the node's own resources, such as memory, that a claim of the pod takes.
 type NodeAllocatableResourceClaimStatus struct {
 	state                        protoimpl.MessageState  `protogen:"opaque.v1"`
 	xxx_hidden_ResourceClaimName *string                 `protobuf:"bytes,1,opt,name=resource_claim_name,json=resourceClaimName,proto3,oneof"`
@@ -5742,6 +5849,7 @@ func (b0 NodeAllocatableResourceClaimStatus_builder) Build() *NodeAllocatableRes
 	return m0
 }
 
+// PodList is one piece of a list of Pod objects, or one page of it over REST.
 type PodList struct {
 	state               protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Metadata *v1.ListMeta           `protobuf:"bytes,1,opt,name=metadata,proto3,oneof"`
@@ -5826,6 +5934,7 @@ func (b0 PodList_builder) Build() *PodList {
 	return m0
 }
 
+// PodStatusResult is a pod's status by itself.
 type PodStatusResult struct {
 	state               protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Metadata *v1.ObjectMeta         `protobuf:"bytes,1,opt,name=metadata,proto3,oneof"`
@@ -5919,7 +6028,7 @@ func (b0 PodStatusResult_builder) Build() *PodStatusResult {
 	return m0
 }
 
-// PodWriteRequest carries a Pod to Create, Update or Apply.
+// PodWriteRequest carries a Pod to Create, Update or Apply; on the wire it is dhow.meta.v1.ObjectWriteRequest.
 type PodWriteRequest struct {
 	state              protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Object  *Pod                   `protobuf:"bytes,1,opt,name=object,proto3"`
@@ -6000,6 +6109,8 @@ func (x *PodWriteRequest) ClearOptions() {
 type PodWriteRequest_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
+	// Update: the whole object; metadata.resource_version, if set, must be the stored one (else ABORTED). Apply: only what the caller owns.
+	// Create: with a name, or generate_name.
 	Object  *Pod
 	Options *v1.WriteOptions
 }
@@ -6013,7 +6124,7 @@ func (b0 PodWriteRequest_builder) Build() *PodWriteRequest {
 	return m0
 }
 
-// PodWatchResponse is one batch of a watch on Pods; it is wire-compatible with dhow.meta.v1.WatchResponse, which specifies it.
+// PodWatchResponse is one batch of a watch on Pods: a dhow.meta.v1.WatchResponse with typed objects.
 type PodWatchResponse struct {
 	state               protoimpl.MessageState      `protogen:"opaque.v1"`
 	xxx_hidden_Changes  *[]*PodWatchResponse_Change `protobuf:"bytes,1,rep,name=changes,proto3"`
@@ -6115,7 +6226,7 @@ func (b0 PodWatchResponse_builder) Build() *PodWatchResponse {
 	return m0
 }
 
-// Change is one change of one Pod.
+// Change is one change of one Pod; its fields are those of dhow.meta.v1.ObjectChange.
 type PodWatchResponse_Change struct {
 	state                  protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Type        v1.EventType           `protobuf:"varint,1,opt,name=type,proto3,enum=dhow.meta.v1.EventType"`

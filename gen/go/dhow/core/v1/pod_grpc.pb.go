@@ -38,17 +38,30 @@ const (
 //
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
-// Pods serves the pods resource. Every method needs the verb of its name on pods;
-// dhow.meta.v1 (requests.proto, watch.proto) specifies semantics, status codes and retries once for all kinds.
+// Pods serves the pods resource. Every method needs the verb of its name on it; dhow.meta.v1 (requests.proto, watch.proto) specifies
+// semantics, status codes and retries once for all kinds.
+//
+// Spec changes are bounded to what may change on an existing pod; spec.node_name is set by Bind. Delete marks a pod that has a node, and its
+// agent finishes; with grace_period_seconds 0 it is gone at once. Nodes see the pods that are bound to them, and write their status.
 type PodsClient interface {
+	// Get reads one object. NOT_FOUND. May be retried.
 	Get(ctx context.Context, in *v1.GetRequest, opts ...grpc.CallOption) (*Pod, error)
+	// List streams the pieces of one list, all of one revision. OUT_OF_RANGE: the page's revision is no longer kept. May be retried.
 	List(ctx context.Context, in *v1.ListRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[PodList], error)
+	// Watch streams the state, then every change. OUT_OF_RANGE: start over. UNAVAILABLE: resume after the last revision received.
 	Watch(ctx context.Context, in *v1.WatchRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[PodWatchResponse], error)
+	// Create stores a new object. ALREADY_EXISTS, INVALID_ARGUMENT. May be retried with a fixed name; with generate_name there may then be two.
 	Create(ctx context.Context, in *PodWriteRequest, opts ...grpc.CallOption) (*Pod, error)
+	// Update replaces all but status, which the subresource `status` writes. NOT_FOUND, ABORTED, INVALID_ARGUMENT. May be retried with a
+	// resource_version.
 	Update(ctx context.Context, in *PodWriteRequest, opts ...grpc.CallOption) (*Pod, error)
+	// Patch changes the object by a patch. NOT_FOUND, ABORTED, INVALID_ARGUMENT. Merge patches may be retried, JSON patches only with a test.
 	Patch(ctx context.Context, in *v1.PatchRequest, opts ...grpc.CallOption) (*Pod, error)
+	// Apply sets the fields that the caller owns, and creates the object if there is none. ABORTED: others own some of them. May be retried.
 	Apply(ctx context.Context, in *PodWriteRequest, opts ...grpc.CallOption) (*Pod, error)
+	// Delete deletes one object, at once or when its finalizers and grace period are over. NOT_FOUND, ABORTED. May be retried with a uid.
 	Delete(ctx context.Context, in *v1.DeleteRequest, opts ...grpc.CallOption) (*Pod, error)
+	// DeleteCollection deletes each object that a list would give. May be retried.
 	DeleteCollection(ctx context.Context, in *v1.DeleteCollectionRequest, opts ...grpc.CallOption) (*v1.DeleteCollectionResponse, error)
 	// Bind commits scheduling decisions, many in one call; each succeeds or fails by itself. Callers: the scheduler (verb create on pods/binding).
 	Bind(ctx context.Context, in *PodBindRequest, opts ...grpc.CallOption) (*PodBindResponse, error)
@@ -220,17 +233,30 @@ type Pods_ExecClient = grpc.BidiStreamingClient[PodExecRequest, PodExecResponse]
 // All implementations must embed UnimplementedPodsServer
 // for forward compatibility.
 //
-// Pods serves the pods resource. Every method needs the verb of its name on pods;
-// dhow.meta.v1 (requests.proto, watch.proto) specifies semantics, status codes and retries once for all kinds.
+// Pods serves the pods resource. Every method needs the verb of its name on it; dhow.meta.v1 (requests.proto, watch.proto) specifies
+// semantics, status codes and retries once for all kinds.
+//
+// Spec changes are bounded to what may change on an existing pod; spec.node_name is set by Bind. Delete marks a pod that has a node, and its
+// agent finishes; with grace_period_seconds 0 it is gone at once. Nodes see the pods that are bound to them, and write their status.
 type PodsServer interface {
+	// Get reads one object. NOT_FOUND. May be retried.
 	Get(context.Context, *v1.GetRequest) (*Pod, error)
+	// List streams the pieces of one list, all of one revision. OUT_OF_RANGE: the page's revision is no longer kept. May be retried.
 	List(*v1.ListRequest, grpc.ServerStreamingServer[PodList]) error
+	// Watch streams the state, then every change. OUT_OF_RANGE: start over. UNAVAILABLE: resume after the last revision received.
 	Watch(*v1.WatchRequest, grpc.ServerStreamingServer[PodWatchResponse]) error
+	// Create stores a new object. ALREADY_EXISTS, INVALID_ARGUMENT. May be retried with a fixed name; with generate_name there may then be two.
 	Create(context.Context, *PodWriteRequest) (*Pod, error)
+	// Update replaces all but status, which the subresource `status` writes. NOT_FOUND, ABORTED, INVALID_ARGUMENT. May be retried with a
+	// resource_version.
 	Update(context.Context, *PodWriteRequest) (*Pod, error)
+	// Patch changes the object by a patch. NOT_FOUND, ABORTED, INVALID_ARGUMENT. Merge patches may be retried, JSON patches only with a test.
 	Patch(context.Context, *v1.PatchRequest) (*Pod, error)
+	// Apply sets the fields that the caller owns, and creates the object if there is none. ABORTED: others own some of them. May be retried.
 	Apply(context.Context, *PodWriteRequest) (*Pod, error)
+	// Delete deletes one object, at once or when its finalizers and grace period are over. NOT_FOUND, ABORTED. May be retried with a uid.
 	Delete(context.Context, *v1.DeleteRequest) (*Pod, error)
+	// DeleteCollection deletes each object that a list would give. May be retried.
 	DeleteCollection(context.Context, *v1.DeleteCollectionRequest) (*v1.DeleteCollectionResponse, error)
 	// Bind commits scheduling decisions, many in one call; each succeeds or fails by itself. Callers: the scheduler (verb create on pods/binding).
 	Bind(context.Context, *PodBindRequest) (*PodBindResponse, error)

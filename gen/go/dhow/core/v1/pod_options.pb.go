@@ -21,6 +21,7 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// PodAttachOptions are the REST options of the subresource pods/attach.
 type PodAttachOptions struct {
 	state                  protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Stdin       bool                   `protobuf:"varint,1,opt,name=stdin,proto3,oneof"`
@@ -185,10 +186,13 @@ func (x *PodAttachOptions) ClearContainer() {
 type PodAttachOptions_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
-	Stdin     *bool
-	Stdout    *bool
-	Stderr    *bool
-	Tty       *bool
+	Stdin *bool
+	// Default: true.
+	Stdout *bool
+	// Default: true.
+	Stderr *bool
+	Tty    *bool
+	// Empty: the pod's default container.
 	Container *string
 }
 
@@ -219,6 +223,7 @@ func (b0 PodAttachOptions_builder) Build() *PodAttachOptions {
 	return m0
 }
 
+// PodExecOptions are the REST options of the subresource pods/exec. Over gRPC see PodExecRequest.
 type PodExecOptions struct {
 	state                  protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Stdin       bool                   `protobuf:"varint,1,opt,name=stdin,proto3,oneof"`
@@ -395,12 +400,14 @@ func (x *PodExecOptions) ClearContainer() {
 type PodExecOptions_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
-	Stdin     *bool
-	Stdout    *bool
-	Stderr    *bool
-	Tty       *bool
+	Stdin  *bool
+	Stdout *bool
+	Stderr *bool
+	Tty    *bool
+	// Empty: the pod's default container.
 	Container *string
-	Command   []string
+	// Program and arguments; no shell.
+	Command []string
 }
 
 func (b0 PodExecOptions_builder) Build() *PodExecOptions {
@@ -431,6 +438,7 @@ func (b0 PodExecOptions_builder) Build() *PodExecOptions {
 	return m0
 }
 
+// PodLogOptions are the REST options of the subresource pods/log. Over gRPC see PodLogRequest.
 type PodLogOptions struct {
 	state                                   protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Container                    *string                `protobuf:"bytes,1,opt,name=container,proto3,oneof"`
@@ -721,16 +729,21 @@ func (x *PodLogOptions) ClearStream() {
 type PodLogOptions_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
-	Container                    *string
-	Follow                       *bool
-	Previous                     *bool
-	SinceSeconds                 *int64
-	SinceTime                    *v1.Time
-	Timestamps                   *bool
-	TailLines                    *int64
-	LimitBytes                   *int64
+	Container *string
+	Follow    *bool
+	// The log of the container's previous run.
+	Previous *bool
+	// Only what is younger than this; or since_time, not both.
+	SinceSeconds *int64
+	SinceTime    *v1.Time
+	Timestamps   *bool
+	// This many lines from the end; unset: all.
+	TailLines  *int64
+	LimitBytes *int64
+	// Has no effect with Dhow, where agents dial out.
 	InsecureSkipTlsVerifyBackend *bool
-	Stream                       *string
+	// `All` (default), `Stdout` or `Stderr`.
+	Stream *string
 }
 
 func (b0 PodLogOptions_builder) Build() *PodLogOptions {
@@ -777,6 +790,7 @@ func (b0 PodLogOptions_builder) Build() *PodLogOptions {
 	return m0
 }
 
+// PodPortForwardOptions are the REST options of the subresource pods/portforward.
 type PodPortForwardOptions struct {
 	state            protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Ports []int32                `protobuf:"varint,1,rep,name=ports,proto3"`
@@ -834,6 +848,7 @@ func (b0 PodPortForwardOptions_builder) Build() *PodPortForwardOptions {
 	return m0
 }
 
+// PodProxyOptions are the REST options of the subresource pods/proxy.
 type PodProxyOptions struct {
 	state                  protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Path        *string                `protobuf:"bytes,1,opt,name=path,proto3,oneof"`

@@ -84,7 +84,9 @@ func (x *PodBindRequest) SetUnschedulable(v []*PodBindRequest_Unschedulable) {
 type PodBindRequest_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
-	Bindings      []*PodBindRequest_Binding
+	// Committed together as far as each holds.
+	Bindings []*PodBindRequest_Binding
+	// Pods for which no node was found.
 	Unschedulable []*PodBindRequest_Unschedulable
 }
 
@@ -161,7 +163,8 @@ type PodBindResponse_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
 	// Result of one entry; a status whose status field is `Success`, or says why not (NotFound, Conflict: bound already or another UID).
-	Bindings      []*v1.Status
+	Bindings []*v1.Status
+	// As bindings, for the entries of `unschedulable`.
 	Unschedulable []*v1.Status
 }
 
@@ -381,19 +384,26 @@ func (x *PodLogRequest) ClearLimitBytes() {
 type PodLogRequest_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
+	// The pod's.
 	Namespace string
-	Name      string
+	// The pod's.
+	Name string
 	// May be empty when the pod has one container, or names a default in `kubectl.kubernetes.io/default-container`.
 	Container string
-	Follow    bool
+	// Go on with what is written from now on, until the container ends.
+	Follow bool
 	// The log of the container's previous run.
 	Previous bool
 	// Lines from the end; unset: all.
-	TailLines    *int64
+	TailLines *int64
+	// Only what is younger; or since_time, not both.
 	SinceSeconds *int64
-	SinceTime    *v1.Time
-	Timestamps   bool
-	LimitBytes   *int64
+	// Only what was written after this.
+	SinceTime *v1.Time
+	// Begin each line with its time, RFC 3339 with nanoseconds.
+	Timestamps bool
+	// End after so many bytes; unset: no bound.
+	LimitBytes *int64
 }
 
 func (b0 PodLogRequest_builder) Build() *PodLogRequest {
@@ -422,6 +432,7 @@ func (b0 PodLogRequest_builder) Build() *PodLogRequest {
 	return m0
 }
 
+// PodLogResponse is what the container wrote, standard output and error together.
 type PodLogResponse struct {
 	state           protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Data []byte                 `protobuf:"bytes,1,opt,name=data,proto3"`
@@ -674,11 +685,14 @@ type PodExecRequest_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
 	// Fields of oneof xxx_hidden_Message:
+	// First message, and only there.
 	Start *PodExecRequest_Start
+	// A piece of standard input.
 	Stdin []byte
 	// No more standard input.
 	CloseStdin *bool
-	Resize     *PodExecRequest_Resize
+	// The terminal has changed its size.
+	Resize *PodExecRequest_Resize
 	// -- end of xxx_hidden_Message
 }
 
@@ -716,10 +730,12 @@ type isPodExecRequest_Message interface {
 }
 
 type podExecRequest_Start_ struct {
+	// First message, and only there.
 	Start *PodExecRequest_Start `protobuf:"bytes,1,opt,name=start,proto3,oneof"`
 }
 
 type podExecRequest_Stdin struct {
+	// A piece of standard input.
 	Stdin []byte `protobuf:"bytes,2,opt,name=stdin,proto3,oneof"`
 }
 
@@ -729,6 +745,7 @@ type podExecRequest_CloseStdin struct {
 }
 
 type podExecRequest_Resize_ struct {
+	// The terminal has changed its size.
 	Resize *PodExecRequest_Resize `protobuf:"bytes,4,opt,name=resize,proto3,oneof"`
 }
 
@@ -896,8 +913,11 @@ type PodExecResponse_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
 	// Fields of oneof xxx_hidden_Message:
-	Stdout   []byte
-	Stderr   []byte
+	// A piece of standard output; of the terminal with tty.
+	Stdout []byte
+	// A piece of standard error.
+	Stderr []byte
+	// The command has ended; 128 and more mostly means by a signal.
 	ExitCode *int32
 	// -- end of xxx_hidden_Message
 }
@@ -933,14 +953,17 @@ type isPodExecResponse_Message interface {
 }
 
 type podExecResponse_Stdout struct {
+	// A piece of standard output; of the terminal with tty.
 	Stdout []byte `protobuf:"bytes,1,opt,name=stdout,proto3,oneof"`
 }
 
 type podExecResponse_Stderr struct {
+	// A piece of standard error.
 	Stderr []byte `protobuf:"bytes,2,opt,name=stderr,proto3,oneof"`
 }
 
 type podExecResponse_ExitCode struct {
+	// The command has ended; 128 and more mostly means by a signal.
 	ExitCode int32 `protobuf:"varint,3,opt,name=exit_code,json=exitCode,proto3,oneof"`
 }
 
@@ -1033,10 +1056,13 @@ func (x *PodBindRequest_Binding) SetNodeName(v string) {
 type PodBindRequest_Binding_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
+	// The pod's.
 	Namespace string
-	Name      string
+	// The pod's.
+	Name string
 	// The pod is bound only if it has this UID.
-	Uid      string
+	Uid string
+	// NOT_FOUND in the entry's result when there is no such node.
 	NodeName string
 }
 
@@ -1146,11 +1172,15 @@ func (x *PodBindRequest_Unschedulable) SetMessage(v string) {
 type PodBindRequest_Unschedulable_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
+	// The pod's.
 	Namespace string
-	Name      string
-	Uid       string
+	// The pod's.
+	Name string
+	// The pod is told only if it has this UID.
+	Uid string
 	// The condition's reason, for example `Unschedulable` or `SchedulingGated`.
-	Reason  string
+	Reason string
+	// For people: the nodes' reasons.
 	Message string
 }
 
@@ -1166,6 +1196,7 @@ func (b0 PodBindRequest_Unschedulable_builder) Build() *PodBindRequest_Unschedul
 	return m0
 }
 
+// Start says what to run, and which streams are wanted.
 type PodExecRequest_Start struct {
 	state                protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Namespace string                 `protobuf:"bytes,1,opt,name=namespace,proto3"`
@@ -1296,14 +1327,22 @@ func (x *PodExecRequest_Start) SetTty(v bool) {
 type PodExecRequest_Start_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
+	// The pod's.
 	Namespace string
-	Name      string
+	// The pod's.
+	Name string
+	// As in PodLogRequest.
 	Container string
-	Command   []string
-	Stdin     bool
-	Stdout    bool
-	Stderr    bool
-	Tty       bool
+	// Program and arguments; no shell. At least one.
+	Command []string
+	// Standard input will be sent; else the command sees its end.
+	Stdin bool
+	// Send what it writes to standard output.
+	Stdout bool
+	// Send what it writes to standard error; not with tty, where there is one stream.
+	Stderr bool
+	// Give it a terminal.
+	Tty bool
 }
 
 func (b0 PodExecRequest_Start_builder) Build() *PodExecRequest_Start {
@@ -1321,6 +1360,7 @@ func (b0 PodExecRequest_Start_builder) Build() *PodExecRequest_Start {
 	return m0
 }
 
+// Resize is the size of the caller's terminal, in characters.
 type PodExecRequest_Resize struct {
 	state             protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Width  uint32                 `protobuf:"varint,1,opt,name=width,proto3"`
@@ -1379,7 +1419,9 @@ func (x *PodExecRequest_Resize) SetHeight(v uint32) {
 type PodExecRequest_Resize_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
-	Width  uint32
+	// Columns.
+	Width uint32
+	// Rows.
 	Height uint32
 }
 

@@ -21,6 +21,7 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// PodTemplate is a template by itself, which nothing acts on.
 type PodTemplate struct {
 	state               protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Metadata *v1.ObjectMeta         `protobuf:"bytes,1,opt,name=metadata,proto3,oneof"`
@@ -114,6 +115,7 @@ func (b0 PodTemplate_builder) Build() *PodTemplate {
 	return m0
 }
 
+// PodTemplateSpec is what pods are made from by those who make many.
 type PodTemplateSpec struct {
 	state               protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Metadata *v1.ObjectMeta         `protobuf:"bytes,1,opt,name=metadata,proto3,oneof"`
@@ -194,6 +196,7 @@ func (x *PodTemplateSpec) ClearSpec() {
 type PodTemplateSpec_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
+	// Labels, annotations and finalizers of the pods; a name is ignored.
 	Metadata *v1.ObjectMeta
 	Spec     *PodSpec
 }
@@ -207,6 +210,7 @@ func (b0 PodTemplateSpec_builder) Build() *PodTemplateSpec {
 	return m0
 }
 
+// PodTemplateList is one piece of a list of PodTemplate objects, or one page of it over REST.
 type PodTemplateList struct {
 	state               protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Metadata *v1.ListMeta           `protobuf:"bytes,1,opt,name=metadata,proto3,oneof"`
@@ -291,7 +295,7 @@ func (b0 PodTemplateList_builder) Build() *PodTemplateList {
 	return m0
 }
 
-// PodTemplateWriteRequest carries a PodTemplate to Create, Update or Apply.
+// PodTemplateWriteRequest carries a PodTemplate to Create, Update or Apply; on the wire it is dhow.meta.v1.ObjectWriteRequest.
 type PodTemplateWriteRequest struct {
 	state              protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Object  *PodTemplate           `protobuf:"bytes,1,opt,name=object,proto3"`
@@ -372,6 +376,8 @@ func (x *PodTemplateWriteRequest) ClearOptions() {
 type PodTemplateWriteRequest_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
+	// Update: the whole object; metadata.resource_version, if set, must be the stored one (else ABORTED). Apply: only what the caller owns.
+	// Create: with a name, or generate_name.
 	Object  *PodTemplate
 	Options *v1.WriteOptions
 }
@@ -385,7 +391,7 @@ func (b0 PodTemplateWriteRequest_builder) Build() *PodTemplateWriteRequest {
 	return m0
 }
 
-// PodTemplateWatchResponse is one batch of a watch on PodTemplates; it is wire-compatible with dhow.meta.v1.WatchResponse, which specifies it.
+// PodTemplateWatchResponse is one batch of a watch on PodTemplates: a dhow.meta.v1.WatchResponse with typed objects.
 type PodTemplateWatchResponse struct {
 	state               protoimpl.MessageState              `protogen:"opaque.v1"`
 	xxx_hidden_Changes  *[]*PodTemplateWatchResponse_Change `protobuf:"bytes,1,rep,name=changes,proto3"`
@@ -487,7 +493,7 @@ func (b0 PodTemplateWatchResponse_builder) Build() *PodTemplateWatchResponse {
 	return m0
 }
 
-// Change is one change of one PodTemplate.
+// Change is one change of one PodTemplate; its fields are those of dhow.meta.v1.ObjectChange.
 type PodTemplateWatchResponse_Change struct {
 	state                  protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Type        v1.EventType           `protobuf:"varint,1,opt,name=type,proto3,enum=dhow.meta.v1.EventType"`

@@ -20,6 +20,7 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// Preconditions must hold for an object to be changed. Use dhow.meta.v1.Preconditions.
 type Preconditions struct {
 	state                  protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Uid         *string                `protobuf:"bytes,1,opt,name=uid,proto3,oneof"`

@@ -21,6 +21,7 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// Probe is how the agent finds out how a container does, from time to time.
 type Probe struct {
 	state                                    protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Handler                       *ProbeHandler          `protobuf:"bytes,1,opt,name=handler,proto3,oneof"`
@@ -230,12 +231,19 @@ func (x *Probe) ClearTerminationGracePeriodSeconds() {
 type Probe_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
-	Handler                       *ProbeHandler
-	InitialDelaySeconds           *int32
-	TimeoutSeconds                *int32
-	PeriodSeconds                 *int32
-	SuccessThreshold              *int32
-	FailureThreshold              *int32
+	// What is tried; its fields stand beside the others in JSON.
+	Handler *ProbeHandler
+	// Time from the container's start to the first try. Default: 0.
+	InitialDelaySeconds *int32
+	// A try that takes longer has failed. Default: 1.
+	TimeoutSeconds *int32
+	// Time between tries. Default: 10.
+	PeriodSeconds *int32
+	// So many successes in a row turn a failed probe good. Default: 1; liveness and startup allow no other.
+	SuccessThreshold *int32
+	// So many failures in a row turn a good probe bad. Default: 3.
+	FailureThreshold *int32
+	// Instead of the pod's, when this probe kills the container. Not for readiness.
 	TerminationGracePeriodSeconds *int64
 }
 
@@ -271,6 +279,7 @@ func (b0 Probe_builder) Build() *Probe {
 	return m0
 }
 
+// ProbeHandler is one way to find out; exactly one field is set.
 type ProbeHandler struct {
 	state                protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Exec      *ExecAction            `protobuf:"bytes,1,opt,name=exec,proto3,oneof"`
@@ -414,6 +423,7 @@ func (b0 ProbeHandler_builder) Build() *ProbeHandler {
 	return m0
 }
 
+// ExecAction runs a program in the container; exit code 0 is good.
 type ExecAction struct {
 	state              protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Command []string               `protobuf:"bytes,1,rep,name=command,proto3"`
@@ -460,6 +470,7 @@ func (x *ExecAction) SetCommand(v []string) {
 type ExecAction_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
+	// Program and arguments; no shell.
 	Command []string
 }
 
@@ -471,6 +482,7 @@ func (b0 ExecAction_builder) Build() *ExecAction {
 	return m0
 }
 
+// HTTPGetAction asks by HTTP from the node; 200 to 399 is good.
 type HTTPGetAction struct {
 	state                  protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Path        *string                `protobuf:"bytes,1,opt,name=path,proto3,oneof"`
@@ -628,9 +640,13 @@ func (x *HTTPGetAction) ClearScheme() {
 type HTTPGetAction_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
-	Path        *string
-	Port        *v1.IntOrString
-	Host        *string
+	// Default: `/`.
+	Path *string
+	// A number, or the name of a container port.
+	Port *v1.IntOrString
+	// Default: the pod's address. The Host header is set by http_headers.
+	Host *string
+	// `HTTP` (default) or `HTTPS`, whose certificate is not checked.
 	Scheme      *string
 	HttpHeaders []*HTTPHeader
 }
@@ -656,6 +672,7 @@ func (b0 HTTPGetAction_builder) Build() *HTTPGetAction {
 	return m0
 }
 
+// HTTPHeader is one header of a request.
 type HTTPHeader struct {
 	state                  protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Name        *string                `protobuf:"bytes,1,opt,name=name,proto3,oneof"`
@@ -767,6 +784,7 @@ func (b0 HTTPHeader_builder) Build() *HTTPHeader {
 	return m0
 }
 
+// TCPSocketAction opens a connection from the node; that it opens is good.
 type TCPSocketAction struct {
 	state                  protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Port        *v1.IntOrString        `protobuf:"bytes,1,opt,name=port,proto3,oneof"`
@@ -854,7 +872,9 @@ func (x *TCPSocketAction) ClearHost() {
 type TCPSocketAction_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
+	// A number, or the name of a container port.
 	Port *v1.IntOrString
+	// Default: the pod's address.
 	Host *string
 }
 
@@ -870,6 +890,7 @@ func (b0 TCPSocketAction_builder) Build() *TCPSocketAction {
 	return m0
 }
 
+// GRPCAction calls grpc.health.v1 from the node; SERVING is good.
 type GRPCAction struct {
 	state                  protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Port        int32                  `protobuf:"varint,1,opt,name=port,proto3,oneof"`
@@ -959,7 +980,8 @@ func (x *GRPCAction) ClearService() {
 type GRPCAction_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
-	Port    *int32
+	Port *int32
+	// The name asked for; empty: the server as a whole.
 	Service *string
 }
 
@@ -978,6 +1000,7 @@ func (b0 GRPCAction_builder) Build() *GRPCAction {
 	return m0
 }
 
+// Lifecycle is what is done when a container starts and before it is stopped.
 type Lifecycle struct {
 	state                  protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_PostStart   *LifecycleHandler      `protobuf:"bytes,1,opt,name=post_start,json=postStart,proto3,oneof"`
@@ -1088,8 +1111,11 @@ func (x *Lifecycle) ClearStopSignal() {
 type Lifecycle_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
-	PostStart  *LifecycleHandler
-	PreStop    *LifecycleHandler
+	// Runs beside the program; until it ends the container does not count as running, and when it fails the container is killed.
+	PostStart *LifecycleHandler
+	// Runs to its end before the stop signal, within the pod's grace period.
+	PreStop *LifecycleHandler
+	// For example `SIGTERM`, the default unless the image says otherwise. Needs PodSpec.os.
 	StopSignal *string
 }
 
@@ -1106,6 +1132,7 @@ func (b0 Lifecycle_builder) Build() *Lifecycle {
 	return m0
 }
 
+// LifecycleHandler is one thing to do; exactly one field is set.
 type LifecycleHandler struct {
 	state                protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Exec      *ExecAction            `protobuf:"bytes,1,opt,name=exec,proto3,oneof"`
@@ -1232,8 +1259,9 @@ func (x *LifecycleHandler) ClearSleep() {
 type LifecycleHandler_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
-	Exec      *ExecAction
-	HttpGet   *HTTPGetAction
+	Exec    *ExecAction
+	HttpGet *HTTPGetAction
+	// Kept from old versions: a hook that has it fails when it runs.
 	TcpSocket *TCPSocketAction
 	Sleep     *SleepAction
 }
@@ -1249,6 +1277,7 @@ func (b0 LifecycleHandler_builder) Build() *LifecycleHandler {
 	return m0
 }
 
+// SleepAction waits.
 type SleepAction struct {
 	state                  protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Seconds     int64                  `protobuf:"varint,1,opt,name=seconds,proto3,oneof"`

@@ -21,6 +21,7 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// RangeAllocation was how Kubernetes stored which addresses and ports are taken. Dhow claims each by a key of its own.
 type RangeAllocation struct {
 	state                  protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Metadata    *v1.ObjectMeta         `protobuf:"bytes,1,opt,name=metadata,proto3,oneof"`
@@ -137,8 +138,10 @@ type RangeAllocation_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
 	Metadata *v1.ObjectMeta
-	Range    *string
-	Data     []byte
+	// For example a CIDR.
+	Range *string
+	// One bit each.
+	Data []byte
 }
 
 func (b0 RangeAllocation_builder) Build() *RangeAllocation {

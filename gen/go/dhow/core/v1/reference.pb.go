@@ -20,6 +20,7 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// ObjectReference points at an object, at one version of it, or at a part.
 type ObjectReference struct {
 	state                      protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Kind            *string                `protobuf:"bytes,1,opt,name=kind,proto3,oneof"`
@@ -252,13 +253,15 @@ func (x *ObjectReference) ClearFieldPath() {
 type ObjectReference_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
-	Kind            *string
-	Namespace       *string
-	Name            *string
-	Uid             *string
-	ApiVersion      *string
+	Kind       *string
+	Namespace  *string
+	Name       *string
+	Uid        *string
+	ApiVersion *string
+	// The version meant; empty: any.
 	ResourceVersion *string
-	FieldPath       *string
+	// The part meant, for example `spec.containers{web}`.
+	FieldPath *string
 }
 
 func (b0 ObjectReference_builder) Build() *ObjectReference {
@@ -296,6 +299,7 @@ func (b0 ObjectReference_builder) Build() *ObjectReference {
 	return m0
 }
 
+// LocalObjectReference points at an object of a known kind in the same namespace.
 type LocalObjectReference struct {
 	state                  protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Name        *string                `protobuf:"bytes,1,opt,name=name,proto3,oneof"`
@@ -374,6 +378,7 @@ func (b0 LocalObjectReference_builder) Build() *LocalObjectReference {
 	return m0
 }
 
+// TypedLocalObjectReference points at an object in the same namespace.
 type TypedLocalObjectReference struct {
 	state                  protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_ApiGroup    *string                `protobuf:"bytes,1,opt,name=api_group,json=apiGroup,proto3,oneof"`
@@ -494,6 +499,7 @@ func (x *TypedLocalObjectReference) ClearName() {
 type TypedLocalObjectReference_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
+	// Empty: core.
 	ApiGroup *string
 	Kind     *string
 	Name     *string
@@ -518,6 +524,7 @@ func (b0 TypedLocalObjectReference_builder) Build() *TypedLocalObjectReference {
 	return m0
 }
 
+// TypedObjectReference points at an object.
 type TypedObjectReference struct {
 	state                  protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_ApiGroup    *string                `protobuf:"bytes,1,opt,name=api_group,json=apiGroup,proto3,oneof"`
@@ -666,9 +673,11 @@ func (x *TypedObjectReference) ClearNamespace() {
 type TypedObjectReference_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
-	ApiGroup  *string
-	Kind      *string
-	Name      *string
+	// Empty: core.
+	ApiGroup *string
+	Kind     *string
+	Name     *string
+	// Empty: the same.
 	Namespace *string
 }
 
@@ -695,6 +704,7 @@ func (b0 TypedObjectReference_builder) Build() *TypedObjectReference {
 	return m0
 }
 
+// SecretReference points at a Secret of any namespace.
 type SecretReference struct {
 	state                  protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Name        *string                `protobuf:"bytes,1,opt,name=name,proto3,oneof"`

@@ -21,6 +21,7 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// ReplicationController is the older ReplicaSet. Dhow stores it; make Deployments.
 type ReplicationController struct {
 	state               protoimpl.MessageState       `protogen:"opaque.v1"`
 	xxx_hidden_Metadata *v1.ObjectMeta               `protobuf:"bytes,1,opt,name=metadata,proto3,oneof"`
@@ -175,6 +176,7 @@ func (b0 ReplicationController_builder) Build() *ReplicationController {
 	return m0
 }
 
+// ReplicationControllerSpec is how many pods of what kind.
 type ReplicationControllerSpec struct {
 	state                      protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Replicas        int32                  `protobuf:"varint,1,opt,name=replicas,proto3,oneof"`
@@ -296,10 +298,13 @@ func (x *ReplicationControllerSpec) ClearTemplate() {
 type ReplicationControllerSpec_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
-	Replicas        *int32
+	// Default: 1.
+	Replicas *int32
+	// A pod counts as available when it has been ready for so long.
 	MinReadySeconds *int32
-	Selector        map[string]string
-	Template        *PodTemplateSpec
+	// Labels of its pods; default: those of the template.
+	Selector map[string]string
+	Template *PodTemplateSpec
 }
 
 func (b0 ReplicationControllerSpec_builder) Build() *ReplicationControllerSpec {
@@ -319,6 +324,7 @@ func (b0 ReplicationControllerSpec_builder) Build() *ReplicationControllerSpec {
 	return m0
 }
 
+// ReplicationControllerStatus is how many there are.
 type ReplicationControllerStatus struct {
 	state                           protoimpl.MessageState             `protogen:"opaque.v1"`
 	xxx_hidden_Replicas             int32                              `protobuf:"varint,1,opt,name=replicas,proto3,oneof"`
@@ -494,12 +500,14 @@ func (x *ReplicationControllerStatus) ClearObservedGeneration() {
 type ReplicationControllerStatus_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
-	Replicas             *int32
+	Replicas *int32
+	// Pods that have all labels of the template.
 	FullyLabeledReplicas *int32
 	ReadyReplicas        *int32
-	AvailableReplicas    *int32
-	ObservedGeneration   *int64
-	Conditions           []*ReplicationControllerCondition
+	// Ready for at least min_ready_seconds.
+	AvailableReplicas  *int32
+	ObservedGeneration *int64
+	Conditions         []*ReplicationControllerCondition
 }
 
 func (b0 ReplicationControllerStatus_builder) Build() *ReplicationControllerStatus {
@@ -530,6 +538,7 @@ func (b0 ReplicationControllerStatus_builder) Build() *ReplicationControllerStat
 	return m0
 }
 
+// ReplicationControllerCondition is one statement about a ReplicationController.
 type ReplicationControllerCondition struct {
 	state                         protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Type               *string                `protobuf:"bytes,1,opt,name=type,proto3,oneof"`
@@ -732,6 +741,7 @@ func (b0 ReplicationControllerCondition_builder) Build() *ReplicationControllerC
 	return m0
 }
 
+// ReplicationControllerList is one piece of a list of ReplicationController objects, or one page of it over REST.
 type ReplicationControllerList struct {
 	state               protoimpl.MessageState    `protogen:"opaque.v1"`
 	xxx_hidden_Metadata *v1.ListMeta              `protobuf:"bytes,1,opt,name=metadata,proto3,oneof"`
@@ -816,7 +826,7 @@ func (b0 ReplicationControllerList_builder) Build() *ReplicationControllerList {
 	return m0
 }
 
-// ReplicationControllerWriteRequest carries a ReplicationController to Create, Update or Apply.
+// ReplicationControllerWriteRequest carries a ReplicationController to Create, Update or Apply; on the wire it is dhow.meta.v1.ObjectWriteRequest.
 type ReplicationControllerWriteRequest struct {
 	state              protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Object  *ReplicationController `protobuf:"bytes,1,opt,name=object,proto3"`
@@ -897,6 +907,8 @@ func (x *ReplicationControllerWriteRequest) ClearOptions() {
 type ReplicationControllerWriteRequest_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
+	// Update: the whole object; metadata.resource_version, if set, must be the stored one (else ABORTED). Apply: only what the caller owns.
+	// Create: with a name, or generate_name.
 	Object  *ReplicationController
 	Options *v1.WriteOptions
 }
@@ -910,7 +922,7 @@ func (b0 ReplicationControllerWriteRequest_builder) Build() *ReplicationControll
 	return m0
 }
 
-// ReplicationControllerWatchResponse is one batch of a watch on ReplicationControllers; it is wire-compatible with dhow.meta.v1.WatchResponse, which specifies it.
+// ReplicationControllerWatchResponse is one batch of a watch on ReplicationControllers: a dhow.meta.v1.WatchResponse with typed objects.
 type ReplicationControllerWatchResponse struct {
 	state               protoimpl.MessageState                        `protogen:"opaque.v1"`
 	xxx_hidden_Changes  *[]*ReplicationControllerWatchResponse_Change `protobuf:"bytes,1,rep,name=changes,proto3"`
@@ -1012,7 +1024,7 @@ func (b0 ReplicationControllerWatchResponse_builder) Build() *ReplicationControl
 	return m0
 }
 
-// Change is one change of one ReplicationController.
+// Change is one change of one ReplicationController; its fields are those of dhow.meta.v1.ObjectChange.
 type ReplicationControllerWatchResponse_Change struct {
 	state                  protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Type        v1.EventType           `protobuf:"varint,1,opt,name=type,proto3,enum=dhow.meta.v1.EventType"`

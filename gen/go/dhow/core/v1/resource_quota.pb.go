@@ -21,6 +21,7 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// ResourceQuota bounds what all objects of its namespace use together.
 type ResourceQuota struct {
 	state               protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Metadata *v1.ObjectMeta         `protobuf:"bytes,1,opt,name=metadata,proto3,oneof"`
@@ -175,6 +176,7 @@ func (b0 ResourceQuota_builder) Build() *ResourceQuota {
 	return m0
 }
 
+// ResourceQuotaSpec is the bounds.
 type ResourceQuotaSpec struct {
 	state                    protoimpl.MessageState  `protogen:"opaque.v1"`
 	xxx_hidden_Hard          map[string]*v1.Quantity `protobuf:"bytes,1,rep,name=hard,proto3" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
@@ -256,8 +258,11 @@ func (x *ResourceQuotaSpec) ClearScopeSelector() {
 type ResourceQuotaSpec_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
-	Hard          map[string]*v1.Quantity
-	Scopes        []string
+	// For example `requests.cpu`, `pods`, `count/deployments.apps`.
+	Hard map[string]*v1.Quantity
+	// Only objects in all of these scopes count, for example `BestEffort` or `NotTerminating`.
+	Scopes []string
+	// As scopes, with operators, for example by priority class.
 	ScopeSelector *ScopeSelector
 }
 
@@ -271,6 +276,7 @@ func (b0 ResourceQuotaSpec_builder) Build() *ResourceQuotaSpec {
 	return m0
 }
 
+// ResourceQuotaStatus is the bounds that are enforced, and what is used of them.
 type ResourceQuotaStatus struct {
 	state           protoimpl.MessageState  `protogen:"opaque.v1"`
 	xxx_hidden_Hard map[string]*v1.Quantity `protobuf:"bytes,1,rep,name=hard,proto3" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
@@ -342,6 +348,7 @@ func (b0 ResourceQuotaStatus_builder) Build() *ResourceQuotaStatus {
 	return m0
 }
 
+// ResourceQuotaList is one piece of a list of ResourceQuota objects, or one page of it over REST.
 type ResourceQuotaList struct {
 	state               protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Metadata *v1.ListMeta           `protobuf:"bytes,1,opt,name=metadata,proto3,oneof"`
@@ -426,7 +433,7 @@ func (b0 ResourceQuotaList_builder) Build() *ResourceQuotaList {
 	return m0
 }
 
-// ResourceQuotaWriteRequest carries a ResourceQuota to Create, Update or Apply.
+// ResourceQuotaWriteRequest carries a ResourceQuota to Create, Update or Apply; on the wire it is dhow.meta.v1.ObjectWriteRequest.
 type ResourceQuotaWriteRequest struct {
 	state              protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Object  *ResourceQuota         `protobuf:"bytes,1,opt,name=object,proto3"`
@@ -507,6 +514,8 @@ func (x *ResourceQuotaWriteRequest) ClearOptions() {
 type ResourceQuotaWriteRequest_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
+	// Update: the whole object; metadata.resource_version, if set, must be the stored one (else ABORTED). Apply: only what the caller owns.
+	// Create: with a name, or generate_name.
 	Object  *ResourceQuota
 	Options *v1.WriteOptions
 }
@@ -520,7 +529,7 @@ func (b0 ResourceQuotaWriteRequest_builder) Build() *ResourceQuotaWriteRequest {
 	return m0
 }
 
-// ResourceQuotaWatchResponse is one batch of a watch on ResourceQuotas; it is wire-compatible with dhow.meta.v1.WatchResponse, which specifies it.
+// ResourceQuotaWatchResponse is one batch of a watch on ResourceQuotas: a dhow.meta.v1.WatchResponse with typed objects.
 type ResourceQuotaWatchResponse struct {
 	state               protoimpl.MessageState                `protogen:"opaque.v1"`
 	xxx_hidden_Changes  *[]*ResourceQuotaWatchResponse_Change `protobuf:"bytes,1,rep,name=changes,proto3"`
@@ -622,7 +631,7 @@ func (b0 ResourceQuotaWatchResponse_builder) Build() *ResourceQuotaWatchResponse
 	return m0
 }
 
-// Change is one change of one ResourceQuota.
+// Change is one change of one ResourceQuota; its fields are those of dhow.meta.v1.ObjectChange.
 type ResourceQuotaWatchResponse_Change struct {
 	state                  protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Type        v1.EventType           `protobuf:"varint,1,opt,name=type,proto3,enum=dhow.meta.v1.EventType"`

@@ -21,6 +21,7 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// ResourceRequirements is what a container or pod needs and may use, by resource name.
 type ResourceRequirements struct {
 	state               protoimpl.MessageState  `protogen:"opaque.v1"`
 	xxx_hidden_Limits   map[string]*v1.Quantity `protobuf:"bytes,1,rep,name=limits,proto3" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
@@ -93,9 +94,12 @@ func (x *ResourceRequirements) SetClaims(v []*ResourceClaim) {
 type ResourceRequirements_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
-	Limits   map[string]*v1.Quantity
+	// The most it gets: CPU is throttled, beyond memory it is killed.
+	Limits map[string]*v1.Quantity
+	// What the scheduler reserves. Default: the limits.
 	Requests map[string]*v1.Quantity
-	Claims   []*ResourceClaim
+	// Devices among PodSpec.resource_claims that this container uses.
+	Claims []*ResourceClaim
 }
 
 func (b0 ResourceRequirements_builder) Build() *ResourceRequirements {
@@ -108,6 +112,7 @@ func (b0 ResourceRequirements_builder) Build() *ResourceRequirements {
 	return m0
 }
 
+// ResourceClaim refers to an entry of PodSpec.resource_claims.
 type ResourceClaim struct {
 	state                  protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Name        *string                `protobuf:"bytes,1,opt,name=name,proto3,oneof"`
@@ -200,7 +205,8 @@ func (x *ResourceClaim) ClearRequest() {
 type ResourceClaim_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
-	Name    *string
+	Name *string
+	// One of the claim's requests; empty: all.
 	Request *string
 }
 
@@ -219,6 +225,7 @@ func (b0 ResourceClaim_builder) Build() *ResourceClaim {
 	return m0
 }
 
+// VolumeResourceRequirements is how large a volume must be; the key is `storage`.
 type VolumeResourceRequirements struct {
 	state               protoimpl.MessageState  `protogen:"opaque.v1"`
 	xxx_hidden_Limits   map[string]*v1.Quantity `protobuf:"bytes,1,rep,name=limits,proto3" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`

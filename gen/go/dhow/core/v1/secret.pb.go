@@ -21,6 +21,8 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// Secret holds what not everyone may see, at most 1 MiB. The API server encrypts it before it is stored; gRPC and REST give it in the clear
+// to those who may read it.
 type Secret struct {
 	state                  protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Metadata    *v1.ObjectMeta         `protobuf:"bytes,1,opt,name=metadata,proto3,oneof"`
@@ -157,11 +159,15 @@ func (x *Secret) ClearType() {
 type Secret_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
-	Metadata   *v1.ObjectMeta
-	Immutable  *bool
-	Data       map[string][]byte
+	Metadata *v1.ObjectMeta
+	// Once true, neither the data nor this can change any more.
+	Immutable *bool
+	// Keys are file names: letters, digits, `-`, `_` and `.`.
+	Data map[string][]byte
+	// For writing only: merged into data as it is, and never returned.
 	StringData map[string]string
-	Type       *string
+	// Says which keys to expect, for example `kubernetes.io/tls`. Default: `Opaque`. Never changes.
+	Type *string
 }
 
 func (b0 Secret_builder) Build() *Secret {
@@ -182,6 +188,7 @@ func (b0 Secret_builder) Build() *Secret {
 	return m0
 }
 
+// SecretList is one piece of a list of Secret objects, or one page of it over REST.
 type SecretList struct {
 	state               protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Metadata *v1.ListMeta           `protobuf:"bytes,1,opt,name=metadata,proto3,oneof"`
@@ -266,7 +273,7 @@ func (b0 SecretList_builder) Build() *SecretList {
 	return m0
 }
 
-// SecretWriteRequest carries a Secret to Create, Update or Apply.
+// SecretWriteRequest carries a Secret to Create, Update or Apply; on the wire it is dhow.meta.v1.ObjectWriteRequest.
 type SecretWriteRequest struct {
 	state              protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Object  *Secret                `protobuf:"bytes,1,opt,name=object,proto3"`
@@ -347,6 +354,8 @@ func (x *SecretWriteRequest) ClearOptions() {
 type SecretWriteRequest_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
+	// Update: the whole object; metadata.resource_version, if set, must be the stored one (else ABORTED). Apply: only what the caller owns.
+	// Create: with a name, or generate_name.
 	Object  *Secret
 	Options *v1.WriteOptions
 }
@@ -360,7 +369,7 @@ func (b0 SecretWriteRequest_builder) Build() *SecretWriteRequest {
 	return m0
 }
 
-// SecretWatchResponse is one batch of a watch on Secrets; it is wire-compatible with dhow.meta.v1.WatchResponse, which specifies it.
+// SecretWatchResponse is one batch of a watch on Secrets: a dhow.meta.v1.WatchResponse with typed objects.
 type SecretWatchResponse struct {
 	state               protoimpl.MessageState         `protogen:"opaque.v1"`
 	xxx_hidden_Changes  *[]*SecretWatchResponse_Change `protobuf:"bytes,1,rep,name=changes,proto3"`
@@ -462,7 +471,7 @@ func (b0 SecretWatchResponse_builder) Build() *SecretWatchResponse {
 	return m0
 }
 
-// Change is one change of one Secret.
+// Change is one change of one Secret; its fields are those of dhow.meta.v1.ObjectChange.
 type SecretWatchResponse_Change struct {
 	state                  protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Type        v1.EventType           `protobuf:"varint,1,opt,name=type,proto3,enum=dhow.meta.v1.EventType"`

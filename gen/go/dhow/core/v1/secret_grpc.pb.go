@@ -35,17 +35,28 @@ const (
 //
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
-// Secrets serves the secrets resource. Every method needs the verb of its name on secrets;
-// dhow.meta.v1 (requests.proto, watch.proto) specifies semantics, status codes and retries once for all kinds.
+// Secrets serves the secrets resource. Every method needs the verb of its name on it; dhow.meta.v1 (requests.proto, watch.proto) specifies
+// semantics, status codes and retries once for all kinds.
+//
+// Encrypted before they are stored. Nodes may read those that pods bound to them refer to.
 type SecretsClient interface {
+	// Get reads one object. NOT_FOUND. May be retried.
 	Get(ctx context.Context, in *v1.GetRequest, opts ...grpc.CallOption) (*Secret, error)
+	// List streams the pieces of one list, all of one revision. OUT_OF_RANGE: the page's revision is no longer kept. May be retried.
 	List(ctx context.Context, in *v1.ListRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[SecretList], error)
+	// Watch streams the state, then every change. OUT_OF_RANGE: start over. UNAVAILABLE: resume after the last revision received.
 	Watch(ctx context.Context, in *v1.WatchRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[SecretWatchResponse], error)
+	// Create stores a new object. ALREADY_EXISTS, INVALID_ARGUMENT. May be retried with a fixed name; with generate_name there may then be two.
 	Create(ctx context.Context, in *SecretWriteRequest, opts ...grpc.CallOption) (*Secret, error)
+	// Update replaces the object. NOT_FOUND, ABORTED, INVALID_ARGUMENT. May be retried with a resource_version.
 	Update(ctx context.Context, in *SecretWriteRequest, opts ...grpc.CallOption) (*Secret, error)
+	// Patch changes the object by a patch. NOT_FOUND, ABORTED, INVALID_ARGUMENT. Merge patches may be retried, JSON patches only with a test.
 	Patch(ctx context.Context, in *v1.PatchRequest, opts ...grpc.CallOption) (*Secret, error)
+	// Apply sets the fields that the caller owns, and creates the object if there is none. ABORTED: others own some of them. May be retried.
 	Apply(ctx context.Context, in *SecretWriteRequest, opts ...grpc.CallOption) (*Secret, error)
+	// Delete deletes one object, at once or when its finalizers and grace period are over. NOT_FOUND, ABORTED. May be retried with a uid.
 	Delete(ctx context.Context, in *v1.DeleteRequest, opts ...grpc.CallOption) (*Secret, error)
+	// DeleteCollection deletes each object that a list would give. May be retried.
 	DeleteCollection(ctx context.Context, in *v1.DeleteCollectionRequest, opts ...grpc.CallOption) (*v1.DeleteCollectionResponse, error)
 }
 
@@ -169,17 +180,28 @@ func (c *secretsClient) DeleteCollection(ctx context.Context, in *v1.DeleteColle
 // All implementations must embed UnimplementedSecretsServer
 // for forward compatibility.
 //
-// Secrets serves the secrets resource. Every method needs the verb of its name on secrets;
-// dhow.meta.v1 (requests.proto, watch.proto) specifies semantics, status codes and retries once for all kinds.
+// Secrets serves the secrets resource. Every method needs the verb of its name on it; dhow.meta.v1 (requests.proto, watch.proto) specifies
+// semantics, status codes and retries once for all kinds.
+//
+// Encrypted before they are stored. Nodes may read those that pods bound to them refer to.
 type SecretsServer interface {
+	// Get reads one object. NOT_FOUND. May be retried.
 	Get(context.Context, *v1.GetRequest) (*Secret, error)
+	// List streams the pieces of one list, all of one revision. OUT_OF_RANGE: the page's revision is no longer kept. May be retried.
 	List(*v1.ListRequest, grpc.ServerStreamingServer[SecretList]) error
+	// Watch streams the state, then every change. OUT_OF_RANGE: start over. UNAVAILABLE: resume after the last revision received.
 	Watch(*v1.WatchRequest, grpc.ServerStreamingServer[SecretWatchResponse]) error
+	// Create stores a new object. ALREADY_EXISTS, INVALID_ARGUMENT. May be retried with a fixed name; with generate_name there may then be two.
 	Create(context.Context, *SecretWriteRequest) (*Secret, error)
+	// Update replaces the object. NOT_FOUND, ABORTED, INVALID_ARGUMENT. May be retried with a resource_version.
 	Update(context.Context, *SecretWriteRequest) (*Secret, error)
+	// Patch changes the object by a patch. NOT_FOUND, ABORTED, INVALID_ARGUMENT. Merge patches may be retried, JSON patches only with a test.
 	Patch(context.Context, *v1.PatchRequest) (*Secret, error)
+	// Apply sets the fields that the caller owns, and creates the object if there is none. ABORTED: others own some of them. May be retried.
 	Apply(context.Context, *SecretWriteRequest) (*Secret, error)
+	// Delete deletes one object, at once or when its finalizers and grace period are over. NOT_FOUND, ABORTED. May be retried with a uid.
 	Delete(context.Context, *v1.DeleteRequest) (*Secret, error)
+	// DeleteCollection deletes each object that a list would give. May be retried.
 	DeleteCollection(context.Context, *v1.DeleteCollectionRequest) (*v1.DeleteCollectionResponse, error)
 	mustEmbedUnimplementedSecretsServer()
 }

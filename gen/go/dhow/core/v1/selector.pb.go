@@ -20,6 +20,7 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// NodeSelector chooses nodes: those that match at least one of the terms.
 type NodeSelector struct {
 	state                        protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_NodeSelectorTerms *[]*NodeSelectorTerm   `protobuf:"bytes,1,rep,name=node_selector_terms,json=nodeSelectorTerms,proto3"`
@@ -79,6 +80,7 @@ func (b0 NodeSelector_builder) Build() *NodeSelector {
 	return m0
 }
 
+// NodeSelectorTerm is conditions that all must hold; an empty term matches no node.
 type NodeSelectorTerm struct {
 	state                       protoimpl.MessageState      `protogen:"opaque.v1"`
 	xxx_hidden_MatchExpressions *[]*NodeSelectorRequirement `protobuf:"bytes,1,rep,name=match_expressions,json=matchExpressions,proto3"`
@@ -142,7 +144,8 @@ type NodeSelectorTerm_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
 	MatchExpressions []*NodeSelectorRequirement
-	MatchFields      []*NodeSelectorRequirement
+	// Conditions on the node's fields; `metadata.name` alone is allowed.
+	MatchFields []*NodeSelectorRequirement
 }
 
 func (b0 NodeSelectorTerm_builder) Build() *NodeSelectorTerm {
@@ -154,6 +157,7 @@ func (b0 NodeSelectorTerm_builder) Build() *NodeSelectorTerm {
 	return m0
 }
 
+// NodeSelectorRequirement is one condition on one label or field.
 type NodeSelectorRequirement struct {
 	state                  protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Key         *string                `protobuf:"bytes,1,opt,name=key,proto3,oneof"`
@@ -258,9 +262,11 @@ func (x *NodeSelectorRequirement) ClearOperator() {
 type NodeSelectorRequirement_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
-	Key      *string
+	Key *string
+	// `In`, `NotIn`, `Exists`, `DoesNotExist`, `Gt` or `Lt`.
 	Operator *string
-	Values   []string
+	// For Gt and Lt one integer, for Exists and DoesNotExist none.
+	Values []string
 }
 
 func (b0 NodeSelectorRequirement_builder) Build() *NodeSelectorRequirement {
@@ -279,6 +285,7 @@ func (b0 NodeSelectorRequirement_builder) Build() *NodeSelectorRequirement {
 	return m0
 }
 
+// TopologySelectorTerm is conditions on a node's labels that all must hold.
 type TopologySelectorTerm struct {
 	state                            protoimpl.MessageState               `protogen:"opaque.v1"`
 	xxx_hidden_MatchLabelExpressions *[]*TopologySelectorLabelRequirement `protobuf:"bytes,1,rep,name=match_label_expressions,json=matchLabelExpressions,proto3"`
@@ -338,6 +345,7 @@ func (b0 TopologySelectorTerm_builder) Build() *TopologySelectorTerm {
 	return m0
 }
 
+// TopologySelectorLabelRequirement is one label and its allowed values.
 type TopologySelectorLabelRequirement struct {
 	state                  protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Key         *string                `protobuf:"bytes,1,opt,name=key,proto3,oneof"`
@@ -430,6 +438,7 @@ func (b0 TopologySelectorLabelRequirement_builder) Build() *TopologySelectorLabe
 	return m0
 }
 
+// ScopeSelector chooses objects for a quota: those in all of the scopes.
 type ScopeSelector struct {
 	state                       protoimpl.MessageState                `protogen:"opaque.v1"`
 	xxx_hidden_MatchExpressions *[]*ScopedResourceSelectorRequirement `protobuf:"bytes,1,rep,name=match_expressions,json=matchExpressions,proto3"`
@@ -489,6 +498,7 @@ func (b0 ScopeSelector_builder) Build() *ScopeSelector {
 	return m0
 }
 
+// ScopedResourceSelectorRequirement is one scope.
 type ScopedResourceSelectorRequirement struct {
 	state                  protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_ScopeName   *string                `protobuf:"bytes,1,opt,name=scope_name,json=scopeName,proto3,oneof"`
@@ -593,9 +603,11 @@ func (x *ScopedResourceSelectorRequirement) ClearOperator() {
 type ScopedResourceSelectorRequirement_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
+	// For example `PriorityClass` or `Terminating`.
 	ScopeName *string
-	Operator  *string
-	Values    []string
+	// `In`, `NotIn`, `Exists` or `DoesNotExist`; scopes other than PriorityClass allow Exists alone.
+	Operator *string
+	Values   []string
 }
 
 func (b0 ScopedResourceSelectorRequirement_builder) Build() *ScopedResourceSelectorRequirement {

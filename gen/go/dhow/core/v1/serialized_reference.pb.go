@@ -20,6 +20,7 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// SerializedReference is an ObjectReference as an object by itself, as annotations hold it.
 type SerializedReference struct {
 	state                protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Reference *ObjectReference       `protobuf:"bytes,1,opt,name=reference,proto3,oneof"`

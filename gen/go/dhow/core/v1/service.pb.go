@@ -21,6 +21,7 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// Service is a stable name and address for a set of pods.
 type Service struct {
 	state               protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Metadata *v1.ObjectMeta         `protobuf:"bytes,1,opt,name=metadata,proto3,oneof"`
@@ -175,6 +176,7 @@ func (b0 Service_builder) Build() *Service {
 	return m0
 }
 
+// ServiceSpec is which pods, at which ports, reachable from where.
 type ServiceSpec struct {
 	state                                    protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Ports                         *[]*ServicePort        `protobuf:"bytes,1,rep,name=ports,proto3"`
@@ -663,26 +665,44 @@ func (x *ServiceSpec) ClearTrafficDistribution() {
 type ServiceSpec_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
-	Ports                         []*ServicePort
-	Selector                      map[string]string
-	ClusterIp                     *string
-	ClusterIps                    []string
-	Type                          *string
-	ExternalIps                   []string
-	SessionAffinity               *string
-	LoadBalancerIp                *string
-	LoadBalancerSourceRanges      []string
-	ExternalName                  *string
-	ExternalTrafficPolicy         *string
-	HealthCheckNodePort           *int32
-	PublishNotReadyAddresses      *bool
-	SessionAffinityConfig         *SessionAffinityConfig
-	IpFamilies                    []string
-	IpFamilyPolicy                *string
+	Ports []*ServicePort
+	// Labels of the pods. Empty: someone else makes the EndpointSlices.
+	Selector map[string]string
+	// The first of cluster_ips. Given by the server unless asked for; `None`: no address, DNS answers with the pods' (headless).
+	ClusterIp *string
+	// One of each family. Cannot change but with the type.
+	ClusterIps []string
+	// `ClusterIP` (default), `NodePort` and `LoadBalancer`, each including the one before, or `ExternalName`.
+	Type *string
+	// Further addresses that nodes take for it; getting packets there is somebody else's work.
+	ExternalIps []string
+	// `None` (default), or `ClientIP`: one client's connections go to one pod.
+	SessionAffinity *string
+	// Asked of the load balancer; many ignore it.
+	LoadBalancerIp *string
+	// Client networks that the load balancer lets in; empty: all.
+	LoadBalancerSourceRanges []string
+	// ExternalName only: the DNS name that the Service's name is an alias of.
+	ExternalName *string
+	// `Cluster` (default): all pods. `Local`: only pods of the node reached, and the client's address is kept.
+	ExternalTrafficPolicy *string
+	// Where a node tells a load balancer whether it has a pod, with LoadBalancer and Local. Given by the server.
+	HealthCheckNodePort *int32
+	// DNS and endpoints have pods before they are ready, for peers that must find each other to become so.
+	PublishNotReadyAddresses *bool
+	SessionAffinityConfig    *SessionAffinityConfig
+	// `IPv4`, `IPv6`; the first is that of cluster_ip.
+	IpFamilies []string
+	// `SingleStack` (default), `PreferDualStack` or `RequireDualStack`.
+	IpFamilyPolicy *string
+	// Whether a LoadBalancer gets node ports too. Default: true.
 	AllocateLoadBalancerNodePorts *bool
-	LoadBalancerClass             *string
-	InternalTrafficPolicy         *string
-	TrafficDistribution           *string
+	// Which load balancer implementation; unset: the default one.
+	LoadBalancerClass *string
+	// `Cluster` (default), or `Local`: clients in the cluster reach only pods of their own node.
+	InternalTrafficPolicy *string
+	// A preference for near pods: `PreferSameZone` (also `PreferClose`) or `PreferSameNode`.
+	TrafficDistribution *string
 }
 
 func (b0 ServiceSpec_builder) Build() *ServiceSpec {
@@ -751,6 +771,7 @@ func (b0 ServiceSpec_builder) Build() *ServiceSpec {
 	return m0
 }
 
+// ServicePort is one port of a Service.
 type ServicePort struct {
 	state                  protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Name        *string                `protobuf:"bytes,1,opt,name=name,proto3,oneof"`
@@ -944,12 +965,18 @@ func (x *ServicePort) ClearNodePort() {
 type ServicePort_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
-	Name        *string
-	Protocol    *string
+	// Needed when there are several.
+	Name *string
+	// `TCP` (default), `UDP` or `SCTP`.
+	Protocol *string
+	// What is spoken on it, an IANA name or one with a domain prefix.
 	AppProtocol *string
-	Port        *int32
-	TargetPort  *v1.IntOrString
-	NodePort    *int32
+	// Where clients connect.
+	Port *int32
+	// Where the pods listen: a number, or the name of a container port. Default: port.
+	TargetPort *v1.IntOrString
+	// The same port on every node, for NodePort and LoadBalancer. Given by the server from 30000 to 32767 unless asked for.
+	NodePort *int32
 }
 
 func (b0 ServicePort_builder) Build() *ServicePort {
@@ -980,6 +1007,7 @@ func (b0 ServicePort_builder) Build() *ServicePort {
 	return m0
 }
 
+// SessionAffinityConfig is the details of session_affinity.
 type SessionAffinityConfig struct {
 	state               protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_ClientIp *ClientIPConfig        `protobuf:"bytes,1,opt,name=client_ip,json=clientIP,proto3,oneof"`
@@ -1048,6 +1076,7 @@ func (b0 SessionAffinityConfig_builder) Build() *SessionAffinityConfig {
 	return m0
 }
 
+// ClientIPConfig is the details of the affinity ClientIP.
 type ClientIPConfig struct {
 	state                     protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_TimeoutSeconds int32                  `protobuf:"varint,1,opt,name=timeout_seconds,json=timeoutSeconds,proto3,oneof"`
@@ -1109,6 +1138,7 @@ func (x *ClientIPConfig) ClearTimeoutSeconds() {
 type ClientIPConfig_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
+	// Since the last connection. 1 to 86400, default 10800.
 	TimeoutSeconds *int32
 }
 
@@ -1123,6 +1153,7 @@ func (b0 ClientIPConfig_builder) Build() *ClientIPConfig {
 	return m0
 }
 
+// ServiceStatus is what the load balancer says.
 type ServiceStatus struct {
 	state                   protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_LoadBalancer *LoadBalancerStatus    `protobuf:"bytes,1,opt,name=load_balancer,json=loadBalancer,proto3,oneof"`
@@ -1207,6 +1238,7 @@ func (b0 ServiceStatus_builder) Build() *ServiceStatus {
 	return m0
 }
 
+// LoadBalancerStatus is where a load balancer can be reached.
 type LoadBalancerStatus struct {
 	state              protoimpl.MessageState  `protogen:"opaque.v1"`
 	xxx_hidden_Ingress *[]*LoadBalancerIngress `protobuf:"bytes,1,rep,name=ingress,proto3"`
@@ -1266,6 +1298,7 @@ func (b0 LoadBalancerStatus_builder) Build() *LoadBalancerStatus {
 	return m0
 }
 
+// LoadBalancerIngress is one way in: an address or a name.
 type LoadBalancerIngress struct {
 	state                  protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Ip          *string                `protobuf:"bytes,1,opt,name=ip,proto3,oneof"`
@@ -1402,8 +1435,9 @@ type LoadBalancerIngress_builder struct {
 
 	Ip       *string
 	Hostname *string
-	IpMode   *string
-	Ports    []*PortStatus
+	// `VIP` (default): packets arrive with this address. `Proxy`: they arrive with the node's or the pod's.
+	IpMode *string
+	Ports  []*PortStatus
 }
 
 func (b0 LoadBalancerIngress_builder) Build() *LoadBalancerIngress {
@@ -1426,6 +1460,7 @@ func (b0 LoadBalancerIngress_builder) Build() *LoadBalancerIngress {
 	return m0
 }
 
+// PortStatus is the state of one port of a load balancer.
 type PortStatus struct {
 	state                  protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Port        int32                  `protobuf:"varint,1,opt,name=port,proto3,oneof"`
@@ -1545,7 +1580,8 @@ type PortStatus_builder struct {
 
 	Port     *int32
 	Protocol *string
-	Error    *string
+	// One word in CamelCase, when the port does not work.
+	Error *string
 }
 
 func (b0 PortStatus_builder) Build() *PortStatus {
@@ -1567,6 +1603,7 @@ func (b0 PortStatus_builder) Build() *PortStatus {
 	return m0
 }
 
+// ServiceList is one piece of a list of Service objects, or one page of it over REST.
 type ServiceList struct {
 	state               protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Metadata *v1.ListMeta           `protobuf:"bytes,1,opt,name=metadata,proto3,oneof"`
@@ -1651,7 +1688,7 @@ func (b0 ServiceList_builder) Build() *ServiceList {
 	return m0
 }
 
-// ServiceWriteRequest carries a Service to Create, Update or Apply.
+// ServiceWriteRequest carries a Service to Create, Update or Apply; on the wire it is dhow.meta.v1.ObjectWriteRequest.
 type ServiceWriteRequest struct {
 	state              protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Object  *Service               `protobuf:"bytes,1,opt,name=object,proto3"`
@@ -1732,6 +1769,8 @@ func (x *ServiceWriteRequest) ClearOptions() {
 type ServiceWriteRequest_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
+	// Update: the whole object; metadata.resource_version, if set, must be the stored one (else ABORTED). Apply: only what the caller owns.
+	// Create: with a name, or generate_name.
 	Object  *Service
 	Options *v1.WriteOptions
 }
@@ -1745,7 +1784,7 @@ func (b0 ServiceWriteRequest_builder) Build() *ServiceWriteRequest {
 	return m0
 }
 
-// ServiceWatchResponse is one batch of a watch on Services; it is wire-compatible with dhow.meta.v1.WatchResponse, which specifies it.
+// ServiceWatchResponse is one batch of a watch on Services: a dhow.meta.v1.WatchResponse with typed objects.
 type ServiceWatchResponse struct {
 	state               protoimpl.MessageState          `protogen:"opaque.v1"`
 	xxx_hidden_Changes  *[]*ServiceWatchResponse_Change `protobuf:"bytes,1,rep,name=changes,proto3"`
@@ -1847,7 +1886,7 @@ func (b0 ServiceWatchResponse_builder) Build() *ServiceWatchResponse {
 	return m0
 }
 
-// Change is one change of one Service.
+// Change is one change of one Service; its fields are those of dhow.meta.v1.ObjectChange.
 type ServiceWatchResponse_Change struct {
 	state                  protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Type        v1.EventType           `protobuf:"varint,1,opt,name=type,proto3,enum=dhow.meta.v1.EventType"`

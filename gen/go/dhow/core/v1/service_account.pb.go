@@ -21,6 +21,7 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// ServiceAccount is who a pod is to the API server.
 type ServiceAccount struct {
 	state                                   protoimpl.MessageState   `protogen:"opaque.v1"`
 	xxx_hidden_Metadata                     *v1.ObjectMeta           `protobuf:"bytes,1,opt,name=metadata,proto3,oneof"`
@@ -133,9 +134,12 @@ func (x *ServiceAccount) ClearAutomountServiceAccountToken() {
 type ServiceAccount_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
-	Metadata                     *v1.ObjectMeta
-	Secrets                      []*ObjectReference
-	ImagePullSecrets             []*LocalObjectReference
+	Metadata *v1.ObjectMeta
+	// Secrets that its pods may use, when an annotation enforces that.
+	Secrets []*ObjectReference
+	// Added to pods that have none.
+	ImagePullSecrets []*LocalObjectReference
+	// Whether its pods get a token; the pod's own field wins. Default: true.
 	AutomountServiceAccountToken *bool
 }
 
@@ -153,6 +157,7 @@ func (b0 ServiceAccount_builder) Build() *ServiceAccount {
 	return m0
 }
 
+// ServiceAccountList is one piece of a list of ServiceAccount objects, or one page of it over REST.
 type ServiceAccountList struct {
 	state               protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Metadata *v1.ListMeta           `protobuf:"bytes,1,opt,name=metadata,proto3,oneof"`
@@ -237,7 +242,7 @@ func (b0 ServiceAccountList_builder) Build() *ServiceAccountList {
 	return m0
 }
 
-// ServiceAccountWriteRequest carries a ServiceAccount to Create, Update or Apply.
+// ServiceAccountWriteRequest carries a ServiceAccount to Create, Update or Apply; on the wire it is dhow.meta.v1.ObjectWriteRequest.
 type ServiceAccountWriteRequest struct {
 	state              protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Object  *ServiceAccount        `protobuf:"bytes,1,opt,name=object,proto3"`
@@ -318,6 +323,8 @@ func (x *ServiceAccountWriteRequest) ClearOptions() {
 type ServiceAccountWriteRequest_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
+	// Update: the whole object; metadata.resource_version, if set, must be the stored one (else ABORTED). Apply: only what the caller owns.
+	// Create: with a name, or generate_name.
 	Object  *ServiceAccount
 	Options *v1.WriteOptions
 }
@@ -331,7 +338,7 @@ func (b0 ServiceAccountWriteRequest_builder) Build() *ServiceAccountWriteRequest
 	return m0
 }
 
-// ServiceAccountWatchResponse is one batch of a watch on ServiceAccounts; it is wire-compatible with dhow.meta.v1.WatchResponse, which specifies it.
+// ServiceAccountWatchResponse is one batch of a watch on ServiceAccounts: a dhow.meta.v1.WatchResponse with typed objects.
 type ServiceAccountWatchResponse struct {
 	state               protoimpl.MessageState                 `protogen:"opaque.v1"`
 	xxx_hidden_Changes  *[]*ServiceAccountWatchResponse_Change `protobuf:"bytes,1,rep,name=changes,proto3"`
@@ -433,7 +440,7 @@ func (b0 ServiceAccountWatchResponse_builder) Build() *ServiceAccountWatchRespon
 	return m0
 }
 
-// Change is one change of one ServiceAccount.
+// Change is one change of one ServiceAccount; its fields are those of dhow.meta.v1.ObjectChange.
 type ServiceAccountWatchResponse_Change struct {
 	state                  protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Type        v1.EventType           `protobuf:"varint,1,opt,name=type,proto3,enum=dhow.meta.v1.EventType"`

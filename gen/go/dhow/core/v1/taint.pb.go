@@ -21,6 +21,7 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// Taint keeps pods from a node unless they tolerate it.
 type Taint struct {
 	state                  protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Key         *string                `protobuf:"bytes,1,opt,name=key,proto3,oneof"`
@@ -164,9 +165,11 @@ func (x *Taint) ClearTimeAdded() {
 type Taint_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
-	Key       *string
-	Value     *string
-	Effect    *string
+	Key   *string
+	Value *string
+	// `NoSchedule`, `PreferNoSchedule`, or `NoExecute`, which also evicts pods that run.
+	Effect *string
+	// Set for NoExecute: where toleration_seconds counts from.
 	TimeAdded *v1.Time
 }
 
@@ -190,6 +193,7 @@ func (b0 Taint_builder) Build() *Taint {
 	return m0
 }
 
+// Toleration lets a pod onto nodes with taints that it matches.
 type Toleration struct {
 	state                        protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Key               *string                `protobuf:"bytes,1,opt,name=key,proto3,oneof"`
@@ -363,10 +367,14 @@ func (x *Toleration) ClearTolerationSeconds() {
 type Toleration_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
-	Key               *string
-	Operator          *string
-	Value             *string
-	Effect            *string
+	// Empty, with Exists: all taints.
+	Key *string
+	// `Equal` (default), `Exists`, or `Lt` and `Gt`, which compare integers.
+	Operator *string
+	Value    *string
+	// Empty: all effects.
+	Effect *string
+	// NoExecute only: how long the pod stays. Unset: for ever; 0 or less: not at all.
 	TolerationSeconds *int64
 }
 

@@ -21,6 +21,7 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// Volume is a folder, or device, that the containers of a pod share.
 type Volume struct {
 	state                   protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Name         *string                `protobuf:"bytes,1,opt,name=name,proto3,oneof"`
@@ -108,7 +109,9 @@ func (x *Volume) ClearVolumeSource() {
 type Volume_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
-	Name         *string
+	// A DNS label, unique in the pod.
+	Name *string
+	// Its fields stand beside the name in JSON. Empty: an emptyDir.
 	VolumeSource *VolumeSource
 }
 
@@ -124,6 +127,7 @@ func (b0 Volume_builder) Build() *Volume {
 	return m0
 }
 
+// VolumeSource is what a volume holds; exactly one field is set.
 type VolumeSource struct {
 	state                            protoimpl.MessageState             `protogen:"opaque.v1"`
 	xxx_hidden_HostPath              *HostPathVolumeSource              `protobuf:"bytes,1,opt,name=host_path,json=hostPath,proto3,oneof"`
@@ -917,6 +921,7 @@ func (b0 VolumeSource_builder) Build() *VolumeSource {
 	return m0
 }
 
+// HostPathVolumeSource is a file or folder of the node. A pod that has one can do as it likes there.
 type HostPathVolumeSource struct {
 	state                  protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Path        *string                `protobuf:"bytes,1,opt,name=path,proto3,oneof"`
@@ -1010,6 +1015,8 @@ type HostPathVolumeSource_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
 	Path *string
+	// What must be at the path, or is made: empty (not checked), `DirectoryOrCreate`, `Directory`, `FileOrCreate`, `File`, `Socket`,
+	// `CharDevice` or `BlockDevice`.
 	Type *string
 }
 
@@ -1028,6 +1035,7 @@ func (b0 HostPathVolumeSource_builder) Build() *HostPathVolumeSource {
 	return m0
 }
 
+// EmptyDirVolumeSource is an empty folder that lives as long as the pod is on its node.
 type EmptyDirVolumeSource struct {
 	state                  protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Medium      *string                `protobuf:"bytes,1,opt,name=medium,proto3,oneof"`
@@ -1115,7 +1123,9 @@ func (x *EmptyDirVolumeSource) ClearSizeLimit() {
 type EmptyDirVolumeSource_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
-	Medium    *string
+	// Empty: the node's disk. `Memory`: a tmpfs, counted as memory of those who write to it. `HugePages`: a hugetlbfs.
+	Medium *string
+	// A pod that exceeds it is evicted; of a tmpfs it is the size. 0 or unset: none.
 	SizeLimit *v1.Quantity
 }
 
@@ -1131,6 +1141,7 @@ func (b0 EmptyDirVolumeSource_builder) Build() *EmptyDirVolumeSource {
 	return m0
 }
 
+// GCEPersistentDiskVolumeSource is a Google Compute Engine disk, served by a CSI driver.
 type GCEPersistentDiskVolumeSource struct {
 	state                  protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_PdName      *string                `protobuf:"bytes,1,opt,name=pd_name,json=pdName,proto3,oneof"`
@@ -1273,8 +1284,10 @@ func (x *GCEPersistentDiskVolumeSource) ClearReadOnly() {
 type GCEPersistentDiskVolumeSource_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
-	PdName    *string
-	FsType    *string
+	// The disk's name.
+	PdName *string
+	FsType *string
+	// 0 or unset: the whole disk.
 	Partition *int32
 	ReadOnly  *bool
 }
@@ -1302,6 +1315,7 @@ func (b0 GCEPersistentDiskVolumeSource_builder) Build() *GCEPersistentDiskVolume
 	return m0
 }
 
+// AWSElasticBlockStoreVolumeSource is an Amazon EBS disk, served by a CSI driver.
 type AWSElasticBlockStoreVolumeSource struct {
 	state                  protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_VolumeId    *string                `protobuf:"bytes,1,opt,name=volume_id,json=volumeID,proto3,oneof"`
@@ -1444,8 +1458,9 @@ func (x *AWSElasticBlockStoreVolumeSource) ClearReadOnly() {
 type AWSElasticBlockStoreVolumeSource_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
-	VolumeId  *string
-	FsType    *string
+	VolumeId *string
+	FsType   *string
+	// 0 or unset: the whole disk.
 	Partition *int32
 	ReadOnly  *bool
 }
@@ -1473,6 +1488,7 @@ func (b0 AWSElasticBlockStoreVolumeSource_builder) Build() *AWSElasticBlockStore
 	return m0
 }
 
+// GitRepoVolumeSource was a folder with a git checkout. Switched off in Kubernetes for its dangers; Dhow stores it only.
 type GitRepoVolumeSource struct {
 	state                  protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Repository  *string                `protobuf:"bytes,1,opt,name=repository,proto3,oneof"`
@@ -1595,7 +1611,8 @@ type GitRepoVolumeSource_builder struct {
 
 	Repository *string
 	Revision   *string
-	Directory  *string
+	// Where to check out, without `..`; `.` is the volume itself.
+	Directory *string
 }
 
 func (b0 GitRepoVolumeSource_builder) Build() *GitRepoVolumeSource {
@@ -1617,6 +1634,7 @@ func (b0 GitRepoVolumeSource_builder) Build() *GitRepoVolumeSource {
 	return m0
 }
 
+// SecretVolumeSource is a file per key of a Secret, in memory, kept up to date.
 type SecretVolumeSource struct {
 	state                  protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_SecretName  *string                `protobuf:"bytes,1,opt,name=secret_name,json=secretName,proto3,oneof"`
@@ -1745,10 +1763,13 @@ func (x *SecretVolumeSource) ClearOptional() {
 type SecretVolumeSource_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
-	SecretName  *string
-	Items       []*KeyToPath
+	SecretName *string
+	// Only these keys, at these paths; empty: all, by their names.
+	Items []*KeyToPath
+	// File permissions, 0 to 511 (decimal in JSON). Default: 0644.
 	DefaultMode *int32
-	Optional    *bool
+	// Start without it when Secret or keys do not exist.
+	Optional *bool
 }
 
 func (b0 SecretVolumeSource_builder) Build() *SecretVolumeSource {
@@ -1771,6 +1792,7 @@ func (b0 SecretVolumeSource_builder) Build() *SecretVolumeSource {
 	return m0
 }
 
+// KeyToPath is the file that a key becomes.
 type KeyToPath struct {
 	state                  protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Key         *string                `protobuf:"bytes,1,opt,name=key,proto3,oneof"`
@@ -1888,8 +1910,10 @@ func (x *KeyToPath) ClearMode() {
 type KeyToPath_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
-	Key  *string
+	Key *string
+	// Relative, without `..`.
 	Path *string
+	// File permissions, 0 to 511 (decimal in JSON); unset: the volume's.
 	Mode *int32
 }
 
@@ -1912,6 +1936,7 @@ func (b0 KeyToPath_builder) Build() *KeyToPath {
 	return m0
 }
 
+// NFSVolumeSource is an NFS export.
 type NFSVolumeSource struct {
 	state                  protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Server      *string                `protobuf:"bytes,1,opt,name=server,proto3,oneof"`
@@ -2053,6 +2078,7 @@ func (b0 NFSVolumeSource_builder) Build() *NFSVolumeSource {
 	return m0
 }
 
+// ISCSIVolumeSource is an iSCSI disk.
 type ISCSIVolumeSource struct {
 	state                        protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_TargetPortal      *string                `protobuf:"bytes,1,opt,name=target_portal,json=targetPortal,proto3,oneof"`
@@ -2364,17 +2390,23 @@ func (x *ISCSIVolumeSource) ClearInitiatorName() {
 type ISCSIVolumeSource_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
-	TargetPortal      *string
-	Iqn               *string
-	Lun               *int32
-	IscsiInterface    *string
-	FsType            *string
-	ReadOnly          *bool
+	// Address and optional port (3260).
+	TargetPortal *string
+	// The target's qualified name.
+	Iqn *string
+	// The logical unit's number.
+	Lun *int32
+	// Default: `default` (TCP).
+	IscsiInterface *string
+	FsType         *string
+	ReadOnly       *bool
+	// Further ways to the same target.
 	Portals           []string
 	ChapAuthDiscovery *bool
 	ChapAuthSession   *bool
 	SecretRef         *LocalObjectReference
-	InitiatorName     *string
+	// Makes an interface of its own for the volume.
+	InitiatorName *string
 }
 
 func (b0 ISCSIVolumeSource_builder) Build() *ISCSIVolumeSource {
@@ -2422,6 +2454,7 @@ func (b0 ISCSIVolumeSource_builder) Build() *ISCSIVolumeSource {
 	return m0
 }
 
+// GlusterfsVolumeSource is a Glusterfs volume. Kubernetes removed its driver; Dhow stores it only.
 type GlusterfsVolumeSource struct {
 	state                  protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Endpoints   *string                `protobuf:"bytes,1,opt,name=endpoints,proto3,oneof"`
@@ -2539,6 +2572,7 @@ func (x *GlusterfsVolumeSource) ClearReadOnly() {
 type GlusterfsVolumeSource_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
+	// An Endpoints object with the servers.
 	Endpoints *string
 	Path      *string
 	ReadOnly  *bool
@@ -2563,6 +2597,7 @@ func (b0 GlusterfsVolumeSource_builder) Build() *GlusterfsVolumeSource {
 	return m0
 }
 
+// PersistentVolumeClaimVolumeSource is the volume that a claim in the pod's namespace is bound to.
 type PersistentVolumeClaimVolumeSource struct {
 	state                  protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_ClaimName   *string                `protobuf:"bytes,1,opt,name=claim_name,json=claimName,proto3,oneof"`
@@ -2671,6 +2706,7 @@ func (b0 PersistentVolumeClaimVolumeSource_builder) Build() *PersistentVolumeCla
 	return m0
 }
 
+// RBDVolumeSource is a Ceph block device. Kubernetes removed its driver; Dhow stores it only.
 type RBDVolumeSource struct {
 	state                  protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Monitors    []string               `protobuf:"bytes,1,rep,name=monitors,proto3"`
@@ -2907,11 +2943,14 @@ func (x *RBDVolumeSource) ClearReadOnly() {
 type RBDVolumeSource_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
-	Monitors  []string
-	Image     *string
-	FsType    *string
-	Pool      *string
-	User      *string
+	Monitors []string
+	Image    *string
+	FsType   *string
+	// Default: `rbd`.
+	Pool *string
+	// Default: `admin`.
+	User *string
+	// Default: `/etc/ceph/keyring`; secret_ref wins.
 	Keyring   *string
 	SecretRef *LocalObjectReference
 	ReadOnly  *bool
@@ -2950,6 +2989,7 @@ func (b0 RBDVolumeSource_builder) Build() *RBDVolumeSource {
 	return m0
 }
 
+// FlexVolumeSource is a volume of an executable driver on the node, the predecessor of CSI.
 type FlexVolumeSource struct {
 	state                  protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Driver      *string                `protobuf:"bytes,1,opt,name=driver,proto3,oneof"`
@@ -3130,6 +3170,7 @@ func (b0 FlexVolumeSource_builder) Build() *FlexVolumeSource {
 	return m0
 }
 
+// CinderVolumeSource is an OpenStack volume, served by a CSI driver.
 type CinderVolumeSource struct {
 	state                  protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_VolumeId    *string                `protobuf:"bytes,1,opt,name=volume_id,json=volumeID,proto3,oneof"`
@@ -3296,6 +3337,7 @@ func (b0 CinderVolumeSource_builder) Build() *CinderVolumeSource {
 	return m0
 }
 
+// CephFSVolumeSource is a Ceph file system. Kubernetes removed its driver; Dhow stores it only.
 type CephFSVolumeSource struct {
 	state                  protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Monitors    []string               `protobuf:"bytes,1,rep,name=monitors,proto3"`
@@ -3476,9 +3518,12 @@ func (x *CephFSVolumeSource) ClearReadOnly() {
 type CephFSVolumeSource_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
-	Monitors   []string
-	Path       *string
-	User       *string
+	Monitors []string
+	// Default: `/`.
+	Path *string
+	// Default: `admin`.
+	User *string
+	// Default: `/etc/ceph/user.secret`; secret_ref wins.
 	SecretFile *string
 	SecretRef  *LocalObjectReference
 	ReadOnly   *bool
@@ -3509,6 +3554,7 @@ func (b0 CephFSVolumeSource_builder) Build() *CephFSVolumeSource {
 	return m0
 }
 
+// FlockerVolumeSource is a Flocker data set. Kubernetes removed its driver; Dhow stores it only.
 type FlockerVolumeSource struct {
 	state                  protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_DatasetName *string                `protobuf:"bytes,1,opt,name=dataset_name,json=datasetName,proto3,oneof"`
@@ -3620,6 +3666,7 @@ func (b0 FlockerVolumeSource_builder) Build() *FlockerVolumeSource {
 	return m0
 }
 
+// DownwardAPIVolumeSource is files with fields of the pod itself, kept up to date.
 type DownwardAPIVolumeSource struct {
 	state                  protoimpl.MessageState    `protogen:"opaque.v1"`
 	xxx_hidden_Items       *[]*DownwardAPIVolumeFile `protobuf:"bytes,1,rep,name=items,proto3"`
@@ -3695,7 +3742,8 @@ func (x *DownwardAPIVolumeSource) ClearDefaultMode() {
 type DownwardAPIVolumeSource_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
-	Items       []*DownwardAPIVolumeFile
+	Items []*DownwardAPIVolumeFile
+	// File permissions, 0 to 511 (decimal in JSON). Default: 0644.
 	DefaultMode *int32
 }
 
@@ -3711,6 +3759,7 @@ func (b0 DownwardAPIVolumeSource_builder) Build() *DownwardAPIVolumeSource {
 	return m0
 }
 
+// DownwardAPIVolumeFile is one such file; exactly one of the refs is set.
 type DownwardAPIVolumeFile struct {
 	state                       protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Path             *string                `protobuf:"bytes,1,opt,name=path,proto3,oneof"`
@@ -3846,10 +3895,12 @@ func (x *DownwardAPIVolumeFile) ClearMode() {
 type DownwardAPIVolumeFile_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
+	// Relative, without `..`.
 	Path             *string
 	FieldRef         *ObjectFieldSelector
 	ResourceFieldRef *ResourceFieldSelector
-	Mode             *int32
+	// File permissions, 0 to 511 (decimal in JSON); unset: the volume's.
+	Mode *int32
 }
 
 func (b0 DownwardAPIVolumeFile_builder) Build() *DownwardAPIVolumeFile {
@@ -3869,6 +3920,7 @@ func (b0 DownwardAPIVolumeFile_builder) Build() *DownwardAPIVolumeFile {
 	return m0
 }
 
+// FCVolumeSource is a Fibre Channel disk, found by target_wwns and lun, or by wwids.
 type FCVolumeSource struct {
 	state                  protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_TargetWwns  []string               `protobuf:"bytes,1,rep,name=target_wwns,json=targetWWNs,proto3"`
@@ -4035,6 +4087,7 @@ func (b0 FCVolumeSource_builder) Build() *FCVolumeSource {
 	return m0
 }
 
+// AzureFileVolumeSource is an Azure file share, served by a CSI driver.
 type AzureFileVolumeSource struct {
 	state                  protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_SecretName  *string                `protobuf:"bytes,1,opt,name=secret_name,json=secretName,proto3,oneof"`
@@ -4176,6 +4229,7 @@ func (b0 AzureFileVolumeSource_builder) Build() *AzureFileVolumeSource {
 	return m0
 }
 
+// ConfigMapVolumeSource is a file per key of a ConfigMap, kept up to date.
 type ConfigMapVolumeSource struct {
 	state                           protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_LocalObjectReference *LocalObjectReference  `protobuf:"bytes,1,opt,name=local_object_reference,json=localObjectReference,proto3,oneof"`
@@ -4300,9 +4354,12 @@ type ConfigMapVolumeSource_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
 	LocalObjectReference *LocalObjectReference
-	Items                []*KeyToPath
-	DefaultMode          *int32
-	Optional             *bool
+	// Only these keys, at these paths; empty: all, by their names.
+	Items []*KeyToPath
+	// File permissions, 0 to 511 (decimal in JSON). Default: 0644.
+	DefaultMode *int32
+	// Start without it when ConfigMap or keys do not exist.
+	Optional *bool
 }
 
 func (b0 ConfigMapVolumeSource_builder) Build() *ConfigMapVolumeSource {
@@ -4322,6 +4379,7 @@ func (b0 ConfigMapVolumeSource_builder) Build() *ConfigMapVolumeSource {
 	return m0
 }
 
+// VsphereVirtualDiskVolumeSource is a vSphere disk, served by a CSI driver.
 type VsphereVirtualDiskVolumeSource struct {
 	state                        protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_VolumePath        *string                `protobuf:"bytes,1,opt,name=volume_path,json=volumePath,proto3,oneof"`
@@ -4499,6 +4557,7 @@ func (b0 VsphereVirtualDiskVolumeSource_builder) Build() *VsphereVirtualDiskVolu
 	return m0
 }
 
+// QuobyteVolumeSource is a Quobyte volume. Kubernetes removed its driver; Dhow stores it only.
 type QuobyteVolumeSource struct {
 	state                  protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Registry    *string                `protobuf:"bytes,1,opt,name=registry,proto3,oneof"`
@@ -4700,6 +4759,7 @@ func (x *QuobyteVolumeSource) ClearTenant() {
 type QuobyteVolumeSource_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
+	// Addresses of its registries, `host:port`, with commas between.
 	Registry *string
 	Volume   *string
 	ReadOnly *bool
@@ -4739,6 +4799,7 @@ func (b0 QuobyteVolumeSource_builder) Build() *QuobyteVolumeSource {
 	return m0
 }
 
+// AzureDiskVolumeSource is an Azure disk, served by a CSI driver.
 type AzureDiskVolumeSource struct {
 	state                  protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_DiskName    *string                `protobuf:"bytes,1,opt,name=disk_name,json=diskName,proto3,oneof"`
@@ -4940,12 +5001,14 @@ func (x *AzureDiskVolumeSource) ClearKind() {
 type AzureDiskVolumeSource_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
-	DiskName    *string
-	DiskUri     *string
+	DiskName *string
+	DiskUri  *string
+	// `None`, `ReadOnly` or `ReadWrite` (default).
 	CachingMode *string
 	FsType      *string
 	ReadOnly    *bool
-	Kind        *string
+	// `Shared` (default), `Dedicated` or `Managed`.
+	Kind *string
 }
 
 func (b0 AzureDiskVolumeSource_builder) Build() *AzureDiskVolumeSource {
@@ -4979,6 +5042,7 @@ func (b0 AzureDiskVolumeSource_builder) Build() *AzureDiskVolumeSource {
 	return m0
 }
 
+// PhotonPersistentDiskVolumeSource is a Photon Controller disk. Kubernetes removed its driver; Dhow stores it only.
 type PhotonPersistentDiskVolumeSource struct {
 	state                  protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_PdId        *string                `protobuf:"bytes,1,opt,name=pd_id,json=pdID,proto3,oneof"`
@@ -5090,6 +5154,7 @@ func (b0 PhotonPersistentDiskVolumeSource_builder) Build() *PhotonPersistentDisk
 	return m0
 }
 
+// ProjectedVolumeSource puts several sources into one folder.
 type ProjectedVolumeSource struct {
 	state                  protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Sources     *[]*VolumeProjection   `protobuf:"bytes,1,rep,name=sources,proto3"`
@@ -5165,7 +5230,8 @@ func (x *ProjectedVolumeSource) ClearDefaultMode() {
 type ProjectedVolumeSource_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
-	Sources     []*VolumeProjection
+	Sources []*VolumeProjection
+	// File permissions, 0 to 511 (decimal in JSON). Default: 0644.
 	DefaultMode *int32
 }
 
@@ -5181,6 +5247,7 @@ func (b0 ProjectedVolumeSource_builder) Build() *ProjectedVolumeSource {
 	return m0
 }
 
+// VolumeProjection is one of the sources; exactly one field is set.
 type VolumeProjection struct {
 	state                          protoimpl.MessageState         `protogen:"opaque.v1"`
 	xxx_hidden_Secret              *SecretProjection              `protobuf:"bytes,1,opt,name=secret,proto3,oneof"`
@@ -5374,6 +5441,7 @@ func (b0 VolumeProjection_builder) Build() *VolumeProjection {
 	return m0
 }
 
+// SecretProjection is a Secret's keys; see SecretVolumeSource.
 type SecretProjection struct {
 	state                           protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_LocalObjectReference *LocalObjectReference  `protobuf:"bytes,1,opt,name=local_object_reference,json=localObjectReference,proto3,oneof"`
@@ -5490,6 +5558,7 @@ func (b0 SecretProjection_builder) Build() *SecretProjection {
 	return m0
 }
 
+// DownwardAPIProjection is fields of the pod; see DownwardAPIVolumeSource.
 type DownwardAPIProjection struct {
 	state            protoimpl.MessageState    `protogen:"opaque.v1"`
 	xxx_hidden_Items *[]*DownwardAPIVolumeFile `protobuf:"bytes,1,rep,name=items,proto3"`
@@ -5549,6 +5618,7 @@ func (b0 DownwardAPIProjection_builder) Build() *DownwardAPIProjection {
 	return m0
 }
 
+// ConfigMapProjection is a ConfigMap's keys; see ConfigMapVolumeSource.
 type ConfigMapProjection struct {
 	state                           protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_LocalObjectReference *LocalObjectReference  `protobuf:"bytes,1,opt,name=local_object_reference,json=localObjectReference,proto3,oneof"`
@@ -5665,6 +5735,7 @@ func (b0 ConfigMapProjection_builder) Build() *ConfigMapProjection {
 	return m0
 }
 
+// ServiceAccountTokenProjection is a token of the pod's service account, renewed before it expires.
 type ServiceAccountTokenProjection struct {
 	state                        protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Audience          *string                `protobuf:"bytes,1,opt,name=audience,proto3,oneof"`
@@ -5782,7 +5853,9 @@ func (x *ServiceAccountTokenProjection) ClearPath() {
 type ServiceAccountTokenProjection_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
-	Audience          *string
+	// Whom it is for; empty: the API server.
+	Audience *string
+	// Default: 3600, at least 600. Renewed at 80 % of it.
 	ExpirationSeconds *int64
 	Path              *string
 }
@@ -5806,6 +5879,7 @@ func (b0 ServiceAccountTokenProjection_builder) Build() *ServiceAccountTokenProj
 	return m0
 }
 
+// ClusterTrustBundleProjection is a file with trusted certificates, of the bundle `name` or of all of a signer that label_selector matches.
 type ClusterTrustBundleProjection struct {
 	state                    protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Name          *string                `protobuf:"bytes,1,opt,name=name,proto3,oneof"`
@@ -5978,7 +6052,8 @@ type ClusterTrustBundleProjection_builder struct {
 	SignerName    *string
 	LabelSelector *v1.LabelSelector
 	Optional      *bool
-	Path          *string
+	// Relative to the volume.
+	Path *string
 }
 
 func (b0 ClusterTrustBundleProjection_builder) Build() *ClusterTrustBundleProjection {
@@ -6005,6 +6080,7 @@ func (b0 ClusterTrustBundleProjection_builder) Build() *ClusterTrustBundleProjec
 	return m0
 }
 
+// PodCertificateProjection is a key made on the node and a certificate that a signer issued for the pod.
 type PodCertificateProjection struct {
 	state                           protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_SignerName           *string                `protobuf:"bytes,1,opt,name=signer_name,json=signerName,proto3,oneof"`
@@ -6218,13 +6294,17 @@ func (x *PodCertificateProjection) ClearCertificateChainPath() {
 type PodCertificateProjection_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
-	SignerName           *string
-	KeyType              *string
+	SignerName *string
+	// For example `ED25519` or `ECDSAP256`.
+	KeyType *string
+	// At least 3600. Default: 86400.
 	MaxExpirationSeconds *int32
+	// One file with the key first, then the chain.
 	CredentialBundlePath *string
 	KeyPath              *string
 	CertificateChainPath *string
-	UserAnnotations      map[string]string
+	// For the signer, as it understands them.
+	UserAnnotations map[string]string
 }
 
 func (b0 PodCertificateProjection_builder) Build() *PodCertificateProjection {
@@ -6259,6 +6339,7 @@ func (b0 PodCertificateProjection_builder) Build() *PodCertificateProjection {
 	return m0
 }
 
+// PortworxVolumeSource is a Portworx volume, served by a CSI driver.
 type PortworxVolumeSource struct {
 	state                  protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_VolumeId    *string                `protobuf:"bytes,1,opt,name=volume_id,json=volumeID,proto3,oneof"`
@@ -6400,6 +6481,7 @@ func (b0 PortworxVolumeSource_builder) Build() *PortworxVolumeSource {
 	return m0
 }
 
+// ScaleIOVolumeSource is a ScaleIO volume. Kubernetes removed its driver; Dhow stores it only.
 type ScaleIOVolumeSource struct {
 	state                       protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Gateway          *string                `protobuf:"bytes,1,opt,name=gateway,proto3,oneof"`
@@ -6711,10 +6793,11 @@ type ScaleIOVolumeSource_builder struct {
 	SslEnabled       *bool
 	ProtectionDomain *string
 	StoragePool      *string
-	StorageMode      *string
-	VolumeName       *string
-	FsType           *string
-	ReadOnly         *bool
+	// `ThickProvisioned` or `ThinProvisioned` (default).
+	StorageMode *string
+	VolumeName  *string
+	FsType      *string
+	ReadOnly    *bool
 }
 
 func (b0 ScaleIOVolumeSource_builder) Build() *ScaleIOVolumeSource {
@@ -6761,6 +6844,7 @@ func (b0 ScaleIOVolumeSource_builder) Build() *ScaleIOVolumeSource {
 	return m0
 }
 
+// StorageOSVolumeSource is a StorageOS volume. Kubernetes removed its driver; Dhow stores it only.
 type StorageOSVolumeSource struct {
 	state                      protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_VolumeName      *string                `protobuf:"bytes,1,opt,name=volume_name,json=volumeName,proto3,oneof"`
@@ -6960,6 +7044,7 @@ func (b0 StorageOSVolumeSource_builder) Build() *StorageOSVolumeSource {
 	return m0
 }
 
+// CSIVolumeSource is a volume that a CSI driver makes for this pod alone, on its node.
 type CSIVolumeSource struct {
 	state                           protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Driver               *string                `protobuf:"bytes,1,opt,name=driver,proto3,oneof"`
@@ -7112,10 +7197,13 @@ func (x *CSIVolumeSource) ClearNodePublishSecretRef() {
 type CSIVolumeSource_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
-	Driver               *string
-	ReadOnly             *bool
-	FsType               *string
-	VolumeAttributes     map[string]string
+	// The name that the driver gives itself; its CSIDriver must allow ephemeral volumes.
+	Driver   *string
+	ReadOnly *bool
+	FsType   *string
+	// For the driver, as it understands them.
+	VolumeAttributes map[string]string
+	// Given to the driver at the mount.
 	NodePublishSecretRef *LocalObjectReference
 }
 
@@ -7140,6 +7228,7 @@ func (b0 CSIVolumeSource_builder) Build() *CSIVolumeSource {
 	return m0
 }
 
+// EphemeralVolumeSource is a claim that is made for the pod, named POD-VOLUME, and goes with it.
 type EphemeralVolumeSource struct {
 	state                          protoimpl.MessageState         `protogen:"opaque.v1"`
 	xxx_hidden_VolumeClaimTemplate *PersistentVolumeClaimTemplate `protobuf:"bytes,1,opt,name=volume_claim_template,json=volumeClaimTemplate,proto3,oneof"`
@@ -7208,6 +7297,7 @@ func (b0 EphemeralVolumeSource_builder) Build() *EphemeralVolumeSource {
 	return m0
 }
 
+// ImageVolumeSource is the files of an OCI image or artifact, read-only.
 type ImageVolumeSource struct {
 	state                  protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Reference   *string                `protobuf:"bytes,1,opt,name=reference,proto3,oneof"`
@@ -7300,7 +7390,8 @@ func (x *ImageVolumeSource) ClearPullPolicy() {
 type ImageVolumeSource_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
-	Reference  *string
+	Reference *string
+	// `Always`, `IfNotPresent` or `Never`, as for containers.
 	PullPolicy *string
 }
 

@@ -22,6 +22,7 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// EndpointSlice is a part of a Service's endpoints, at most 1000; the label `kubernetes.io/service-name` says of which Service.
 type EndpointSlice struct {
 	state                  protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Metadata    *v1.ObjectMeta         `protobuf:"bytes,1,opt,name=metadata,proto3,oneof"`
@@ -137,10 +138,12 @@ func (x *EndpointSlice) ClearAddressType() {
 type EndpointSlice_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
-	Metadata    *v1.ObjectMeta
+	Metadata *v1.ObjectMeta
+	// `IPv4`, `IPv6` or `FQDN`. Never changes.
 	AddressType *string
 	Endpoints   []*Endpoint
-	Ports       []*EndpointPort
+	// Ports that all endpoints have.
+	Ports []*EndpointPort
 }
 
 func (b0 EndpointSlice_builder) Build() *EndpointSlice {
@@ -157,6 +160,7 @@ func (b0 EndpointSlice_builder) Build() *EndpointSlice {
 	return m0
 }
 
+// Endpoint is one pod, or another thing that serves.
 type Endpoint struct {
 	state                         protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Addresses          []string               `protobuf:"bytes,1,rep,name=addresses,proto3"`
@@ -370,14 +374,19 @@ func (x *Endpoint) ClearHints() {
 type Endpoint_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
-	Addresses          []string
-	Conditions         *EndpointConditions
-	Hostname           *string
-	TargetRef          *v11.ObjectReference
+	// At least one; clients use the first.
+	Addresses  []string
+	Conditions *EndpointConditions
+	// The DNS name within a headless Service.
+	Hostname *string
+	// The pod.
+	TargetRef *v11.ObjectReference
+	// From v1beta1; read-only.
 	DeprecatedTopology map[string]string
 	NodeName           *string
 	Zone               *string
-	Hints              *EndpointHints
+	// Who should use it, for traffic near by.
+	Hints *EndpointHints
 }
 
 func (b0 Endpoint_builder) Build() *Endpoint {
@@ -404,6 +413,7 @@ func (b0 Endpoint_builder) Build() *Endpoint {
 	return m0
 }
 
+// EndpointConditions is the state of an endpoint.
 type EndpointConditions struct {
 	state                  protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Ready       bool                   `protobuf:"varint,1,opt,name=ready,proto3,oneof"`
@@ -515,8 +525,11 @@ func (x *EndpointConditions) ClearTerminating() {
 type EndpointConditions_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
-	Ready       *bool
-	Serving     *bool
+	// Serving and not terminating, or the Service publishes what is not ready. Unset: taken as true.
+	Ready *bool
+	// As the pod's condition Ready, even while it is terminating. Unset: as ready.
+	Serving *bool
+	// The pod is being deleted. Unset: taken as false.
 	Terminating *bool
 }
 
@@ -539,6 +552,7 @@ func (b0 EndpointConditions_builder) Build() *EndpointConditions {
 	return m0
 }
 
+// EndpointHints is the zones and nodes that an endpoint is for.
 type EndpointHints struct {
 	state               protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_ForZones *[]*ForZone            `protobuf:"bytes,1,rep,name=for_zones,json=forZones,proto3"`
@@ -614,6 +628,7 @@ func (b0 EndpointHints_builder) Build() *EndpointHints {
 	return m0
 }
 
+// ForZone is one zone.
 type ForZone struct {
 	state                  protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Name        *string                `protobuf:"bytes,1,opt,name=name,proto3,oneof"`
@@ -692,6 +707,7 @@ func (b0 ForZone_builder) Build() *ForZone {
 	return m0
 }
 
+// ForNode is one node.
 type ForNode struct {
 	state                  protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Name        *string                `protobuf:"bytes,1,opt,name=name,proto3,oneof"`
@@ -770,6 +786,7 @@ func (b0 ForNode_builder) Build() *ForNode {
 	return m0
 }
 
+// EndpointPort is one port of the endpoints.
 type EndpointPort struct {
 	state                  protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Name        *string                `protobuf:"bytes,1,opt,name=name,proto3,oneof"`
@@ -915,9 +932,13 @@ func (x *EndpointPort) ClearAppProtocol() {
 type EndpointPort_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
-	Name        *string
-	Protocol    *string
-	Port        *int32
+	// That of the Service's port; may be empty.
+	Name *string
+	// `TCP` (default), `UDP` or `SCTP`.
+	Protocol *string
+	// Unset: all ports.
+	Port *int32
+	// What is spoken on it, an IANA name or one with a domain prefix.
 	AppProtocol *string
 }
 
@@ -944,6 +965,7 @@ func (b0 EndpointPort_builder) Build() *EndpointPort {
 	return m0
 }
 
+// EndpointSliceList is one piece of a list of EndpointSlice objects, or one page of it over REST.
 type EndpointSliceList struct {
 	state               protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Metadata *v1.ListMeta           `protobuf:"bytes,1,opt,name=metadata,proto3,oneof"`
@@ -1028,7 +1050,7 @@ func (b0 EndpointSliceList_builder) Build() *EndpointSliceList {
 	return m0
 }
 
-// EndpointSliceWriteRequest carries a EndpointSlice to Create, Update or Apply.
+// EndpointSliceWriteRequest carries an EndpointSlice to Create, Update or Apply; on the wire it is dhow.meta.v1.ObjectWriteRequest.
 type EndpointSliceWriteRequest struct {
 	state              protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Object  *EndpointSlice         `protobuf:"bytes,1,opt,name=object,proto3"`
@@ -1109,6 +1131,8 @@ func (x *EndpointSliceWriteRequest) ClearOptions() {
 type EndpointSliceWriteRequest_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
+	// Update: the whole object; metadata.resource_version, if set, must be the stored one (else ABORTED). Apply: only what the caller owns.
+	// Create: with a name, or generate_name.
 	Object  *EndpointSlice
 	Options *v1.WriteOptions
 }
@@ -1122,7 +1146,7 @@ func (b0 EndpointSliceWriteRequest_builder) Build() *EndpointSliceWriteRequest {
 	return m0
 }
 
-// EndpointSliceWatchResponse is one batch of a watch on EndpointSlices; it is wire-compatible with dhow.meta.v1.WatchResponse, which specifies it.
+// EndpointSliceWatchResponse is one batch of a watch on EndpointSlices: a dhow.meta.v1.WatchResponse with typed objects.
 type EndpointSliceWatchResponse struct {
 	state               protoimpl.MessageState                `protogen:"opaque.v1"`
 	xxx_hidden_Changes  *[]*EndpointSliceWatchResponse_Change `protobuf:"bytes,1,rep,name=changes,proto3"`
@@ -1224,7 +1248,7 @@ func (b0 EndpointSliceWatchResponse_builder) Build() *EndpointSliceWatchResponse
 	return m0
 }
 
-// Change is one change of one EndpointSlice.
+// Change is one change of one EndpointSlice; its fields are those of dhow.meta.v1.ObjectChange.
 type EndpointSliceWatchResponse_Change struct {
 	state                  protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Type        v1.EventType           `protobuf:"varint,1,opt,name=type,proto3,enum=dhow.meta.v1.EventType"`

@@ -22,6 +22,7 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// Event reports what happened to an object, for people; it is kept for a limited time and may be lost.
 type Event struct {
 	state                               protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Metadata                 *v1.ObjectMeta         `protobuf:"bytes,1,opt,name=metadata,proto3,oneof"`
@@ -435,17 +436,28 @@ func (x *Event) ClearDeprecatedCount() {
 type Event_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
-	Metadata                 *v1.ObjectMeta
-	EventTime                *v1.MicroTime
-	Series                   *EventSeries
-	ReportingController      *string
-	ReportingInstance        *string
-	Action                   *string
-	Reason                   *string
-	Regarding                *v11.ObjectReference
-	Related                  *v11.ObjectReference
-	Note                     *string
-	Type                     *string
+	Metadata *v1.ObjectMeta
+	// When it first happened. Required.
+	EventTime *v1.MicroTime
+	// Set when it happens again and again.
+	Series *EventSeries
+	// For example `dhow.dev/node-agent`.
+	ReportingController *string
+	// Which of its instances, for example a node's name.
+	ReportingInstance *string
+	// What was done about it, one word.
+	Action *string
+	// One word in CamelCase.
+	Reason *string
+	// What it is about.
+	Regarding *v11.ObjectReference
+	// A second object that is involved.
+	Related *v11.ObjectReference
+	// For people, at most 1 KiB.
+	Note *string
+	// `Normal` or `Warning`.
+	Type *string
+	// What the older form of events has; set by the server alone.
 	DeprecatedSource         *v11.EventSource
 	DeprecatedFirstTimestamp *v1.Time
 	DeprecatedLastTimestamp  *v1.Time
@@ -495,6 +507,7 @@ func (b0 Event_builder) Build() *Event {
 	return m0
 }
 
+// EventSeries sums up the repetitions of an event.
 type EventSeries struct {
 	state                       protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Count            int32                  `protobuf:"varint,1,opt,name=count,proto3,oneof"`
@@ -595,6 +608,7 @@ func (b0 EventSeries_builder) Build() *EventSeries {
 	return m0
 }
 
+// EventList is one piece of a list of Event objects, or one page of it over REST.
 type EventList struct {
 	state               protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Metadata *v1.ListMeta           `protobuf:"bytes,1,opt,name=metadata,proto3,oneof"`
@@ -679,7 +693,7 @@ func (b0 EventList_builder) Build() *EventList {
 	return m0
 }
 
-// EventWriteRequest carries a Event to Create, Update or Apply.
+// EventWriteRequest carries an Event to Create, Update or Apply; on the wire it is dhow.meta.v1.ObjectWriteRequest.
 type EventWriteRequest struct {
 	state              protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Object  *Event                 `protobuf:"bytes,1,opt,name=object,proto3"`
@@ -760,6 +774,8 @@ func (x *EventWriteRequest) ClearOptions() {
 type EventWriteRequest_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
+	// Update: the whole object; metadata.resource_version, if set, must be the stored one (else ABORTED). Apply: only what the caller owns.
+	// Create: with a name, or generate_name.
 	Object  *Event
 	Options *v1.WriteOptions
 }
@@ -773,7 +789,7 @@ func (b0 EventWriteRequest_builder) Build() *EventWriteRequest {
 	return m0
 }
 
-// EventWatchResponse is one batch of a watch on Events; it is wire-compatible with dhow.meta.v1.WatchResponse, which specifies it.
+// EventWatchResponse is one batch of a watch on Events: a dhow.meta.v1.WatchResponse with typed objects.
 type EventWatchResponse struct {
 	state               protoimpl.MessageState        `protogen:"opaque.v1"`
 	xxx_hidden_Changes  *[]*EventWatchResponse_Change `protobuf:"bytes,1,rep,name=changes,proto3"`
@@ -875,7 +891,7 @@ func (b0 EventWatchResponse_builder) Build() *EventWatchResponse {
 	return m0
 }
 
-// Change is one change of one Event.
+// Change is one change of one Event; its fields are those of dhow.meta.v1.ObjectChange.
 type EventWatchResponse_Change struct {
 	state                  protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Type        v1.EventType           `protobuf:"varint,1,opt,name=type,proto3,enum=dhow.meta.v1.EventType"`

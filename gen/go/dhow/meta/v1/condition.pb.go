@@ -20,6 +20,7 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// Condition is one statement about an object by a controller that watches it.
 type Condition struct {
 	state                         protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Type               *string                `protobuf:"bytes,1,opt,name=type,proto3,oneof"`
@@ -216,12 +217,18 @@ func (x *Condition) ClearMessage() {
 type Condition_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
-	Type               *string
-	Status             *string
+	// What is stated, in CamelCase; one condition per type in a list.
+	Type *string
+	// `True`, `False` or `Unknown`.
+	Status *string
+	// The metadata.generation that this was found for; older than the object's: out of date.
 	ObservedGeneration *int64
+	// When status last changed.
 	LastTransitionTime *Time
-	Reason             *string
-	Message            *string
+	// One word in CamelCase, for programs. Never empty.
+	Reason *string
+	// For people.
+	Message *string
 }
 
 func (b0 Condition_builder) Build() *Condition {

@@ -20,6 +20,7 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// APIGroup is one group in the discovery of the REST door.
 type APIGroup struct {
 	state                                 protoimpl.MessageState        `protogen:"opaque.v1"`
 	xxx_hidden_Name                       *string                       `protobuf:"bytes,1,opt,name=name,proto3,oneof"`
@@ -135,9 +136,11 @@ func (x *APIGroup) ClearPreferredVersion() {
 type APIGroup_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
-	Name                       *string
-	Versions                   []*GroupVersionForDiscovery
-	PreferredVersion           *GroupVersionForDiscovery
+	Name     *string
+	Versions []*GroupVersionForDiscovery
+	// The version a client without an opinion uses.
+	PreferredVersion *GroupVersionForDiscovery
+	// Addresses for clients of given networks; no longer of use.
 	ServerAddressByClientCidrs []*ServerAddressByClientCIDR
 }
 
@@ -155,6 +158,7 @@ func (b0 APIGroup_builder) Build() *APIGroup {
 	return m0
 }
 
+// GroupVersionForDiscovery is a version of a group.
 type GroupVersionForDiscovery struct {
 	state                   protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_GroupVersion *string                `protobuf:"bytes,1,opt,name=group_version,json=groupVersion,proto3,oneof"`
@@ -247,6 +251,7 @@ func (x *GroupVersionForDiscovery) ClearVersion() {
 type GroupVersionForDiscovery_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
+	// `group/version`, or just `version` for core.
 	GroupVersion *string
 	Version      *string
 }
@@ -266,6 +271,7 @@ func (b0 GroupVersionForDiscovery_builder) Build() *GroupVersionForDiscovery {
 	return m0
 }
 
+// ServerAddressByClientCIDR is an address for the clients of a network.
 type ServerAddressByClientCIDR struct {
 	state                    protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_ClientCidr    *string                `protobuf:"bytes,1,opt,name=client_cidr,json=clientCIDR,proto3,oneof"`
@@ -377,6 +383,7 @@ func (b0 ServerAddressByClientCIDR_builder) Build() *ServerAddressByClientCIDR {
 	return m0
 }
 
+// APIGroupList is all groups but core.
 type APIGroupList struct {
 	state             protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Groups *[]*APIGroup           `protobuf:"bytes,1,rep,name=groups,proto3"`
@@ -436,6 +443,7 @@ func (b0 APIGroupList_builder) Build() *APIGroupList {
 	return m0
 }
 
+// APIResource describes one resource in the discovery of the REST door.
 type APIResource struct {
 	state                         protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Name               *string                `protobuf:"bytes,1,opt,name=name,proto3,oneof"`
@@ -712,15 +720,20 @@ func (x *APIResource) ClearStorageVersionHash() {
 type APIResource_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
-	Name               *string
-	SingularName       *string
-	Namespaced         *bool
-	Group              *string
-	Version            *string
-	Kind               *string
-	Verbs              *Verbs
-	ShortNames         []string
-	Categories         []string
+	// Plural, with `/` and the subresource's name if it is one.
+	Name         *string
+	SingularName *string
+	Namespaced   *bool
+	// Empty: that of the list.
+	Group *string
+	// Empty: that of the list.
+	Version    *string
+	Kind       *string
+	Verbs      *Verbs
+	ShortNames []string
+	// Words that select the resource among others, for example `all`.
+	Categories []string
+	// Changes when the stored version does; not to be interpreted.
 	StorageVersionHash *string
 }
 
@@ -762,6 +775,7 @@ func (b0 APIResource_builder) Build() *APIResource {
 	return m0
 }
 
+// Verbs is a list of verbs, of which an empty one is not the same as none.
 type Verbs struct {
 	state            protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Items []string               `protobuf:"bytes,1,rep,name=items,proto3"`
@@ -819,6 +833,7 @@ func (b0 Verbs_builder) Build() *Verbs {
 	return m0
 }
 
+// APIResourceList is the resources of one group and version.
 type APIResourceList struct {
 	state                   protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_GroupVersion *string                `protobuf:"bytes,1,opt,name=group_version,json=groupVersion,proto3,oneof"`
@@ -913,6 +928,7 @@ func (b0 APIResourceList_builder) Build() *APIResourceList {
 	return m0
 }
 
+// APIVersions is the versions of the core group.
 type APIVersions struct {
 	state                                 protoimpl.MessageState        `protogen:"opaque.v1"`
 	xxx_hidden_Versions                   []string                      `protobuf:"bytes,1,rep,name=versions,proto3"`
@@ -986,6 +1002,7 @@ func (b0 APIVersions_builder) Build() *APIVersions {
 	return m0
 }
 
+// GroupKind names a kind in any version.
 type GroupKind struct {
 	state                  protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Group       *string                `protobuf:"bytes,1,opt,name=group,proto3,oneof"`
@@ -1097,6 +1114,7 @@ func (b0 GroupKind_builder) Build() *GroupKind {
 	return m0
 }
 
+// GroupResource names a resource in any version.
 type GroupResource struct {
 	state                  protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Group       *string                `protobuf:"bytes,1,opt,name=group,proto3,oneof"`
@@ -1189,7 +1207,8 @@ func (x *GroupResource) ClearResource() {
 type GroupResource_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
-	Group    *string
+	Group *string
+	// Plural.
 	Resource *string
 }
 
@@ -1208,6 +1227,7 @@ func (b0 GroupResource_builder) Build() *GroupResource {
 	return m0
 }
 
+// GroupVersion names a version of a group.
 type GroupVersion struct {
 	state                  protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Group       *string                `protobuf:"bytes,1,opt,name=group,proto3,oneof"`
@@ -1319,6 +1339,7 @@ func (b0 GroupVersion_builder) Build() *GroupVersion {
 	return m0
 }
 
+// GroupVersionKind names a kind.
 type GroupVersionKind struct {
 	state                  protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Group       *string                `protobuf:"bytes,1,opt,name=group,proto3,oneof"`
@@ -1463,6 +1484,7 @@ func (b0 GroupVersionKind_builder) Build() *GroupVersionKind {
 	return m0
 }
 
+// GroupVersionResource names a resource.
 type GroupVersionResource struct {
 	state                  protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Group       *string                `protobuf:"bytes,1,opt,name=group,proto3,oneof"`
@@ -1583,8 +1605,9 @@ func (x *GroupVersionResource) ClearResource() {
 type GroupVersionResource_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
-	Group    *string
-	Version  *string
+	Group   *string
+	Version *string
+	// Plural.
 	Resource *string
 }
 
@@ -1607,6 +1630,7 @@ func (b0 GroupVersionResource_builder) Build() *GroupVersionResource {
 	return m0
 }
 
+// RootPaths is what the REST door serves at its root.
 type RootPaths struct {
 	state            protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Paths []string               `protobuf:"bytes,1,rep,name=paths,proto3"`

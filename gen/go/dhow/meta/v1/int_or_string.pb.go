@@ -20,6 +20,7 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// IntOrString is a number or a text, such as a port or its name, or a count or a percentage.
 type IntOrString struct {
 	state                  protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Type        int64                  `protobuf:"varint,1,opt,name=type,proto3,oneof"`
@@ -134,6 +135,7 @@ func (x *IntOrString) ClearStrVal() {
 type IntOrString_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
+	// 0: int_val counts. 1: str_val counts.
 	Type   *int64
 	IntVal *int32
 	StrVal *string

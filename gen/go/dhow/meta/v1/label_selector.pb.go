@@ -20,6 +20,7 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// LabelSelector chooses objects by their labels; all of it must match. An empty one matches everything, an absent one (mostly) nothing.
 type LabelSelector struct {
 	state                       protoimpl.MessageState       `protogen:"opaque.v1"`
 	xxx_hidden_MatchLabels      map[string]string            `protobuf:"bytes,1,rep,name=match_labels,json=matchLabels,proto3" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
@@ -80,6 +81,7 @@ func (x *LabelSelector) SetMatchExpressions(v []*LabelSelectorRequirement) {
 type LabelSelector_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
+	// Labels with exactly these values.
 	MatchLabels      map[string]string
 	MatchExpressions []*LabelSelectorRequirement
 }
@@ -93,6 +95,7 @@ func (b0 LabelSelector_builder) Build() *LabelSelector {
 	return m0
 }
 
+// LabelSelectorRequirement is one condition on one label.
 type LabelSelectorRequirement struct {
 	state                  protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Key         *string                `protobuf:"bytes,1,opt,name=key,proto3,oneof"`
@@ -197,9 +200,11 @@ func (x *LabelSelectorRequirement) ClearOperator() {
 type LabelSelectorRequirement_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
-	Key      *string
+	Key *string
+	// `In`, `NotIn`, `Exists` or `DoesNotExist`. `NotIn` also matches objects without the label.
 	Operator *string
-	Values   []string
+	// At least one for In and NotIn, none otherwise.
+	Values []string
 }
 
 func (b0 LabelSelectorRequirement_builder) Build() *LabelSelectorRequirement {
@@ -218,6 +223,7 @@ func (b0 LabelSelectorRequirement_builder) Build() *LabelSelectorRequirement {
 	return m0
 }
 
+// FieldSelectorRequirement is one condition on one field, as authorization requests carry it.
 type FieldSelectorRequirement struct {
 	state                  protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Key         *string                `protobuf:"bytes,1,opt,name=key,proto3,oneof"`
@@ -322,7 +328,9 @@ func (x *FieldSelectorRequirement) ClearOperator() {
 type FieldSelectorRequirement_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
-	Key      *string
+	// The field's path.
+	Key *string
+	// `In`, `NotIn`, `Exists` or `DoesNotExist`.
 	Operator *string
 	Values   []string
 }

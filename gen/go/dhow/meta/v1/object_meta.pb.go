@@ -20,6 +20,7 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// ObjectMeta is the part that all kinds share: what an object is called, who owns it, and how far its life has gone.
 type ObjectMeta struct {
 	state                                 protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Name                       *string                `protobuf:"bytes,1,opt,name=name,proto3,oneof"`
@@ -384,21 +385,37 @@ func (x *ObjectMeta) ClearDeletionGracePeriodSeconds() {
 type ObjectMeta_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
-	Name                       *string
-	GenerateName               *string
-	Namespace                  *string
-	SelfLink                   *string
-	Uid                        *string
-	ResourceVersion            *string
-	Generation                 *int64
-	CreationTimestamp          *Time
-	DeletionTimestamp          *Time
+	// Unique among the objects of one kind in one namespace; never changes.
+	Name *string
+	// A prefix: with an empty name, the server makes one of it and five random characters.
+	GenerateName *string
+	// Empty for kinds that belong to the whole cluster.
+	Namespace *string
+	// No longer set by anyone.
+	SelfLink *string
+	// Set by the server, never the same for two objects, not even for one deleted and made again under its name.
+	Uid *string
+	// The revision that last wrote the object, a decimal number (R*1024+i, see dhow.store.v1). Sent with an update, it is a condition.
+	ResourceVersion *string
+	// Counts the changes of what is desired (the spec); status and most metadata do not count. Set by the server.
+	Generation *int64
+	// Set by the server.
+	CreationTimestamp *Time
+	// When deletion was asked for, plus the grace period. Set by the server; from then on the object only waits for its finalizers and its
+	// grace period.
+	DeletionTimestamp *Time
+	// Seconds between the request to delete and deletion_timestamp. May only be shortened.
 	DeletionGracePeriodSeconds *int64
-	Labels                     map[string]string
-	Annotations                map[string]string
-	OwnerReferences            []*OwnerReference
-	Finalizers                 []string
-	ManagedFields              []*ManagedFieldsEntry
+	// Short values that selectors match.
+	Labels map[string]string
+	// Values that selectors do not see, 256 KiB in all. Dhow's own data on other kinds is here, below `dhow.dev/`.
+	Annotations map[string]string
+	// Objects that this one goes with: when the last of them is gone, it is deleted too.
+	OwnerReferences []*OwnerReference
+	// Names of those who still have to clean up; a deleted object stays until the list is empty.
+	Finalizers []string
+	// Which manager set which fields; kept by the server for server-side apply.
+	ManagedFields []*ManagedFieldsEntry
 }
 
 func (b0 ObjectMeta_builder) Build() *ObjectMeta {
@@ -447,6 +464,7 @@ func (b0 ObjectMeta_builder) Build() *ObjectMeta {
 	return m0
 }
 
+// OwnerReference names an owner of the object that it stands in: in the same namespace, or of a kind without namespaces.
 type OwnerReference struct {
 	state                         protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_ApiVersion         *string                `protobuf:"bytes,5,opt,name=api_version,json=apiVersion,proto3,oneof"`
@@ -645,11 +663,13 @@ func (x *OwnerReference) ClearBlockOwnerDeletion() {
 type OwnerReference_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
-	ApiVersion         *string
-	Kind               *string
-	Name               *string
-	Uid                *string
-	Controller         *bool
+	ApiVersion *string
+	Kind       *string
+	Name       *string
+	Uid        *string
+	// Whether this owner manages the object. At most one does.
+	Controller *bool
+	// Whether an owner that is deleted in the foreground waits until this object is gone.
 	BlockOwnerDeletion *bool
 }
 
@@ -684,6 +704,7 @@ func (b0 OwnerReference_builder) Build() *OwnerReference {
 	return m0
 }
 
+// ManagedFieldsEntry lists the fields that one manager owns through one operation in one API version.
 type ManagedFieldsEntry struct {
 	state                  protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Manager     *string                `protobuf:"bytes,1,opt,name=manager,proto3,oneof"`
@@ -906,12 +927,17 @@ func (x *ManagedFieldsEntry) ClearSubresource() {
 type ManagedFieldsEntry_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
-	Manager     *string
-	Operation   *string
-	ApiVersion  *string
-	Time        *Time
-	FieldsType  *string
-	FieldsV1    *FieldsV1
+	// Who: the field_manager of the writes.
+	Manager *string
+	// `Apply`, or `Update` for every other write.
+	Operation  *string
+	ApiVersion *string
+	// When the set of fields last changed.
+	Time *Time
+	// Always `FieldsV1`.
+	FieldsType *string
+	FieldsV1   *FieldsV1
+	// The subresource written through, or empty.
 	Subresource *string
 }
 
@@ -944,6 +970,8 @@ func (b0 ManagedFieldsEntry_builder) Build() *ManagedFieldsEntry {
 	return m0
 }
 
+// FieldsV1 is a set of fields as nested JSON objects, whose keys say what is selected: `f:name` a field, `k:{...}` a list item by its keys,
+// `v:...` by its value.
 type FieldsV1 struct {
 	state                  protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Raw         []byte                 `protobuf:"bytes,1,opt,name=raw,json=Raw,proto3,oneof"`
@@ -1008,6 +1036,7 @@ func (x *FieldsV1) ClearRaw() {
 type FieldsV1_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
+	// The JSON. Not part of Kubernetes' JSON as a field: it stands for the whole message there.
 	Raw []byte
 }
 
@@ -1022,6 +1051,7 @@ func (b0 FieldsV1_builder) Build() *FieldsV1 {
 	return m0
 }
 
+// PartialObjectMetadata is an object of any kind of which only the metadata was asked for.
 type PartialObjectMetadata struct {
 	state               protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Metadata *ObjectMeta            `protobuf:"bytes,1,opt,name=metadata,proto3,oneof"`
@@ -1090,6 +1120,7 @@ func (b0 PartialObjectMetadata_builder) Build() *PartialObjectMetadata {
 	return m0
 }
 
+// PartialObjectMetadataList is a page of objects with only their metadata.
 type PartialObjectMetadataList struct {
 	state               protoimpl.MessageState    `protogen:"opaque.v1"`
 	xxx_hidden_Metadata *ListMeta                 `protobuf:"bytes,1,opt,name=metadata,proto3,oneof"`
@@ -1174,6 +1205,7 @@ func (b0 PartialObjectMetadataList_builder) Build() *PartialObjectMetadataList {
 	return m0
 }
 
+// ListMeta is what every list says about itself.
 type ListMeta struct {
 	state                         protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_SelfLink           *string                `protobuf:"bytes,1,opt,name=self_link,json=selfLink,proto3,oneof"`
@@ -1342,11 +1374,16 @@ func (x *ListMeta) ClearShardInfo() {
 type ListMeta_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
-	SelfLink           *string
-	ResourceVersion    *string
-	Continue           *string
+	// No longer set by anyone.
+	SelfLink *string
+	// The revision at which the list was true (R*1024+1023): a watch continues after it.
+	ResourceVersion *string
+	// Empty when the list is complete; else the token for the next page, at the same revision.
+	Continue *string
+	// How many objects follow this page. Unset when unknown: with selectors, or at the end.
 	RemainingItemCount *int64
-	ShardInfo          *ShardInfo
+	// Set when the list was asked for a shard of the objects only.
+	ShardInfo *ShardInfo
 }
 
 func (b0 ListMeta_builder) Build() *ListMeta {
@@ -1373,6 +1410,7 @@ func (b0 ListMeta_builder) Build() *ListMeta {
 	return m0
 }
 
+// ShardInfo tells which shard a list holds.
 type ShardInfo struct {
 	state                  protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Selector    *string                `protobuf:"bytes,1,opt,name=selector,proto3,oneof"`
@@ -1437,6 +1475,7 @@ func (x *ShardInfo) ClearSelector() {
 type ShardInfo_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
+	// The shard_selector of the request.
 	Selector *string
 }
 
@@ -1451,6 +1490,7 @@ func (b0 ShardInfo_builder) Build() *ShardInfo {
 	return m0
 }
 
+// TypeMeta names a kind. Protobuf objects do not hold it, the service or envelope says what they are.
 type TypeMeta struct {
 	state                  protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Kind        *string                `protobuf:"bytes,1,opt,name=kind,proto3,oneof"`

@@ -20,6 +20,7 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// ApplyOptions are Kubernetes' REST options of a server-side apply. Dhow's gRPC requests use WriteOptions.
 type ApplyOptions struct {
 	state                   protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_DryRun       []string               `protobuf:"bytes,1,rep,name=dry_run,json=dryRun,proto3"`
@@ -121,8 +122,11 @@ func (x *ApplyOptions) ClearFieldManager() {
 type ApplyOptions_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
-	DryRun       []string
-	Force        *bool
+	// `All`: do everything but the commit. Nothing else is allowed.
+	DryRun []string
+	// Take fields from other managers instead of answering Conflict.
+	Force *bool
+	// Required.
 	FieldManager *string
 }
 
@@ -142,6 +146,7 @@ func (b0 ApplyOptions_builder) Build() *ApplyOptions {
 	return m0
 }
 
+// CreateOptions are Kubernetes' REST options of a create.
 type CreateOptions struct {
 	state                      protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_DryRun          []string               `protobuf:"bytes,1,rep,name=dry_run,json=dryRun,proto3"`
@@ -246,8 +251,11 @@ func (x *CreateOptions) ClearFieldValidation() {
 type CreateOptions_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
-	DryRun          []string
-	FieldManager    *string
+	// `All`: do everything but the commit.
+	DryRun []string
+	// Who is noted as the owner of the fields; empty: derived from the user agent.
+	FieldManager *string
+	// `Ignore`, `Warn` (default) or `Strict`: what unknown and duplicate fields in JSON and YAML lead to.
 	FieldValidation *string
 }
 
@@ -267,6 +275,7 @@ func (b0 CreateOptions_builder) Build() *CreateOptions {
 	return m0
 }
 
+// DeleteOptions are Kubernetes' REST options of a delete.
 type DeleteOptions struct {
 	state                                                       protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_GracePeriodSeconds                               int64                  `protobuf:"varint,1,opt,name=grace_period_seconds,json=gracePeriodSeconds,proto3,oneof"`
@@ -441,11 +450,17 @@ func (x *DeleteOptions) ClearIgnoreStoreReadErrorWithClusterBreakingPotential() 
 type DeleteOptions_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
-	GracePeriodSeconds                               *int64
-	Preconditions                                    *Preconditions
-	OrphanDependents                                 *bool
-	PropagationPolicy                                *string
-	DryRun                                           []string
+	// Unset: the kind's or the object's own default. 0: at once.
+	GracePeriodSeconds *int64
+	// Conditions on the object as it is; Conflict when one does not hold.
+	Preconditions *Preconditions
+	// The older form of propagation_policy; setting both is an error.
+	OrphanDependents *bool
+	// `Orphan`, `Background` or `Foreground`.
+	PropagationPolicy *string
+	// `All`: do everything but the commit.
+	DryRun []string
+	// Delete an object that cannot be decoded, without its finalizers being asked.
 	IgnoreStoreReadErrorWithClusterBreakingPotential *bool
 }
 
@@ -474,6 +489,7 @@ func (b0 DeleteOptions_builder) Build() *DeleteOptions {
 	return m0
 }
 
+// Preconditions must hold for the object that a write finds.
 type Preconditions struct {
 	state                      protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Uid             *string                `protobuf:"bytes,1,opt,name=uid,proto3,oneof"`
@@ -585,6 +601,7 @@ func (b0 Preconditions_builder) Build() *Preconditions {
 	return m0
 }
 
+// GetOptions are Kubernetes' REST options of a get.
 type GetOptions struct {
 	state                      protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_ResourceVersion *string                `protobuf:"bytes,1,opt,name=resource_version,json=resourceVersion,proto3,oneof"`
@@ -649,6 +666,7 @@ func (x *GetOptions) ClearResourceVersion() {
 type GetOptions_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
+	// Empty: the newest. `0`: whatever is cached. Else: at least as new as this.
 	ResourceVersion *string
 }
 
@@ -663,6 +681,7 @@ func (b0 GetOptions_builder) Build() *GetOptions {
 	return m0
 }
 
+// ListOptions are Kubernetes' REST options of a list or watch.
 type ListOptions struct {
 	state                           protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_LabelSelector        *string                `protobuf:"bytes,1,opt,name=label_selector,json=labelSelector,proto3,oneof"`
@@ -992,17 +1011,26 @@ func (x *ListOptions) ClearShardSelector() {
 type ListOptions_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
-	LabelSelector        *string
-	FieldSelector        *string
-	Watch                *bool
-	AllowWatchBookmarks  *bool
-	ResourceVersion      *string
+	LabelSelector *string
+	FieldSelector *string
+	// Whether to stream changes instead of listing.
+	Watch *bool
+	// Whether the watch may hold BOOKMARK events, which only tell a resourceVersion.
+	AllowWatchBookmarks *bool
+	// For lists as in GetOptions, subject to resource_version_match; for watches the revision to start after.
+	ResourceVersion *string
+	// `Exact` or `NotOlderThan`: how resource_version is meant by a list.
 	ResourceVersionMatch *string
-	TimeoutSeconds       *int64
-	Limit                *int64
-	Continue             *string
-	SendInitialEvents    *bool
-	ShardSelector        *string
+	// The call ends after this time, whatever was sent.
+	TimeoutSeconds *int64
+	// At most this many objects a page.
+	Limit *int64
+	// The token of the page before.
+	Continue *string
+	// The watch begins with the state as ADDED events, then a bookmark annotated with `k8s.io/initial-events-end`.
+	SendInitialEvents *bool
+	// Only the objects of one shard, chosen by a hash of a field.
+	ShardSelector *string
 }
 
 func (b0 ListOptions_builder) Build() *ListOptions {
@@ -1056,6 +1084,7 @@ func (b0 ListOptions_builder) Build() *ListOptions {
 	return m0
 }
 
+// PatchOptions are Kubernetes' REST options of a patch.
 type PatchOptions struct {
 	state                      protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_DryRun          []string               `protobuf:"bytes,1,rep,name=dry_run,json=dryRun,proto3"`
@@ -1185,9 +1214,13 @@ func (x *PatchOptions) ClearFieldValidation() {
 type PatchOptions_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
-	DryRun          []string
-	Force           *bool
-	FieldManager    *string
+	// `All`: do everything but the commit.
+	DryRun []string
+	// Apply patches only: take fields from other managers.
+	Force *bool
+	// Required for apply patches.
+	FieldManager *string
+	// As in CreateOptions.
 	FieldValidation *string
 }
 
@@ -1211,6 +1244,7 @@ func (b0 PatchOptions_builder) Build() *PatchOptions {
 	return m0
 }
 
+// TableOptions are Kubernetes' REST options of answers in rows and columns.
 type TableOptions struct {
 	state                    protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_IncludeObject *string                `protobuf:"bytes,1,opt,name=include_object,json=includeObject,proto3,oneof"`
@@ -1275,6 +1309,7 @@ func (x *TableOptions) ClearIncludeObject() {
 type TableOptions_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
+	// `None`, `Metadata` (default) or `Object`: what of the object goes with each row.
 	IncludeObject *string
 }
 
@@ -1289,6 +1324,7 @@ func (b0 TableOptions_builder) Build() *TableOptions {
 	return m0
 }
 
+// UpdateOptions are Kubernetes' REST options of an update.
 type UpdateOptions struct {
 	state                      protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_DryRun          []string               `protobuf:"bytes,1,rep,name=dry_run,json=dryRun,proto3"`
@@ -1393,8 +1429,10 @@ func (x *UpdateOptions) ClearFieldValidation() {
 type UpdateOptions_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
-	DryRun          []string
-	FieldManager    *string
+	// `All`: do everything but the commit.
+	DryRun       []string
+	FieldManager *string
+	// As in CreateOptions.
 	FieldValidation *string
 }
 

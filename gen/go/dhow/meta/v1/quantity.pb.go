@@ -20,6 +20,8 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// Quantity is an exact number with a unit suffix, for example `500m`, `1.5Gi` or `2`. Equal quantities can be written in several ways; the
+// server keeps one canonical form.
 type Quantity struct {
 	state                  protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_String_     *string                `protobuf:"bytes,1,opt,name=string,proto3,oneof"`
@@ -84,6 +86,7 @@ func (x *Quantity) ClearString() {
 type Quantity_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
+	// Digits, with an optional sign and decimal point, and a suffix: m, k, M, G, T, P, E, Ki, Mi, Gi, Ti, Pi, Ei, n, u, or an exponent.
 	String *string
 }
 
@@ -98,6 +101,7 @@ func (b0 Quantity_builder) Build() *Quantity {
 	return m0
 }
 
+// QuantityValue is a Quantity where a pointer cannot be.
 type QuantityValue struct {
 	state                  protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_String_     *string                `protobuf:"bytes,1,opt,name=string,proto3,oneof"`
@@ -162,6 +166,7 @@ func (x *QuantityValue) ClearString() {
 type QuantityValue_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
+	// As in Quantity.
 	String *string
 }
 

@@ -20,6 +20,7 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// RawExtension is an object of a kind that is not known here, JSON or Kubernetes' protobuf envelope.
 type RawExtension struct {
 	state                  protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Raw         []byte                 `protobuf:"bytes,1,opt,name=raw,proto3,oneof"`
@@ -84,6 +85,7 @@ func (x *RawExtension) ClearRaw() {
 type RawExtension_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
+	// The bytes. Not part of Kubernetes' JSON as a field: the object itself stands there.
 	Raw []byte
 }
 

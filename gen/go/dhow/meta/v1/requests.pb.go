@@ -26,9 +26,12 @@ type FieldValidation int32
 const (
 	// As STRICT.
 	FieldValidation_FIELD_VALIDATION_UNSPECIFIED FieldValidation = 0
-	FieldValidation_FIELD_VALIDATION_IGNORE      FieldValidation = 1
-	FieldValidation_FIELD_VALIDATION_WARN        FieldValidation = 2
-	FieldValidation_FIELD_VALIDATION_STRICT      FieldValidation = 3
+	// They are dropped.
+	FieldValidation_FIELD_VALIDATION_IGNORE FieldValidation = 1
+	// They are dropped, each with a warning.
+	FieldValidation_FIELD_VALIDATION_WARN FieldValidation = 2
+	// The write is refused.
+	FieldValidation_FIELD_VALIDATION_STRICT FieldValidation = 3
 )
 
 // Enum value maps for FieldValidation.
@@ -73,6 +76,7 @@ func (x FieldValidation) Number() protoreflect.EnumNumber {
 type PatchType int32
 
 const (
+	// Refused.
 	PatchType_PATCH_TYPE_UNSPECIFIED PatchType = 0
 	// RFC 6902.
 	PatchType_PATCH_TYPE_JSON PatchType = 1
@@ -130,9 +134,12 @@ type PropagationPolicy int32
 const (
 	// The kind's default: BACKGROUND.
 	PropagationPolicy_PROPAGATION_POLICY_UNSPECIFIED PropagationPolicy = 0
-	PropagationPolicy_PROPAGATION_POLICY_ORPHAN      PropagationPolicy = 1
-	PropagationPolicy_PROPAGATION_POLICY_BACKGROUND  PropagationPolicy = 2
-	PropagationPolicy_PROPAGATION_POLICY_FOREGROUND  PropagationPolicy = 3
+	// They stay, without this owner.
+	PropagationPolicy_PROPAGATION_POLICY_ORPHAN PropagationPolicy = 1
+	// The object goes at once, they follow.
+	PropagationPolicy_PROPAGATION_POLICY_BACKGROUND PropagationPolicy = 2
+	// They go first, as far as their block_owner_deletion says so; the object waits for them.
+	PropagationPolicy_PROPAGATION_POLICY_FOREGROUND PropagationPolicy = 3
 )
 
 // Enum value maps for PropagationPolicy.
@@ -261,7 +268,8 @@ type GetRequest_builder struct {
 
 	// Empty for kinds without namespaces.
 	Namespace string
-	Name      string
+	// Required.
+	Name string
 	// Unset: the newest state (linearizable). 0: whatever the server has cached. N: a state at least as new as revision N.
 	MinRevision *int64
 }
@@ -531,7 +539,8 @@ type WriteOptions_builder struct {
 	// Everything is done but the commit; the answer is what would have been stored.
 	DryRun bool
 	// Apply only: take over fields that other managers own.
-	Force           bool
+	Force bool
+	// Has no effect on objects sent as protobuf, which have no names to be wrong.
 	FieldValidation FieldValidation
 	// Empty for the object itself, or a subresource of the kind such as `status`.
 	Subresource string
@@ -659,11 +668,15 @@ func (x *PatchRequest) ClearOptions() {
 type PatchRequest_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
+	// Empty for kinds without namespaces.
 	Namespace string
-	Name      string
-	Type      PatchType
+	// Required.
+	Name string
+	// Required.
+	Type PatchType
 	// JSON; for PATCH_TYPE_APPLY also YAML.
-	Patch   []byte
+	Patch []byte
+	// For PATCH_TYPE_APPLY with a field_manager.
 	Options *WriteOptions
 }
 
@@ -791,8 +804,10 @@ type DeletionOptions_builder struct {
 
 	// Seconds that a pod has to end; unset: the pod's own. 0: at once.
 	GracePeriodSeconds *int64
-	PropagationPolicy  PropagationPolicy
-	DryRun             bool
+	// What becomes of objects that this one owns.
+	PropagationPolicy PropagationPolicy
+	// Everything is done but the commit.
+	DryRun bool
 	// The object is deleted only if it has this UID. Empty: no condition.
 	Uid string
 	// The object is deleted only if it is at this resourceVersion. Empty: no condition.
@@ -896,9 +911,12 @@ func (x *DeleteRequest) ClearOptions() {
 type DeleteRequest_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
+	// Empty for kinds without namespaces.
 	Namespace string
-	Name      string
-	Options   *DeletionOptions
+	// Required.
+	Name string
+	// Unset: no conditions, the defaults of the kind.
+	Options *DeletionOptions
 }
 
 func (b0 DeleteRequest_builder) Build() *DeleteRequest {
@@ -1005,10 +1023,14 @@ func (x *DeleteCollectionRequest) ClearOptions() {
 type DeleteCollectionRequest_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
-	Namespace     string
+	// Empty: all namespaces.
+	Namespace string
+	// As in ListRequest.
 	LabelSelector string
+	// As in ListRequest.
 	FieldSelector string
-	Options       *DeletionOptions
+	// For each object; a uid or resource_version is refused.
+	Options *DeletionOptions
 }
 
 func (b0 DeleteCollectionRequest_builder) Build() *DeleteCollectionRequest {
@@ -1022,6 +1044,7 @@ func (b0 DeleteCollectionRequest_builder) Build() *DeleteCollectionRequest {
 	return m0
 }
 
+// DeleteCollectionResponse says what was done.
 type DeleteCollectionResponse struct {
 	state              protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Deleted int64                  `protobuf:"varint,1,opt,name=deleted,proto3"`
@@ -1154,7 +1177,8 @@ type ObjectWriteRequest_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
 	// The encoded object.
-	Object  []byte
+	Object []byte
+	// As in WriteOptions; unset: no manager, committed.
 	Options *WriteOptions
 }
 

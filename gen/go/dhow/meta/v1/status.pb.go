@@ -20,6 +20,7 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// Status is the answer of a call without an object, and the detail of every error.
 type Status struct {
 	state                  protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Metadata    *ListMeta              `protobuf:"bytes,1,opt,name=metadata,proto3,oneof"`
@@ -212,11 +213,16 @@ type Status_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
 	Metadata *ListMeta
-	Status   *string
-	Message  *string
-	Reason   *string
-	Details  *StatusDetails
-	Code     *int32
+	// `Success` or `Failure`.
+	Status *string
+	// For people.
+	Message *string
+	// For programs, one word such as `NotFound` or `Invalid`; empty when there is no better one than the code.
+	Reason *string
+	// What the reason is about.
+	Details *StatusDetails
+	// The HTTP status of the REST door; gRPC callers use the gRPC code.
+	Code *int32
 }
 
 func (b0 Status_builder) Build() *Status {
@@ -244,6 +250,7 @@ func (b0 Status_builder) Build() *Status {
 	return m0
 }
 
+// StatusDetails says what object an error is about, and why.
 type StatusDetails struct {
 	state                        protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Name              *string                `protobuf:"bytes,1,opt,name=name,proto3,oneof"`
@@ -431,11 +438,15 @@ func (x *StatusDetails) ClearRetryAfterSeconds() {
 type StatusDetails_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
-	Name              *string
-	Group             *string
-	Kind              *string
-	Uid               *string
-	Causes            []*StatusCause
+	// The object's name, or what stands for it.
+	Name  *string
+	Group *string
+	// The object's kind, or its plural name.
+	Kind *string
+	Uid  *string
+	// One per bad field or broken condition.
+	Causes []*StatusCause
+	// Wait this long before the next try.
 	RetryAfterSeconds *int32
 }
 
@@ -467,6 +478,7 @@ func (b0 StatusDetails_builder) Build() *StatusDetails {
 	return m0
 }
 
+// StatusCause is one of several things that were wrong.
 type StatusCause struct {
 	state                  protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Reason      *string                `protobuf:"bytes,1,opt,name=reason,proto3,oneof"`
@@ -587,9 +599,11 @@ func (x *StatusCause) ClearField() {
 type StatusCause_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
+	// One word, for example `FieldValueRequired`.
 	Reason  *string
 	Message *string
-	Field   *string
+	// The path in JSON terms, for example `spec.containers[0].image`.
+	Field *string
 }
 
 func (b0 StatusCause_builder) Build() *StatusCause {

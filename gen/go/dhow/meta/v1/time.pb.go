@@ -20,6 +20,7 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// Time is a point in time to the second; a message without fields is no time at all. Kubernetes writes nanos as 0 always.
 type Time struct {
 	state                  protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Seconds     int64                  `protobuf:"varint,1,opt,name=seconds,proto3,oneof"`
@@ -106,6 +107,7 @@ func (x *Time) ClearNanos() {
 type Time_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
+	// Since 1970-01-01T00:00:00Z.
 	Seconds *int64
 	Nanos   *int32
 }
@@ -125,6 +127,7 @@ func (b0 Time_builder) Build() *Time {
 	return m0
 }
 
+// MicroTime is a point in time to the microsecond; nanos is a multiple of 1000.
 type MicroTime struct {
 	state                  protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Seconds     int64                  `protobuf:"varint,1,opt,name=seconds,proto3,oneof"`
@@ -211,6 +214,7 @@ func (x *MicroTime) ClearNanos() {
 type MicroTime_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
+	// Since 1970-01-01T00:00:00Z.
 	Seconds *int64
 	Nanos   *int32
 }
@@ -230,6 +234,7 @@ func (b0 MicroTime_builder) Build() *MicroTime {
 	return m0
 }
 
+// Timestamp is what Time and MicroTime look like on the wire.
 type Timestamp struct {
 	state                  protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Seconds     int64                  `protobuf:"varint,1,opt,name=seconds,proto3,oneof"`
@@ -316,6 +321,7 @@ func (x *Timestamp) ClearNanos() {
 type Timestamp_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
+	// Since 1970-01-01T00:00:00Z.
 	Seconds *int64
 	Nanos   *int32
 }
@@ -335,6 +341,7 @@ func (b0 Timestamp_builder) Build() *Timestamp {
 	return m0
 }
 
+// Duration is a length of time.
 type Duration struct {
 	state                  protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Duration    int64                  `protobuf:"varint,1,opt,name=duration,proto3,oneof"`
@@ -396,6 +403,7 @@ func (x *Duration) ClearDuration() {
 type Duration_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
+	// Nanoseconds.
 	Duration *int64
 }
 

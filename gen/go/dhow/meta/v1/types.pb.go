@@ -20,6 +20,7 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// List holds objects of any kinds, each encoded by itself.
 type List struct {
 	state               protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Metadata *ListMeta              `protobuf:"bytes,1,opt,name=metadata,proto3,oneof"`
@@ -104,6 +105,7 @@ func (b0 List_builder) Build() *List {
 	return m0
 }
 
+// Patch stands for the body of a patch in Kubernetes' API; it has no fields of its own.
 type Patch struct {
 	state         protoimpl.MessageState `protogen:"opaque.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -147,6 +149,7 @@ func (b0 Patch_builder) Build() *Patch {
 	return m0
 }
 
+// WatchEvent is one frame of a watch over Kubernetes' REST door. Watches over gRPC use WatchResponse.
 type WatchEvent struct {
 	state                  protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Type        *string                `protobuf:"bytes,1,opt,name=type,proto3,oneof"`
@@ -234,7 +237,9 @@ func (x *WatchEvent) ClearObject() {
 type WatchEvent_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
-	Type   *string
+	// `ADDED`, `MODIFIED`, `DELETED`, `BOOKMARK` or `ERROR`.
+	Type *string
+	// The object; for BOOKMARK one with just a resourceVersion, for ERROR a Status.
 	Object *RawExtension
 }
 

@@ -24,10 +24,14 @@ const (
 type EventType int32
 
 const (
+	// Never sent.
 	EventType_EVENT_TYPE_UNSPECIFIED EventType = 0
-	EventType_EVENT_TYPE_ADDED       EventType = 1
-	EventType_EVENT_TYPE_MODIFIED    EventType = 2
-	EventType_EVENT_TYPE_DELETED     EventType = 3
+	// It is new, or part of the state at the beginning, or has entered the selection.
+	EventType_EVENT_TYPE_ADDED EventType = 1
+	// It was selected before, and still is.
+	EventType_EVENT_TYPE_MODIFIED EventType = 2
+	// It is gone, or has left the selection.
+	EventType_EVENT_TYPE_DELETED EventType = 3
 )
 
 // Enum value maps for EventType.
@@ -72,6 +76,7 @@ func (x EventType) Number() protoreflect.EnumNumber {
 type WatchMark int32
 
 const (
+	// Just changes.
 	WatchMark_WATCH_MARK_UNSPECIFIED WatchMark = 0
 	// The state is complete.
 	WatchMark_WATCH_MARK_SYNCED WatchMark = 1
@@ -226,8 +231,10 @@ type WatchRequest_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
 	// Empty: all namespaces.
-	Namespace     string
+	Namespace string
+	// As in ListRequest.
 	LabelSelector string
+	// As in ListRequest.
 	FieldSelector string
 	// Unset: begin with the state. Set: changes after this revision.
 	AfterRevision *int64
@@ -349,6 +356,7 @@ func (x *ObjectChange) SetSelection(v uint32) {
 type ObjectChange_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
+	// What happened.
 	Type EventType
 	// The encoded object.
 	Object []byte
@@ -457,10 +465,12 @@ func (x *WatchResponse) SetPartial(v bool) {
 type WatchResponse_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
+	// In revision order.
 	Changes []*ObjectChange
 	// Everything up to here was sent.
 	Revision int64
-	Mark     WatchMark
+	// What else there is to know.
+	Mark WatchMark
 	// The last commit goes on in the next response.
 	Partial bool
 }

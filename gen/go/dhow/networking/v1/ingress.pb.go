@@ -22,6 +22,7 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// Ingress asks for HTTP from outside to be routed to Services. A controller that is not part of Dhow does it.
 type Ingress struct {
 	state               protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Metadata *v1.ObjectMeta         `protobuf:"bytes,1,opt,name=metadata,proto3,oneof"`
@@ -176,6 +177,7 @@ func (b0 Ingress_builder) Build() *Ingress {
 	return m0
 }
 
+// IngressSpec is which hosts and paths go where.
 type IngressSpec struct {
 	state                       protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_IngressClassName *string                `protobuf:"bytes,4,opt,name=ingress_class_name,json=ingressClassName,proto3,oneof"`
@@ -291,10 +293,12 @@ func (x *IngressSpec) ClearDefaultBackend() {
 type IngressSpec_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
+	// Unset: the default class.
 	IngressClassName *string
-	DefaultBackend   *IngressBackend
-	Tls              []*IngressTLS
-	Rules            []*IngressRule
+	// What no rule matches.
+	DefaultBackend *IngressBackend
+	Tls            []*IngressTLS
+	Rules          []*IngressRule
 }
 
 func (b0 IngressSpec_builder) Build() *IngressSpec {
@@ -311,6 +315,7 @@ func (b0 IngressSpec_builder) Build() *IngressSpec {
 	return m0
 }
 
+// IngressBackend is where requests go: a Service, or another object that the controller knows.
 type IngressBackend struct {
 	state               protoimpl.MessageState         `protogen:"opaque.v1"`
 	xxx_hidden_Service  *IngressServiceBackend         `protobuf:"bytes,4,opt,name=service,proto3,oneof"`
@@ -404,6 +409,7 @@ func (b0 IngressBackend_builder) Build() *IngressBackend {
 	return m0
 }
 
+// IngressServiceBackend is a port of a Service of the same namespace.
 type IngressServiceBackend struct {
 	state                  protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Name        *string                `protobuf:"bytes,1,opt,name=name,proto3,oneof"`
@@ -507,6 +513,7 @@ func (b0 IngressServiceBackend_builder) Build() *IngressServiceBackend {
 	return m0
 }
 
+// ServiceBackendPort is a port by its name or its number.
 type ServiceBackendPort struct {
 	state                  protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Name        *string                `protobuf:"bytes,1,opt,name=name,proto3,oneof"`
@@ -615,6 +622,7 @@ func (b0 ServiceBackendPort_builder) Build() *ServiceBackendPort {
 	return m0
 }
 
+// IngressTLS is the certificate for some hosts.
 type IngressTLS struct {
 	state                  protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Hosts       []string               `protobuf:"bytes,1,rep,name=hosts,proto3"`
@@ -691,7 +699,8 @@ func (x *IngressTLS) ClearSecretName() {
 type IngressTLS_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
-	Hosts      []string
+	Hosts []string
+	// Of type kubernetes.io/tls. Empty: the controller's default.
 	SecretName *string
 }
 
@@ -707,6 +716,7 @@ func (b0 IngressTLS_builder) Build() *IngressTLS {
 	return m0
 }
 
+// IngressRule is the paths of a host.
 type IngressRule struct {
 	state                       protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Host             *string                `protobuf:"bytes,1,opt,name=host,proto3,oneof"`
@@ -794,7 +804,9 @@ func (x *IngressRule) ClearIngressRuleValue() {
 type IngressRule_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
-	Host             *string
+	// A name, `*.` and a name for one label more, or empty for all.
+	Host *string
+	// Its fields stand beside host in JSON.
 	IngressRuleValue *IngressRuleValue
 }
 
@@ -810,6 +822,7 @@ func (b0 IngressRule_builder) Build() *IngressRule {
 	return m0
 }
 
+// IngressRuleValue is the rule by protocol; HTTP is the only one.
 type IngressRuleValue struct {
 	state           protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Http *HTTPIngressRuleValue  `protobuf:"bytes,1,opt,name=http,proto3,oneof"`
@@ -878,6 +891,7 @@ func (b0 IngressRuleValue_builder) Build() *IngressRuleValue {
 	return m0
 }
 
+// HTTPIngressRuleValue is paths.
 type HTTPIngressRuleValue struct {
 	state            protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Paths *[]*HTTPIngressPath    `protobuf:"bytes,1,rep,name=paths,proto3"`
@@ -937,6 +951,7 @@ func (b0 HTTPIngressRuleValue_builder) Build() *HTTPIngressRuleValue {
 	return m0
 }
 
+// HTTPIngressPath is one path and where it goes; the longest that matches wins.
 type HTTPIngressPath struct {
 	state                  protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Path        *string                `protobuf:"bytes,1,opt,name=path,proto3,oneof"`
@@ -1052,7 +1067,8 @@ func (x *HTTPIngressPath) ClearBackend() {
 type HTTPIngressPath_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
-	Path     *string
+	Path *string
+	// `Exact`, `Prefix` (by elements) or `ImplementationSpecific`.
 	PathType *string
 	Backend  *IngressBackend
 }
@@ -1073,6 +1089,7 @@ func (b0 HTTPIngressPath_builder) Build() *HTTPIngressPath {
 	return m0
 }
 
+// IngressStatus is where the controller took it up.
 type IngressStatus struct {
 	state                   protoimpl.MessageState     `protogen:"opaque.v1"`
 	xxx_hidden_LoadBalancer *IngressLoadBalancerStatus `protobuf:"bytes,1,opt,name=load_balancer,json=loadBalancer,proto3,oneof"`
@@ -1141,6 +1158,7 @@ func (b0 IngressStatus_builder) Build() *IngressStatus {
 	return m0
 }
 
+// IngressLoadBalancerStatus is where it can be reached.
 type IngressLoadBalancerStatus struct {
 	state              protoimpl.MessageState         `protogen:"opaque.v1"`
 	xxx_hidden_Ingress *[]*IngressLoadBalancerIngress `protobuf:"bytes,1,rep,name=ingress,proto3"`
@@ -1200,6 +1218,7 @@ func (b0 IngressLoadBalancerStatus_builder) Build() *IngressLoadBalancerStatus {
 	return m0
 }
 
+// IngressLoadBalancerIngress is one way in: an address or a name.
 type IngressLoadBalancerIngress struct {
 	state                  protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Ip          *string                `protobuf:"bytes,1,opt,name=ip,proto3,oneof"`
@@ -1327,6 +1346,7 @@ func (b0 IngressLoadBalancerIngress_builder) Build() *IngressLoadBalancerIngress
 	return m0
 }
 
+// IngressPortStatus is the state of one port.
 type IngressPortStatus struct {
 	state                  protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Port        int32                  `protobuf:"varint,1,opt,name=port,proto3,oneof"`
@@ -1446,7 +1466,8 @@ type IngressPortStatus_builder struct {
 
 	Port     *int32
 	Protocol *string
-	Error    *string
+	// One word in CamelCase, when the port does not work.
+	Error *string
 }
 
 func (b0 IngressPortStatus_builder) Build() *IngressPortStatus {
@@ -1468,6 +1489,7 @@ func (b0 IngressPortStatus_builder) Build() *IngressPortStatus {
 	return m0
 }
 
+// IngressList is one piece of a list of Ingress objects, or one page of it over REST.
 type IngressList struct {
 	state               protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Metadata *v1.ListMeta           `protobuf:"bytes,1,opt,name=metadata,proto3,oneof"`
@@ -1552,7 +1574,7 @@ func (b0 IngressList_builder) Build() *IngressList {
 	return m0
 }
 
-// IngressWriteRequest carries a Ingress to Create, Update or Apply.
+// IngressWriteRequest carries an Ingress to Create, Update or Apply; on the wire it is dhow.meta.v1.ObjectWriteRequest.
 type IngressWriteRequest struct {
 	state              protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Object  *Ingress               `protobuf:"bytes,1,opt,name=object,proto3"`
@@ -1633,6 +1655,8 @@ func (x *IngressWriteRequest) ClearOptions() {
 type IngressWriteRequest_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
+	// Update: the whole object; metadata.resource_version, if set, must be the stored one (else ABORTED). Apply: only what the caller owns.
+	// Create: with a name, or generate_name.
 	Object  *Ingress
 	Options *v1.WriteOptions
 }
@@ -1646,7 +1670,7 @@ func (b0 IngressWriteRequest_builder) Build() *IngressWriteRequest {
 	return m0
 }
 
-// IngressWatchResponse is one batch of a watch on Ingresses; it is wire-compatible with dhow.meta.v1.WatchResponse, which specifies it.
+// IngressWatchResponse is one batch of a watch on Ingresses: a dhow.meta.v1.WatchResponse with typed objects.
 type IngressWatchResponse struct {
 	state               protoimpl.MessageState          `protogen:"opaque.v1"`
 	xxx_hidden_Changes  *[]*IngressWatchResponse_Change `protobuf:"bytes,1,rep,name=changes,proto3"`
@@ -1748,7 +1772,7 @@ func (b0 IngressWatchResponse_builder) Build() *IngressWatchResponse {
 	return m0
 }
 
-// Change is one change of one Ingress.
+// Change is one change of one Ingress; its fields are those of dhow.meta.v1.ObjectChange.
 type IngressWatchResponse_Change struct {
 	state                  protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Type        v1.EventType           `protobuf:"varint,1,opt,name=type,proto3,enum=dhow.meta.v1.EventType"`

@@ -21,6 +21,7 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// IngressClass names a controller that Ingresses can choose. An annotation makes it the default.
 type IngressClass struct {
 	state               protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Metadata *v1.ObjectMeta         `protobuf:"bytes,1,opt,name=metadata,proto3,oneof"`
@@ -134,6 +135,7 @@ func (b0 IngressClass_builder) Build() *IngressClass {
 	return m0
 }
 
+// IngressClassSpec is the controller.
 type IngressClassSpec struct {
 	state                  protoimpl.MessageState           `protogen:"opaque.v1"`
 	xxx_hidden_Controller  *string                          `protobuf:"bytes,1,opt,name=controller,proto3,oneof"`
@@ -221,7 +223,9 @@ func (x *IngressClassSpec) ClearParameters() {
 type IngressClassSpec_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
+	// A name with a domain prefix. Never changes.
 	Controller *string
+	// Configuration of the controller for this class.
 	Parameters *IngressClassParametersReference
 }
 
@@ -237,6 +241,7 @@ func (b0 IngressClassSpec_builder) Build() *IngressClassSpec {
 	return m0
 }
 
+// IngressClassParametersReference points at the controller's configuration.
 type IngressClassParametersReference struct {
 	state                  protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_ApiGroup    *string                `protobuf:"bytes,1,opt,name=api_group,json=apiGroup,proto3,oneof"`
@@ -413,9 +418,11 @@ func (x *IngressClassParametersReference) ClearNamespace() {
 type IngressClassParametersReference_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
-	ApiGroup  *string
-	Kind      *string
-	Name      *string
+	// Empty: core.
+	ApiGroup *string
+	Kind     *string
+	Name     *string
+	// `Cluster` (default) or `Namespace`, which needs namespace.
 	Scope     *string
 	Namespace *string
 }
@@ -447,6 +454,7 @@ func (b0 IngressClassParametersReference_builder) Build() *IngressClassParameter
 	return m0
 }
 
+// IngressClassList is one piece of a list of IngressClass objects, or one page of it over REST.
 type IngressClassList struct {
 	state               protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Metadata *v1.ListMeta           `protobuf:"bytes,1,opt,name=metadata,proto3,oneof"`
@@ -531,7 +539,7 @@ func (b0 IngressClassList_builder) Build() *IngressClassList {
 	return m0
 }
 
-// IngressClassWriteRequest carries a IngressClass to Create, Update or Apply.
+// IngressClassWriteRequest carries an IngressClass to Create, Update or Apply; on the wire it is dhow.meta.v1.ObjectWriteRequest.
 type IngressClassWriteRequest struct {
 	state              protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Object  *IngressClass          `protobuf:"bytes,1,opt,name=object,proto3"`
@@ -612,6 +620,8 @@ func (x *IngressClassWriteRequest) ClearOptions() {
 type IngressClassWriteRequest_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
+	// Update: the whole object; metadata.resource_version, if set, must be the stored one (else ABORTED). Apply: only what the caller owns.
+	// Create: with a name, or generate_name.
 	Object  *IngressClass
 	Options *v1.WriteOptions
 }
@@ -625,7 +635,7 @@ func (b0 IngressClassWriteRequest_builder) Build() *IngressClassWriteRequest {
 	return m0
 }
 
-// IngressClassWatchResponse is one batch of a watch on IngressClasses; it is wire-compatible with dhow.meta.v1.WatchResponse, which specifies it.
+// IngressClassWatchResponse is one batch of a watch on IngressClasses: a dhow.meta.v1.WatchResponse with typed objects.
 type IngressClassWatchResponse struct {
 	state               protoimpl.MessageState               `protogen:"opaque.v1"`
 	xxx_hidden_Changes  *[]*IngressClassWatchResponse_Change `protobuf:"bytes,1,rep,name=changes,proto3"`
@@ -727,7 +737,7 @@ func (b0 IngressClassWatchResponse_builder) Build() *IngressClassWatchResponse {
 	return m0
 }
 
-// Change is one change of one IngressClass.
+// Change is one change of one IngressClass; its fields are those of dhow.meta.v1.ObjectChange.
 type IngressClassWatchResponse_Change struct {
 	state                  protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Type        v1.EventType           `protobuf:"varint,1,opt,name=type,proto3,enum=dhow.meta.v1.EventType"`

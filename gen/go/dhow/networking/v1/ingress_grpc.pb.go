@@ -35,17 +35,27 @@ const (
 //
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
-// Ingresses serves the ingresses resource. Every method needs the verb of its name on ingresses in API group networking;
-// dhow.meta.v1 (requests.proto, watch.proto) specifies semantics, status codes and retries once for all kinds.
+// Ingresses serves the ingresses resource of API group networking.k8s.io. Every method needs the verb of its name on it; dhow.meta.v1
+// (requests.proto, watch.proto) specifies semantics, status codes and retries once for all kinds.
 type IngressesClient interface {
+	// Get reads one object. NOT_FOUND. May be retried.
 	Get(ctx context.Context, in *v1.GetRequest, opts ...grpc.CallOption) (*Ingress, error)
+	// List streams the pieces of one list, all of one revision. OUT_OF_RANGE: the page's revision is no longer kept. May be retried.
 	List(ctx context.Context, in *v1.ListRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[IngressList], error)
+	// Watch streams the state, then every change. OUT_OF_RANGE: start over. UNAVAILABLE: resume after the last revision received.
 	Watch(ctx context.Context, in *v1.WatchRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[IngressWatchResponse], error)
+	// Create stores a new object. ALREADY_EXISTS, INVALID_ARGUMENT. May be retried with a fixed name; with generate_name there may then be two.
 	Create(ctx context.Context, in *IngressWriteRequest, opts ...grpc.CallOption) (*Ingress, error)
+	// Update replaces all but status, which the subresource `status` writes. NOT_FOUND, ABORTED, INVALID_ARGUMENT. May be retried with a
+	// resource_version.
 	Update(ctx context.Context, in *IngressWriteRequest, opts ...grpc.CallOption) (*Ingress, error)
+	// Patch changes the object by a patch. NOT_FOUND, ABORTED, INVALID_ARGUMENT. Merge patches may be retried, JSON patches only with a test.
 	Patch(ctx context.Context, in *v1.PatchRequest, opts ...grpc.CallOption) (*Ingress, error)
+	// Apply sets the fields that the caller owns, and creates the object if there is none. ABORTED: others own some of them. May be retried.
 	Apply(ctx context.Context, in *IngressWriteRequest, opts ...grpc.CallOption) (*Ingress, error)
+	// Delete deletes one object, at once or when its finalizers and grace period are over. NOT_FOUND, ABORTED. May be retried with a uid.
 	Delete(ctx context.Context, in *v1.DeleteRequest, opts ...grpc.CallOption) (*Ingress, error)
+	// DeleteCollection deletes each object that a list would give. May be retried.
 	DeleteCollection(ctx context.Context, in *v1.DeleteCollectionRequest, opts ...grpc.CallOption) (*v1.DeleteCollectionResponse, error)
 }
 
@@ -169,17 +179,27 @@ func (c *ingressesClient) DeleteCollection(ctx context.Context, in *v1.DeleteCol
 // All implementations must embed UnimplementedIngressesServer
 // for forward compatibility.
 //
-// Ingresses serves the ingresses resource. Every method needs the verb of its name on ingresses in API group networking;
-// dhow.meta.v1 (requests.proto, watch.proto) specifies semantics, status codes and retries once for all kinds.
+// Ingresses serves the ingresses resource of API group networking.k8s.io. Every method needs the verb of its name on it; dhow.meta.v1
+// (requests.proto, watch.proto) specifies semantics, status codes and retries once for all kinds.
 type IngressesServer interface {
+	// Get reads one object. NOT_FOUND. May be retried.
 	Get(context.Context, *v1.GetRequest) (*Ingress, error)
+	// List streams the pieces of one list, all of one revision. OUT_OF_RANGE: the page's revision is no longer kept. May be retried.
 	List(*v1.ListRequest, grpc.ServerStreamingServer[IngressList]) error
+	// Watch streams the state, then every change. OUT_OF_RANGE: start over. UNAVAILABLE: resume after the last revision received.
 	Watch(*v1.WatchRequest, grpc.ServerStreamingServer[IngressWatchResponse]) error
+	// Create stores a new object. ALREADY_EXISTS, INVALID_ARGUMENT. May be retried with a fixed name; with generate_name there may then be two.
 	Create(context.Context, *IngressWriteRequest) (*Ingress, error)
+	// Update replaces all but status, which the subresource `status` writes. NOT_FOUND, ABORTED, INVALID_ARGUMENT. May be retried with a
+	// resource_version.
 	Update(context.Context, *IngressWriteRequest) (*Ingress, error)
+	// Patch changes the object by a patch. NOT_FOUND, ABORTED, INVALID_ARGUMENT. Merge patches may be retried, JSON patches only with a test.
 	Patch(context.Context, *v1.PatchRequest) (*Ingress, error)
+	// Apply sets the fields that the caller owns, and creates the object if there is none. ABORTED: others own some of them. May be retried.
 	Apply(context.Context, *IngressWriteRequest) (*Ingress, error)
+	// Delete deletes one object, at once or when its finalizers and grace period are over. NOT_FOUND, ABORTED. May be retried with a uid.
 	Delete(context.Context, *v1.DeleteRequest) (*Ingress, error)
+	// DeleteCollection deletes each object that a list would give. May be retried.
 	DeleteCollection(context.Context, *v1.DeleteCollectionRequest) (*v1.DeleteCollectionResponse, error)
 	mustEmbedUnimplementedIngressesServer()
 }

@@ -21,6 +21,7 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// IPAddress shows that an address of a ServiceCIDR is taken; its name is the address.
 type IPAddress struct {
 	state               protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Metadata *v1.ObjectMeta         `protobuf:"bytes,1,opt,name=metadata,proto3,oneof"`
@@ -134,6 +135,7 @@ func (b0 IPAddress_builder) Build() *IPAddress {
 	return m0
 }
 
+// IPAddressSpec is who has it.
 type IPAddressSpec struct {
 	state                protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_ParentRef *ParentReference       `protobuf:"bytes,1,opt,name=parent_ref,json=parentRef,proto3,oneof"`
@@ -202,6 +204,7 @@ func (b0 IPAddressSpec_builder) Build() *IPAddressSpec {
 	return m0
 }
 
+// ParentReference points at the owner of an address.
 type ParentReference struct {
 	state                  protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Group       *string                `protobuf:"bytes,1,opt,name=group,proto3,oneof"`
@@ -350,7 +353,8 @@ func (x *ParentReference) ClearName() {
 type ParentReference_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
-	Group     *string
+	Group *string
+	// Plural.
 	Resource  *string
 	Namespace *string
 	Name      *string
@@ -379,6 +383,7 @@ func (b0 ParentReference_builder) Build() *ParentReference {
 	return m0
 }
 
+// IPAddressList is one piece of a list of IPAddress objects, or one page of it over REST.
 type IPAddressList struct {
 	state               protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Metadata *v1.ListMeta           `protobuf:"bytes,1,opt,name=metadata,proto3,oneof"`
@@ -463,7 +468,7 @@ func (b0 IPAddressList_builder) Build() *IPAddressList {
 	return m0
 }
 
-// IPAddressWriteRequest carries a IPAddress to Create, Update or Apply.
+// IPAddressWriteRequest carries an IPAddress to Create, Update or Apply; on the wire it is dhow.meta.v1.ObjectWriteRequest.
 type IPAddressWriteRequest struct {
 	state              protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Object  *IPAddress             `protobuf:"bytes,1,opt,name=object,proto3"`
@@ -544,6 +549,8 @@ func (x *IPAddressWriteRequest) ClearOptions() {
 type IPAddressWriteRequest_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
+	// Update: the whole object; metadata.resource_version, if set, must be the stored one (else ABORTED). Apply: only what the caller owns.
+	// Create: with a name, or generate_name.
 	Object  *IPAddress
 	Options *v1.WriteOptions
 }
@@ -557,7 +564,7 @@ func (b0 IPAddressWriteRequest_builder) Build() *IPAddressWriteRequest {
 	return m0
 }
 
-// IPAddressWatchResponse is one batch of a watch on IPAddresses; it is wire-compatible with dhow.meta.v1.WatchResponse, which specifies it.
+// IPAddressWatchResponse is one batch of a watch on IPAddresses: a dhow.meta.v1.WatchResponse with typed objects.
 type IPAddressWatchResponse struct {
 	state               protoimpl.MessageState            `protogen:"opaque.v1"`
 	xxx_hidden_Changes  *[]*IPAddressWatchResponse_Change `protobuf:"bytes,1,rep,name=changes,proto3"`
@@ -659,7 +666,7 @@ func (b0 IPAddressWatchResponse_builder) Build() *IPAddressWatchResponse {
 	return m0
 }
 
-// Change is one change of one IPAddress.
+// Change is one change of one IPAddress; its fields are those of dhow.meta.v1.ObjectChange.
 type IPAddressWatchResponse_Change struct {
 	state                  protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Type        v1.EventType           `protobuf:"varint,1,opt,name=type,proto3,enum=dhow.meta.v1.EventType"`

@@ -21,6 +21,8 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// NetworkPolicy bounds who may talk to the pods that it selects. What no policy selects is open; what one selects is closed but for what a
+// policy lets through.
 type NetworkPolicy struct {
 	state               protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Metadata *v1.ObjectMeta         `protobuf:"bytes,1,opt,name=metadata,proto3,oneof"`
@@ -134,6 +136,7 @@ func (b0 NetworkPolicy_builder) Build() *NetworkPolicy {
 	return m0
 }
 
+// NetworkPolicySpec is which pods, and what is let through.
 type NetworkPolicySpec struct {
 	state                  protoimpl.MessageState       `protogen:"opaque.v1"`
 	xxx_hidden_PodSelector *v1.LabelSelector            `protobuf:"bytes,1,opt,name=pod_selector,json=podSelector,proto3,oneof"`
@@ -231,9 +234,13 @@ func (x *NetworkPolicySpec) ClearPodSelector() {
 type NetworkPolicySpec_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
+	// Empty: all pods of the namespace.
 	PodSelector *v1.LabelSelector
-	Ingress     []*NetworkPolicyIngressRule
-	Egress      []*NetworkPolicyEgressRule
+	// Empty list: nothing comes in.
+	Ingress []*NetworkPolicyIngressRule
+	// Empty list: nothing goes out, if policy_types has Egress.
+	Egress []*NetworkPolicyEgressRule
+	// `Ingress`, `Egress`. Default: Ingress, and Egress if there are egress rules.
 	PolicyTypes []string
 }
 
@@ -248,6 +255,7 @@ func (b0 NetworkPolicySpec_builder) Build() *NetworkPolicySpec {
 	return m0
 }
 
+// NetworkPolicyIngressRule lets something in.
 type NetworkPolicyIngressRule struct {
 	state            protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Ports *[]*NetworkPolicyPort  `protobuf:"bytes,1,rep,name=ports,proto3"`
@@ -310,8 +318,10 @@ func (x *NetworkPolicyIngressRule) SetFrom(v []*NetworkPolicyPeer) {
 type NetworkPolicyIngressRule_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
+	// Empty: all.
 	Ports []*NetworkPolicyPort
-	From  []*NetworkPolicyPeer
+	// Any of these; empty: everyone.
+	From []*NetworkPolicyPeer
 }
 
 func (b0 NetworkPolicyIngressRule_builder) Build() *NetworkPolicyIngressRule {
@@ -323,6 +333,7 @@ func (b0 NetworkPolicyIngressRule_builder) Build() *NetworkPolicyIngressRule {
 	return m0
 }
 
+// NetworkPolicyPort is a port or a range of ports.
 type NetworkPolicyPort struct {
 	state                  protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Protocol    *string                `protobuf:"bytes,1,opt,name=protocol,proto3,oneof"`
@@ -435,9 +446,12 @@ func (x *NetworkPolicyPort) ClearEndPort() {
 type NetworkPolicyPort_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
+	// `TCP` (default), `UDP` or `SCTP`.
 	Protocol *string
-	Port     *v1.IntOrString
-	EndPort  *int32
+	// A number, or the name of a container port. Unset: all of the protocol.
+	Port *v1.IntOrString
+	// The last of a range that starts at port.
+	EndPort *int32
 }
 
 func (b0 NetworkPolicyPort_builder) Build() *NetworkPolicyPort {
@@ -456,6 +470,7 @@ func (b0 NetworkPolicyPort_builder) Build() *NetworkPolicyPort {
 	return m0
 }
 
+// NetworkPolicyPeer is pods, or addresses.
 type NetworkPolicyPeer struct {
 	state                        protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_PodSelector       *v1.LabelSelector      `protobuf:"bytes,1,opt,name=pod_selector,json=podSelector,proto3,oneof"`
@@ -559,9 +574,12 @@ func (x *NetworkPolicyPeer) ClearIpBlock() {
 type NetworkPolicyPeer_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
-	PodSelector       *v1.LabelSelector
+	// Pods of the namespaces selected, or of the policy's own.
+	PodSelector *v1.LabelSelector
+	// Empty but set: all namespaces.
 	NamespaceSelector *v1.LabelSelector
-	IpBlock           *IPBlock
+	// Not with the others.
+	IpBlock *IPBlock
 }
 
 func (b0 NetworkPolicyPeer_builder) Build() *NetworkPolicyPeer {
@@ -574,6 +592,7 @@ func (b0 NetworkPolicyPeer_builder) Build() *NetworkPolicyPeer {
 	return m0
 }
 
+// IPBlock is a network without some parts.
 type IPBlock struct {
 	state                  protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Cidr        *string                `protobuf:"bytes,1,opt,name=cidr,proto3,oneof"`
@@ -666,6 +685,7 @@ func (b0 IPBlock_builder) Build() *IPBlock {
 	return m0
 }
 
+// NetworkPolicyEgressRule lets something out.
 type NetworkPolicyEgressRule struct {
 	state            protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Ports *[]*NetworkPolicyPort  `protobuf:"bytes,1,rep,name=ports,proto3"`
@@ -728,8 +748,10 @@ func (x *NetworkPolicyEgressRule) SetTo(v []*NetworkPolicyPeer) {
 type NetworkPolicyEgressRule_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
+	// Empty: all.
 	Ports []*NetworkPolicyPort
-	To    []*NetworkPolicyPeer
+	// Any of these; empty: everywhere.
+	To []*NetworkPolicyPeer
 }
 
 func (b0 NetworkPolicyEgressRule_builder) Build() *NetworkPolicyEgressRule {
@@ -741,6 +763,7 @@ func (b0 NetworkPolicyEgressRule_builder) Build() *NetworkPolicyEgressRule {
 	return m0
 }
 
+// NetworkPolicyList is one piece of a list of NetworkPolicy objects, or one page of it over REST.
 type NetworkPolicyList struct {
 	state               protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Metadata *v1.ListMeta           `protobuf:"bytes,1,opt,name=metadata,proto3,oneof"`
@@ -825,7 +848,7 @@ func (b0 NetworkPolicyList_builder) Build() *NetworkPolicyList {
 	return m0
 }
 
-// NetworkPolicyWriteRequest carries a NetworkPolicy to Create, Update or Apply.
+// NetworkPolicyWriteRequest carries a NetworkPolicy to Create, Update or Apply; on the wire it is dhow.meta.v1.ObjectWriteRequest.
 type NetworkPolicyWriteRequest struct {
 	state              protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Object  *NetworkPolicy         `protobuf:"bytes,1,opt,name=object,proto3"`
@@ -906,6 +929,8 @@ func (x *NetworkPolicyWriteRequest) ClearOptions() {
 type NetworkPolicyWriteRequest_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
+	// Update: the whole object; metadata.resource_version, if set, must be the stored one (else ABORTED). Apply: only what the caller owns.
+	// Create: with a name, or generate_name.
 	Object  *NetworkPolicy
 	Options *v1.WriteOptions
 }
@@ -919,7 +944,7 @@ func (b0 NetworkPolicyWriteRequest_builder) Build() *NetworkPolicyWriteRequest {
 	return m0
 }
 
-// NetworkPolicyWatchResponse is one batch of a watch on NetworkPolicies; it is wire-compatible with dhow.meta.v1.WatchResponse, which specifies it.
+// NetworkPolicyWatchResponse is one batch of a watch on NetworkPolicies: a dhow.meta.v1.WatchResponse with typed objects.
 type NetworkPolicyWatchResponse struct {
 	state               protoimpl.MessageState                `protogen:"opaque.v1"`
 	xxx_hidden_Changes  *[]*NetworkPolicyWatchResponse_Change `protobuf:"bytes,1,rep,name=changes,proto3"`
@@ -1021,7 +1046,7 @@ func (b0 NetworkPolicyWatchResponse_builder) Build() *NetworkPolicyWatchResponse
 	return m0
 }
 
-// Change is one change of one NetworkPolicy.
+// Change is one change of one NetworkPolicy; its fields are those of dhow.meta.v1.ObjectChange.
 type NetworkPolicyWatchResponse_Change struct {
 	state                  protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Type        v1.EventType           `protobuf:"varint,1,opt,name=type,proto3,enum=dhow.meta.v1.EventType"`

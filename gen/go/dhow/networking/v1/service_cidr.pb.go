@@ -21,6 +21,7 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// ServiceCIDR is a network that Services get addresses from.
 type ServiceCIDR struct {
 	state               protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Metadata *v1.ObjectMeta         `protobuf:"bytes,1,opt,name=metadata,proto3,oneof"`
@@ -175,6 +176,7 @@ func (b0 ServiceCIDR_builder) Build() *ServiceCIDR {
 	return m0
 }
 
+// ServiceCIDRSpec is the network, one of each family. Never changes.
 type ServiceCIDRSpec struct {
 	state            protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Cidrs []string               `protobuf:"bytes,1,rep,name=cidrs,proto3"`
@@ -232,6 +234,7 @@ func (b0 ServiceCIDRSpec_builder) Build() *ServiceCIDRSpec {
 	return m0
 }
 
+// ServiceCIDRStatus is whether it is in use.
 type ServiceCIDRStatus struct {
 	state                 protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Conditions *[]*v1.Condition       `protobuf:"bytes,1,rep,name=conditions,proto3"`
@@ -280,6 +283,7 @@ func (x *ServiceCIDRStatus) SetConditions(v []*v1.Condition) {
 type ServiceCIDRStatus_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
+	// `Ready`: addresses are given out.
 	Conditions []*v1.Condition
 }
 
@@ -291,6 +295,7 @@ func (b0 ServiceCIDRStatus_builder) Build() *ServiceCIDRStatus {
 	return m0
 }
 
+// ServiceCIDRList is one piece of a list of ServiceCIDR objects, or one page of it over REST.
 type ServiceCIDRList struct {
 	state               protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Metadata *v1.ListMeta           `protobuf:"bytes,1,opt,name=metadata,proto3,oneof"`
@@ -375,7 +380,7 @@ func (b0 ServiceCIDRList_builder) Build() *ServiceCIDRList {
 	return m0
 }
 
-// ServiceCIDRWriteRequest carries a ServiceCIDR to Create, Update or Apply.
+// ServiceCIDRWriteRequest carries a ServiceCIDR to Create, Update or Apply; on the wire it is dhow.meta.v1.ObjectWriteRequest.
 type ServiceCIDRWriteRequest struct {
 	state              protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Object  *ServiceCIDR           `protobuf:"bytes,1,opt,name=object,proto3"`
@@ -456,6 +461,8 @@ func (x *ServiceCIDRWriteRequest) ClearOptions() {
 type ServiceCIDRWriteRequest_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
+	// Update: the whole object; metadata.resource_version, if set, must be the stored one (else ABORTED). Apply: only what the caller owns.
+	// Create: with a name, or generate_name.
 	Object  *ServiceCIDR
 	Options *v1.WriteOptions
 }
@@ -469,7 +476,7 @@ func (b0 ServiceCIDRWriteRequest_builder) Build() *ServiceCIDRWriteRequest {
 	return m0
 }
 
-// ServiceCIDRWatchResponse is one batch of a watch on ServiceCIDRs; it is wire-compatible with dhow.meta.v1.WatchResponse, which specifies it.
+// ServiceCIDRWatchResponse is one batch of a watch on ServiceCIDRs: a dhow.meta.v1.WatchResponse with typed objects.
 type ServiceCIDRWatchResponse struct {
 	state               protoimpl.MessageState              `protogen:"opaque.v1"`
 	xxx_hidden_Changes  *[]*ServiceCIDRWatchResponse_Change `protobuf:"bytes,1,rep,name=changes,proto3"`
@@ -571,7 +578,7 @@ func (b0 ServiceCIDRWatchResponse_builder) Build() *ServiceCIDRWatchResponse {
 	return m0
 }
 
-// Change is one change of one ServiceCIDR.
+// Change is one change of one ServiceCIDR; its fields are those of dhow.meta.v1.ObjectChange.
 type ServiceCIDRWatchResponse_Change struct {
 	state                  protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Type        v1.EventType           `protobuf:"varint,1,opt,name=type,proto3,enum=dhow.meta.v1.EventType"`

@@ -21,6 +21,7 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// AttachRequest flows from agent to server.
 type AttachRequest struct {
 	state              protoimpl.MessageState  `protogen:"opaque.v1"`
 	xxx_hidden_Message isAttachRequest_Message `protobuf_oneof:"message"`
@@ -182,7 +183,9 @@ type AttachRequest_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
 	// Fields of oneof xxx_hidden_Message:
-	Hello     *Hello
+	// First message, and only there.
+	Hello *Hello
+	// The agent is alive.
 	Heartbeat *Heartbeat
 	// The node's status as the agent sees it; the server merges it into the Node (conditions by type).
 	Status *v1.NodeStatus
@@ -220,10 +223,12 @@ type isAttachRequest_Message interface {
 }
 
 type attachRequest_Hello struct {
+	// First message, and only there.
 	Hello *Hello `protobuf:"bytes,1,opt,name=hello,proto3,oneof"`
 }
 
 type attachRequest_Heartbeat struct {
+	// The agent is alive.
 	Heartbeat *Heartbeat `protobuf:"bytes,2,opt,name=heartbeat,proto3,oneof"`
 }
 
@@ -323,6 +328,7 @@ func (b0 Hello_builder) Build() *Hello {
 	return m0
 }
 
+// Heartbeat says nothing but that the agent is alive.
 type Heartbeat struct {
 	state         protoimpl.MessageState `protogen:"opaque.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -366,6 +372,7 @@ func (b0 Heartbeat_builder) Build() *Heartbeat {
 	return m0
 }
 
+// AttachResponse flows from server to agent.
 type AttachResponse struct {
 	state              protoimpl.MessageState   `protogen:"opaque.v1"`
 	xxx_hidden_Message isAttachResponse_Message `protobuf_oneof:"message"`
@@ -493,7 +500,9 @@ type AttachResponse_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
 	// Fields of oneof xxx_hidden_Message:
-	Attached   *Attached
+	// First message, and only there.
+	Attached *Attached
+	// Somebody wants something of a container.
 	OpenTunnel *OpenTunnel
 	// -- end of xxx_hidden_Message
 }
@@ -526,10 +535,12 @@ type isAttachResponse_Message interface {
 }
 
 type attachResponse_Attached struct {
+	// First message, and only there.
 	Attached *Attached `protobuf:"bytes,1,opt,name=attached,proto3,oneof"`
 }
 
 type attachResponse_OpenTunnel struct {
+	// Somebody wants something of a container.
 	OpenTunnel *OpenTunnel `protobuf:"bytes,2,opt,name=open_tunnel,json=openTunnel,proto3,oneof"`
 }
 
@@ -620,7 +631,8 @@ type Attached_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
 	// Grows with each attachment of the node; a state change of an older epoch is refused.
-	Epoch                    int64
+	Epoch int64
+	// The agent sends at least one message in this time.
 	HeartbeatIntervalSeconds int64
 	// The Node as it is now, with its pod CIDR.
 	Node *v1.Node
@@ -802,7 +814,9 @@ type OpenTunnel_builder struct {
 	// To be sent in the tunnel's first message.
 	Id string
 	// Fields of oneof xxx_hidden_Request:
-	Log  *v1.PodLogRequest
+	// Send a container's log.
+	Log *v1.PodLogRequest
+	// Run a command in a container.
 	Exec *v1.PodExecRequest_Start
 	// -- end of xxx_hidden_Request
 	// The pod is served only if it has this UID.
@@ -842,10 +856,12 @@ type isOpenTunnel_Request interface {
 }
 
 type openTunnel_Log struct {
+	// Send a container's log.
 	Log *v1.PodLogRequest `protobuf:"bytes,2,opt,name=log,proto3,oneof"`
 }
 
 type openTunnel_Exec struct {
+	// Run a command in a container.
 	Exec *v1.PodExecRequest_Start `protobuf:"bytes,3,opt,name=exec,proto3,oneof"`
 }
 
@@ -1029,7 +1045,9 @@ type TunnelRequest_builder struct {
 	// First message only.
 	Id string
 	// Fields of oneof xxx_hidden_Message:
-	Log  *v1.PodLogResponse
+	// A piece of the log.
+	Log *v1.PodLogResponse
+	// What the command says.
 	Exec *v1.PodExecResponse
 	// The request failed; the tunnel ends. Code is a gRPC status code.
 	Failure *Failure
@@ -1068,10 +1086,12 @@ type isTunnelRequest_Message interface {
 }
 
 type tunnelRequest_Log struct {
+	// A piece of the log.
 	Log *v1.PodLogResponse `protobuf:"bytes,2,opt,name=log,proto3,oneof"`
 }
 
 type tunnelRequest_Exec struct {
+	// What the command says.
 	Exec *v1.PodExecResponse `protobuf:"bytes,3,opt,name=exec,proto3,oneof"`
 }
 
@@ -1086,6 +1106,7 @@ func (*tunnelRequest_Exec) isTunnelRequest_Message() {}
 
 func (*tunnelRequest_Failure) isTunnelRequest_Message() {}
 
+// Failure is why a tunnel ends.
 type Failure struct {
 	state              protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Code    int32                  `protobuf:"varint,1,opt,name=code,proto3"`
@@ -1144,7 +1165,9 @@ func (x *Failure) SetMessage(v string) {
 type Failure_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
-	Code    int32
+	// A gRPC status code.
+	Code int32
+	// For people.
 	Message string
 }
 

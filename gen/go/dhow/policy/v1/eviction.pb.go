@@ -21,6 +21,7 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// Eviction asks for a pod to be deleted if no PodDisruptionBudget forbids it: the body of the subresource pods/eviction.
 type Eviction struct {
 	state                    protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Metadata      *v1.ObjectMeta         `protobuf:"bytes,1,opt,name=metadata,proto3,oneof"`
@@ -101,6 +102,7 @@ func (x *Eviction) ClearDeleteOptions() {
 type Eviction_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
+	// Names the pod.
 	Metadata      *v1.ObjectMeta
 	DeleteOptions *v1.DeleteOptions
 }

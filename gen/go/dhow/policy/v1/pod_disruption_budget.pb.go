@@ -21,6 +21,7 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// PodDisruptionBudget bounds how many of a set of pods may be away by choice at a time: by drains, not by failures.
 type PodDisruptionBudget struct {
 	state               protoimpl.MessageState     `protogen:"opaque.v1"`
 	xxx_hidden_Metadata *v1.ObjectMeta             `protobuf:"bytes,1,opt,name=metadata,proto3,oneof"`
@@ -175,6 +176,7 @@ func (b0 PodDisruptionBudget_builder) Build() *PodDisruptionBudget {
 	return m0
 }
 
+// PodDisruptionBudgetSpec is which pods, and the bound; one of the two.
 type PodDisruptionBudgetSpec struct {
 	state                                 protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_MinAvailable               *v1.IntOrString        `protobuf:"bytes,1,opt,name=min_available,json=minAvailable,proto3,oneof"`
@@ -308,9 +310,13 @@ func (x *PodDisruptionBudgetSpec) ClearUnhealthyPodEvictionPolicy() {
 type PodDisruptionBudgetSpec_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
-	MinAvailable               *v1.IntOrString
-	Selector                   *v1.LabelSelector
-	MaxUnavailable             *v1.IntOrString
+	// A number, or a percentage of the pods expected, rounded up.
+	MinAvailable *v1.IntOrString
+	// Empty but set: all pods of the namespace.
+	Selector *v1.LabelSelector
+	// A number, or a percentage, rounded up.
+	MaxUnavailable *v1.IntOrString
+	// `IfHealthyBudget` (default): pods that are not ready may go only if enough others are. `AlwaysAllow`: they may go.
 	UnhealthyPodEvictionPolicy *string
 }
 
@@ -328,6 +334,7 @@ func (b0 PodDisruptionBudgetSpec_builder) Build() *PodDisruptionBudgetSpec {
 	return m0
 }
 
+// PodDisruptionBudgetStatus is what is allowed now.
 type PodDisruptionBudgetStatus struct {
 	state                         protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_ObservedGeneration int64                  `protobuf:"varint,1,opt,name=observed_generation,json=observedGeneration,proto3,oneof"`
@@ -515,13 +522,18 @@ func (x *PodDisruptionBudgetStatus) ClearExpectedPods() {
 type PodDisruptionBudgetStatus_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
+	// An eviction is refused while this is older than the budget's generation.
 	ObservedGeneration *int64
-	DisruptedPods      map[string]*v1.Time
+	// Pods whose eviction was granted and that are not gone yet, with the time of the grant.
+	DisruptedPods map[string]*v1.Time
+	// How many may go now.
 	DisruptionsAllowed *int32
 	CurrentHealthy     *int32
-	DesiredHealthy     *int32
-	ExpectedPods       *int32
-	Conditions         []*v1.Condition
+	// How many must be healthy.
+	DesiredHealthy *int32
+	// How many there should be, by the pods' controllers.
+	ExpectedPods *int32
+	Conditions   []*v1.Condition
 }
 
 func (b0 PodDisruptionBudgetStatus_builder) Build() *PodDisruptionBudgetStatus {
@@ -553,6 +565,7 @@ func (b0 PodDisruptionBudgetStatus_builder) Build() *PodDisruptionBudgetStatus {
 	return m0
 }
 
+// PodDisruptionBudgetList is one piece of a list of PodDisruptionBudget objects, or one page of it over REST.
 type PodDisruptionBudgetList struct {
 	state               protoimpl.MessageState  `protogen:"opaque.v1"`
 	xxx_hidden_Metadata *v1.ListMeta            `protobuf:"bytes,1,opt,name=metadata,proto3,oneof"`
@@ -637,7 +650,7 @@ func (b0 PodDisruptionBudgetList_builder) Build() *PodDisruptionBudgetList {
 	return m0
 }
 
-// PodDisruptionBudgetWriteRequest carries a PodDisruptionBudget to Create, Update or Apply.
+// PodDisruptionBudgetWriteRequest carries a PodDisruptionBudget to Create, Update or Apply; on the wire it is dhow.meta.v1.ObjectWriteRequest.
 type PodDisruptionBudgetWriteRequest struct {
 	state              protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Object  *PodDisruptionBudget   `protobuf:"bytes,1,opt,name=object,proto3"`
@@ -718,6 +731,8 @@ func (x *PodDisruptionBudgetWriteRequest) ClearOptions() {
 type PodDisruptionBudgetWriteRequest_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
+	// Update: the whole object; metadata.resource_version, if set, must be the stored one (else ABORTED). Apply: only what the caller owns.
+	// Create: with a name, or generate_name.
 	Object  *PodDisruptionBudget
 	Options *v1.WriteOptions
 }
@@ -731,7 +746,7 @@ func (b0 PodDisruptionBudgetWriteRequest_builder) Build() *PodDisruptionBudgetWr
 	return m0
 }
 
-// PodDisruptionBudgetWatchResponse is one batch of a watch on PodDisruptionBudgets; it is wire-compatible with dhow.meta.v1.WatchResponse, which specifies it.
+// PodDisruptionBudgetWatchResponse is one batch of a watch on PodDisruptionBudgets: a dhow.meta.v1.WatchResponse with typed objects.
 type PodDisruptionBudgetWatchResponse struct {
 	state               protoimpl.MessageState                      `protogen:"opaque.v1"`
 	xxx_hidden_Changes  *[]*PodDisruptionBudgetWatchResponse_Change `protobuf:"bytes,1,rep,name=changes,proto3"`
@@ -833,7 +848,7 @@ func (b0 PodDisruptionBudgetWatchResponse_builder) Build() *PodDisruptionBudgetW
 	return m0
 }
 
-// Change is one change of one PodDisruptionBudget.
+// Change is one change of one PodDisruptionBudget; its fields are those of dhow.meta.v1.ObjectChange.
 type PodDisruptionBudgetWatchResponse_Change struct {
 	state                  protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Type        v1.EventType           `protobuf:"varint,1,opt,name=type,proto3,enum=dhow.meta.v1.EventType"`

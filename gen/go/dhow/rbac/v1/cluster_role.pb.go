@@ -21,6 +21,7 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// ClusterRole is a set of permissions, for all namespaces or for what has none.
 type ClusterRole struct {
 	state                      protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Metadata        *v1.ObjectMeta         `protobuf:"bytes,1,opt,name=metadata,proto3,oneof"`
@@ -115,8 +116,10 @@ func (x *ClusterRole) ClearAggregationRule() {
 type ClusterRole_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
-	Metadata        *v1.ObjectMeta
-	Rules           []*PolicyRule
+	Metadata *v1.ObjectMeta
+	// Permissions add up; nothing forbids.
+	Rules []*PolicyRule
+	// When set, a controller fills rules from other roles.
 	AggregationRule *AggregationRule
 }
 
@@ -130,6 +133,7 @@ func (b0 ClusterRole_builder) Build() *ClusterRole {
 	return m0
 }
 
+// PolicyRule allows some verbs on some resources.
 type PolicyRule struct {
 	state                      protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Verbs           []string               `protobuf:"bytes,1,rep,name=verbs,proto3"`
@@ -224,10 +228,15 @@ func (x *PolicyRule) SetNonResourceUrls(v []string) {
 type PolicyRule_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
-	Verbs           []string
-	ApiGroups       []string
-	Resources       []string
-	ResourceNames   []string
+	// `*`: all.
+	Verbs []string
+	// Empty string: core. `*`: all.
+	ApiGroups []string
+	// Plural, with `/` and the subresource's name for one. `*`: all.
+	Resources []string
+	// Only objects of these names; empty: all. Create and deletecollection cannot be bounded so.
+	ResourceNames []string
+	// Paths of the REST door; a last `*` stands for all that begin so. Cluster roles only.
 	NonResourceUrls []string
 }
 
@@ -243,6 +252,7 @@ func (b0 PolicyRule_builder) Build() *PolicyRule {
 	return m0
 }
 
+// AggregationRule chooses the roles that one is made of.
 type AggregationRule struct {
 	state                           protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_ClusterRoleSelectors *[]*v1.LabelSelector   `protobuf:"bytes,1,rep,name=cluster_role_selectors,json=clusterRoleSelectors,proto3"`
@@ -302,6 +312,7 @@ func (b0 AggregationRule_builder) Build() *AggregationRule {
 	return m0
 }
 
+// ClusterRoleList is one piece of a list of ClusterRole objects, or one page of it over REST.
 type ClusterRoleList struct {
 	state               protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Metadata *v1.ListMeta           `protobuf:"bytes,1,opt,name=metadata,proto3,oneof"`
@@ -386,7 +397,7 @@ func (b0 ClusterRoleList_builder) Build() *ClusterRoleList {
 	return m0
 }
 
-// ClusterRoleWriteRequest carries a ClusterRole to Create, Update or Apply.
+// ClusterRoleWriteRequest carries a ClusterRole to Create, Update or Apply; on the wire it is dhow.meta.v1.ObjectWriteRequest.
 type ClusterRoleWriteRequest struct {
 	state              protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Object  *ClusterRole           `protobuf:"bytes,1,opt,name=object,proto3"`
@@ -467,6 +478,8 @@ func (x *ClusterRoleWriteRequest) ClearOptions() {
 type ClusterRoleWriteRequest_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
+	// Update: the whole object; metadata.resource_version, if set, must be the stored one (else ABORTED). Apply: only what the caller owns.
+	// Create: with a name, or generate_name.
 	Object  *ClusterRole
 	Options *v1.WriteOptions
 }
@@ -480,7 +493,7 @@ func (b0 ClusterRoleWriteRequest_builder) Build() *ClusterRoleWriteRequest {
 	return m0
 }
 
-// ClusterRoleWatchResponse is one batch of a watch on ClusterRoles; it is wire-compatible with dhow.meta.v1.WatchResponse, which specifies it.
+// ClusterRoleWatchResponse is one batch of a watch on ClusterRoles: a dhow.meta.v1.WatchResponse with typed objects.
 type ClusterRoleWatchResponse struct {
 	state               protoimpl.MessageState              `protogen:"opaque.v1"`
 	xxx_hidden_Changes  *[]*ClusterRoleWatchResponse_Change `protobuf:"bytes,1,rep,name=changes,proto3"`
@@ -582,7 +595,7 @@ func (b0 ClusterRoleWatchResponse_builder) Build() *ClusterRoleWatchResponse {
 	return m0
 }
 
-// Change is one change of one ClusterRole.
+// Change is one change of one ClusterRole; its fields are those of dhow.meta.v1.ObjectChange.
 type ClusterRoleWatchResponse_Change struct {
 	state                  protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Type        v1.EventType           `protobuf:"varint,1,opt,name=type,proto3,enum=dhow.meta.v1.EventType"`

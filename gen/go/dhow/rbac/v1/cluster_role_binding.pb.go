@@ -21,6 +21,7 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// ClusterRoleBinding gives a ClusterRole to subjects everywhere.
 type ClusterRoleBinding struct {
 	state               protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Metadata *v1.ObjectMeta         `protobuf:"bytes,1,opt,name=metadata,proto3,oneof"`
@@ -117,7 +118,8 @@ type ClusterRoleBinding_builder struct {
 
 	Metadata *v1.ObjectMeta
 	Subjects []*Subject
-	RoleRef  *RoleRef
+	// Never changes.
+	RoleRef *RoleRef
 }
 
 func (b0 ClusterRoleBinding_builder) Build() *ClusterRoleBinding {
@@ -130,6 +132,7 @@ func (b0 ClusterRoleBinding_builder) Build() *ClusterRoleBinding {
 	return m0
 }
 
+// Subject is who gets a role.
 type Subject struct {
 	state                  protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Kind        *string                `protobuf:"bytes,1,opt,name=kind,proto3,oneof"`
@@ -278,9 +281,12 @@ func (x *Subject) ClearNamespace() {
 type Subject_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
-	Kind      *string
-	ApiGroup  *string
-	Name      *string
+	// `User`, `Group` or `ServiceAccount`.
+	Kind *string
+	// `rbac.authorization.k8s.io` for users and groups, empty for service accounts.
+	ApiGroup *string
+	Name     *string
+	// Service accounts only.
 	Namespace *string
 }
 
@@ -307,6 +313,7 @@ func (b0 Subject_builder) Build() *Subject {
 	return m0
 }
 
+// RoleRef names the role that a binding gives.
 type RoleRef struct {
 	state                  protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_ApiGroup    *string                `protobuf:"bytes,1,opt,name=api_group,json=apiGroup,proto3,oneof"`
@@ -428,8 +435,9 @@ type RoleRef_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
 	ApiGroup *string
-	Kind     *string
-	Name     *string
+	// `Role` or `ClusterRole`.
+	Kind *string
+	Name *string
 }
 
 func (b0 RoleRef_builder) Build() *RoleRef {
@@ -451,6 +459,7 @@ func (b0 RoleRef_builder) Build() *RoleRef {
 	return m0
 }
 
+// ClusterRoleBindingList is one piece of a list of ClusterRoleBinding objects, or one page of it over REST.
 type ClusterRoleBindingList struct {
 	state               protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Metadata *v1.ListMeta           `protobuf:"bytes,1,opt,name=metadata,proto3,oneof"`
@@ -535,7 +544,7 @@ func (b0 ClusterRoleBindingList_builder) Build() *ClusterRoleBindingList {
 	return m0
 }
 
-// ClusterRoleBindingWriteRequest carries a ClusterRoleBinding to Create, Update or Apply.
+// ClusterRoleBindingWriteRequest carries a ClusterRoleBinding to Create, Update or Apply; on the wire it is dhow.meta.v1.ObjectWriteRequest.
 type ClusterRoleBindingWriteRequest struct {
 	state              protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Object  *ClusterRoleBinding    `protobuf:"bytes,1,opt,name=object,proto3"`
@@ -616,6 +625,8 @@ func (x *ClusterRoleBindingWriteRequest) ClearOptions() {
 type ClusterRoleBindingWriteRequest_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
+	// Update: the whole object; metadata.resource_version, if set, must be the stored one (else ABORTED). Apply: only what the caller owns.
+	// Create: with a name, or generate_name.
 	Object  *ClusterRoleBinding
 	Options *v1.WriteOptions
 }
@@ -629,7 +640,7 @@ func (b0 ClusterRoleBindingWriteRequest_builder) Build() *ClusterRoleBindingWrit
 	return m0
 }
 
-// ClusterRoleBindingWatchResponse is one batch of a watch on ClusterRoleBindings; it is wire-compatible with dhow.meta.v1.WatchResponse, which specifies it.
+// ClusterRoleBindingWatchResponse is one batch of a watch on ClusterRoleBindings: a dhow.meta.v1.WatchResponse with typed objects.
 type ClusterRoleBindingWatchResponse struct {
 	state               protoimpl.MessageState                     `protogen:"opaque.v1"`
 	xxx_hidden_Changes  *[]*ClusterRoleBindingWatchResponse_Change `protobuf:"bytes,1,rep,name=changes,proto3"`
@@ -731,7 +742,7 @@ func (b0 ClusterRoleBindingWatchResponse_builder) Build() *ClusterRoleBindingWat
 	return m0
 }
 
-// Change is one change of one ClusterRoleBinding.
+// Change is one change of one ClusterRoleBinding; its fields are those of dhow.meta.v1.ObjectChange.
 type ClusterRoleBindingWatchResponse_Change struct {
 	state                  protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Type        v1.EventType           `protobuf:"varint,1,opt,name=type,proto3,enum=dhow.meta.v1.EventType"`

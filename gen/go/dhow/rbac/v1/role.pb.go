@@ -21,6 +21,7 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// Role is a set of permissions in its namespace.
 type Role struct {
 	state               protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Metadata *v1.ObjectMeta         `protobuf:"bytes,1,opt,name=metadata,proto3,oneof"`
@@ -93,7 +94,8 @@ type Role_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
 	Metadata *v1.ObjectMeta
-	Rules    []*PolicyRule
+	// Permissions add up; nothing forbids.
+	Rules []*PolicyRule
 }
 
 func (b0 Role_builder) Build() *Role {
@@ -105,6 +107,7 @@ func (b0 Role_builder) Build() *Role {
 	return m0
 }
 
+// RoleList is one piece of a list of Role objects, or one page of it over REST.
 type RoleList struct {
 	state               protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Metadata *v1.ListMeta           `protobuf:"bytes,1,opt,name=metadata,proto3,oneof"`
@@ -189,7 +192,7 @@ func (b0 RoleList_builder) Build() *RoleList {
 	return m0
 }
 
-// RoleWriteRequest carries a Role to Create, Update or Apply.
+// RoleWriteRequest carries a Role to Create, Update or Apply; on the wire it is dhow.meta.v1.ObjectWriteRequest.
 type RoleWriteRequest struct {
 	state              protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Object  *Role                  `protobuf:"bytes,1,opt,name=object,proto3"`
@@ -270,6 +273,8 @@ func (x *RoleWriteRequest) ClearOptions() {
 type RoleWriteRequest_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
+	// Update: the whole object; metadata.resource_version, if set, must be the stored one (else ABORTED). Apply: only what the caller owns.
+	// Create: with a name, or generate_name.
 	Object  *Role
 	Options *v1.WriteOptions
 }
@@ -283,7 +288,7 @@ func (b0 RoleWriteRequest_builder) Build() *RoleWriteRequest {
 	return m0
 }
 
-// RoleWatchResponse is one batch of a watch on Roles; it is wire-compatible with dhow.meta.v1.WatchResponse, which specifies it.
+// RoleWatchResponse is one batch of a watch on Roles: a dhow.meta.v1.WatchResponse with typed objects.
 type RoleWatchResponse struct {
 	state               protoimpl.MessageState       `protogen:"opaque.v1"`
 	xxx_hidden_Changes  *[]*RoleWatchResponse_Change `protobuf:"bytes,1,rep,name=changes,proto3"`
@@ -385,7 +390,7 @@ func (b0 RoleWatchResponse_builder) Build() *RoleWatchResponse {
 	return m0
 }
 
-// Change is one change of one Role.
+// Change is one change of one Role; its fields are those of dhow.meta.v1.ObjectChange.
 type RoleWatchResponse_Change struct {
 	state                  protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Type        v1.EventType           `protobuf:"varint,1,opt,name=type,proto3,enum=dhow.meta.v1.EventType"`

@@ -21,6 +21,7 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// RoleBinding gives a Role, or a ClusterRole for this namespace alone, to subjects.
 type RoleBinding struct {
 	state               protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Metadata *v1.ObjectMeta         `protobuf:"bytes,1,opt,name=metadata,proto3,oneof"`
@@ -117,7 +118,8 @@ type RoleBinding_builder struct {
 
 	Metadata *v1.ObjectMeta
 	Subjects []*Subject
-	RoleRef  *RoleRef
+	// Never changes.
+	RoleRef *RoleRef
 }
 
 func (b0 RoleBinding_builder) Build() *RoleBinding {
@@ -130,6 +132,7 @@ func (b0 RoleBinding_builder) Build() *RoleBinding {
 	return m0
 }
 
+// RoleBindingList is one piece of a list of RoleBinding objects, or one page of it over REST.
 type RoleBindingList struct {
 	state               protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Metadata *v1.ListMeta           `protobuf:"bytes,1,opt,name=metadata,proto3,oneof"`
@@ -214,7 +217,7 @@ func (b0 RoleBindingList_builder) Build() *RoleBindingList {
 	return m0
 }
 
-// RoleBindingWriteRequest carries a RoleBinding to Create, Update or Apply.
+// RoleBindingWriteRequest carries a RoleBinding to Create, Update or Apply; on the wire it is dhow.meta.v1.ObjectWriteRequest.
 type RoleBindingWriteRequest struct {
 	state              protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Object  *RoleBinding           `protobuf:"bytes,1,opt,name=object,proto3"`
@@ -295,6 +298,8 @@ func (x *RoleBindingWriteRequest) ClearOptions() {
 type RoleBindingWriteRequest_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
+	// Update: the whole object; metadata.resource_version, if set, must be the stored one (else ABORTED). Apply: only what the caller owns.
+	// Create: with a name, or generate_name.
 	Object  *RoleBinding
 	Options *v1.WriteOptions
 }
@@ -308,7 +313,7 @@ func (b0 RoleBindingWriteRequest_builder) Build() *RoleBindingWriteRequest {
 	return m0
 }
 
-// RoleBindingWatchResponse is one batch of a watch on RoleBindings; it is wire-compatible with dhow.meta.v1.WatchResponse, which specifies it.
+// RoleBindingWatchResponse is one batch of a watch on RoleBindings: a dhow.meta.v1.WatchResponse with typed objects.
 type RoleBindingWatchResponse struct {
 	state               protoimpl.MessageState              `protogen:"opaque.v1"`
 	xxx_hidden_Changes  *[]*RoleBindingWatchResponse_Change `protobuf:"bytes,1,rep,name=changes,proto3"`
@@ -410,7 +415,7 @@ func (b0 RoleBindingWatchResponse_builder) Build() *RoleBindingWatchResponse {
 	return m0
 }
 
-// Change is one change of one RoleBinding.
+// Change is one change of one RoleBinding; its fields are those of dhow.meta.v1.ObjectChange.
 type RoleBindingWatchResponse_Change struct {
 	state                  protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Type        v1.EventType           `protobuf:"varint,1,opt,name=type,proto3,enum=dhow.meta.v1.EventType"`

@@ -24,12 +24,14 @@ const (
 type PodState int32
 
 const (
+	// Never sent.
 	PodState_POD_STATE_UNSPECIFIED PodState = 0
 	// Waits for a node.
 	PodState_POD_STATE_PENDING PodState = 1
 	// Has a node and does not run yet.
 	PodState_POD_STATE_SCHEDULED PodState = 2
-	PodState_POD_STATE_RUNNING   PodState = 3
+	// Its containers were started.
+	PodState_POD_STATE_RUNNING PodState = 3
 	// Succeeded or failed.
 	PodState_POD_STATE_FINISHED PodState = 4
 )
@@ -74,6 +76,7 @@ func (x PodState) Number() protoreflect.EnumNumber {
 	return protoreflect.EnumNumber(x)
 }
 
+// ExplainRequest names a pod.
 type ExplainRequest struct {
 	state                protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Namespace string                 `protobuf:"bytes,1,opt,name=namespace,proto3"`
@@ -144,9 +147,12 @@ func (x *ExplainRequest) SetFollow(v bool) {
 type ExplainRequest_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
+	// The pod's.
 	Namespace string
-	Name      string
-	Follow    bool
+	// The pod's.
+	Name string
+	// Go on until the pod runs or is gone.
+	Follow bool
 }
 
 func (b0 ExplainRequest_builder) Build() *ExplainRequest {
@@ -159,6 +165,7 @@ func (b0 ExplainRequest_builder) Build() *ExplainRequest {
 	return m0
 }
 
+// ExplainResponse is why a pod is where it is, or is nowhere.
 type ExplainResponse struct {
 	state                  protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_State       PodState               `protobuf:"varint,1,opt,name=state,proto3,enum=dhow.scheduler.v1.PodState"`
@@ -283,7 +290,9 @@ func (x *ExplainResponse) SetRevision(v int64) {
 type ExplainResponse_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
-	State    PodState
+	// How far it is.
+	State PodState
+	// The pod's node; empty while it has none.
 	NodeName string
 	// One sentence for people.
 	Summary string
@@ -386,7 +395,8 @@ type Rejection_builder struct {
 	Filter string
 	// For example `Insufficient cpu`.
 	Reason string
-	Nodes  []string
+	// Their names, sorted.
+	Nodes []string
 }
 
 func (b0 Rejection_builder) Build() *Rejection {
@@ -399,6 +409,7 @@ func (b0 Rejection_builder) Build() *Rejection {
 	return m0
 }
 
+// Score is how well a node fits.
 type Score struct {
 	state               protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_NodeName string                 `protobuf:"bytes,1,opt,name=node_name,json=nodeName,proto3"`
@@ -469,10 +480,12 @@ func (x *Score) SetTotal(v int64) {
 type Score_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
+	// The node.
 	NodeName string
 	// 0 to 100 per scorer, and the weighted total.
 	ByScorer map[string]int64
-	Total    int64
+	// What decides; the pod's node has the highest of those that were not rejected.
+	Total int64
 }
 
 func (b0 Score_builder) Build() *Score {
@@ -622,13 +635,17 @@ type Suggestion_builder struct {
 	// For people, for example `lower the cpu request of container app from 4 to 1500m`.
 	Text string
 	// What to change: API group, plural resource, namespace, name.
-	Group     string
-	Resource  string
+	Group string
+	// Plural, for example `nodes`.
+	Resource string
+	// Empty for kinds without namespaces.
 	Namespace string
-	Name      string
+	// The object's.
+	Name string
 	// A JSON patch (RFC 6902) that makes the change. Where a pod's field cannot change in place, the pod is to be made anew with it.
 	JsonPatch []byte
-	Recreate  bool
+	// The object must be deleted and made anew with the change.
+	Recreate bool
 	// The node that the pod would go to.
 	NodeName string
 }

@@ -21,6 +21,7 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// PriorityClass gives a priority a name.
 type PriorityClass struct {
 	state                       protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Metadata         *v1.ObjectMeta         `protobuf:"bytes,1,opt,name=metadata,proto3,oneof"`
@@ -186,10 +187,13 @@ func (x *PriorityClass) ClearPreemptionPolicy() {
 type PriorityClass_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
-	Metadata         *v1.ObjectMeta
-	Value            *int32
-	GlobalDefault    *bool
-	Description      *string
+	Metadata *v1.ObjectMeta
+	// Higher is placed first. At most 1000000000 for users' own. Never changes.
+	Value *int32
+	// For pods that name no class; at most one should have it.
+	GlobalDefault *bool
+	Description   *string
+	// `PreemptLowerPriority` (default) or `Never`. Never changes.
 	PreemptionPolicy *string
 }
 
@@ -217,6 +221,7 @@ func (b0 PriorityClass_builder) Build() *PriorityClass {
 	return m0
 }
 
+// PriorityClassList is one piece of a list of PriorityClass objects, or one page of it over REST.
 type PriorityClassList struct {
 	state               protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Metadata *v1.ListMeta           `protobuf:"bytes,1,opt,name=metadata,proto3,oneof"`
@@ -301,7 +306,7 @@ func (b0 PriorityClassList_builder) Build() *PriorityClassList {
 	return m0
 }
 
-// PriorityClassWriteRequest carries a PriorityClass to Create, Update or Apply.
+// PriorityClassWriteRequest carries a PriorityClass to Create, Update or Apply; on the wire it is dhow.meta.v1.ObjectWriteRequest.
 type PriorityClassWriteRequest struct {
 	state              protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Object  *PriorityClass         `protobuf:"bytes,1,opt,name=object,proto3"`
@@ -382,6 +387,8 @@ func (x *PriorityClassWriteRequest) ClearOptions() {
 type PriorityClassWriteRequest_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
+	// Update: the whole object; metadata.resource_version, if set, must be the stored one (else ABORTED). Apply: only what the caller owns.
+	// Create: with a name, or generate_name.
 	Object  *PriorityClass
 	Options *v1.WriteOptions
 }
@@ -395,7 +402,7 @@ func (b0 PriorityClassWriteRequest_builder) Build() *PriorityClassWriteRequest {
 	return m0
 }
 
-// PriorityClassWatchResponse is one batch of a watch on PriorityClasses; it is wire-compatible with dhow.meta.v1.WatchResponse, which specifies it.
+// PriorityClassWatchResponse is one batch of a watch on PriorityClasses: a dhow.meta.v1.WatchResponse with typed objects.
 type PriorityClassWatchResponse struct {
 	state               protoimpl.MessageState                `protogen:"opaque.v1"`
 	xxx_hidden_Changes  *[]*PriorityClassWatchResponse_Change `protobuf:"bytes,1,rep,name=changes,proto3"`
@@ -497,7 +504,7 @@ func (b0 PriorityClassWatchResponse_builder) Build() *PriorityClassWatchResponse
 	return m0
 }
 
-// Change is one change of one PriorityClass.
+// Change is one change of one PriorityClass; its fields are those of dhow.meta.v1.ObjectChange.
 type PriorityClassWatchResponse_Change struct {
 	state                  protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Type        v1.EventType           `protobuf:"varint,1,opt,name=type,proto3,enum=dhow.meta.v1.EventType"`

@@ -21,6 +21,7 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// CSIDriver says what a CSI driver needs; its name is the driver's.
 type CSIDriver struct {
 	state               protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Metadata *v1.ObjectMeta         `protobuf:"bytes,1,opt,name=metadata,proto3,oneof"`
@@ -134,6 +135,7 @@ func (b0 CSIDriver_builder) Build() *CSIDriver {
 	return m0
 }
 
+// CSIDriverSpec is what a driver needs.
 type CSIDriverSpec struct {
 	state                                         protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_AttachRequired                     bool                   `protobuf:"varint,1,opt,name=attach_required,json=attachRequired,proto3,oneof"`
@@ -424,17 +426,28 @@ func (x *CSIDriverSpec) ClearPreventPodSchedulingIfMissing() {
 type CSIDriverSpec_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
-	AttachRequired                     *bool
-	PodInfoOnMount                     *bool
-	VolumeLifecycleModes               []string
-	StorageCapacity                    *bool
-	FsGroupPolicy                      *string
-	TokenRequests                      []*TokenRequest
-	RequiresRepublish                  *bool
-	SeLinuxMount                       *bool
+	// Volumes are attached to a node by the control plane before they are mounted. Default: true.
+	AttachRequired *bool
+	// The driver is told which pod it mounts for. Default: false.
+	PodInfoOnMount *bool
+	// `Persistent` (default), `Ephemeral`.
+	VolumeLifecycleModes []string
+	// The scheduler looks at CSIStorageCapacity objects. Default: false.
+	StorageCapacity *bool
+	// `ReadWriteOnceWithFSType` (default), `File` (always) or `None`: when fs_group changes the files' owner.
+	FsGroupPolicy *string
+	// Service account tokens for the driver at each mount.
+	TokenRequests []*TokenRequest
+	// Mounts are repeated from time to time, to bring new tokens. Default: false.
+	RequiresRepublish *bool
+	// The driver understands `-o context`. Default: false.
+	SeLinuxMount *bool
+	// How often CSINode's allocatable is asked for again; at least 10. Unset: never.
 	NodeAllocatableUpdatePeriodSeconds *int64
-	ServiceAccountTokenInSecrets       *bool
-	PreventPodSchedulingIfMissing      *bool
+	// Tokens travel in the secrets field of the call instead of its context.
+	ServiceAccountTokenInSecrets *bool
+	// Pods with its volumes go only to nodes where the driver is registered.
+	PreventPodSchedulingIfMissing *bool
 }
 
 func (b0 CSIDriverSpec_builder) Build() *CSIDriverSpec {
@@ -482,6 +495,7 @@ func (b0 CSIDriverSpec_builder) Build() *CSIDriverSpec {
 	return m0
 }
 
+// TokenRequest is a token that a driver gets.
 type TokenRequest struct {
 	state                        protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Audience          *string                `protobuf:"bytes,1,opt,name=audience,proto3,oneof"`
@@ -571,7 +585,9 @@ func (x *TokenRequest) ClearExpirationSeconds() {
 type TokenRequest_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
-	Audience          *string
+	// Empty: the API server.
+	Audience *string
+	// Unset: 3600.
 	ExpirationSeconds *int64
 }
 
@@ -590,6 +606,7 @@ func (b0 TokenRequest_builder) Build() *TokenRequest {
 	return m0
 }
 
+// CSIDriverList is one piece of a list of CSIDriver objects, or one page of it over REST.
 type CSIDriverList struct {
 	state               protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Metadata *v1.ListMeta           `protobuf:"bytes,1,opt,name=metadata,proto3,oneof"`
@@ -674,7 +691,7 @@ func (b0 CSIDriverList_builder) Build() *CSIDriverList {
 	return m0
 }
 
-// CSIDriverWriteRequest carries a CSIDriver to Create, Update or Apply.
+// CSIDriverWriteRequest carries a CSIDriver to Create, Update or Apply; on the wire it is dhow.meta.v1.ObjectWriteRequest.
 type CSIDriverWriteRequest struct {
 	state              protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Object  *CSIDriver             `protobuf:"bytes,1,opt,name=object,proto3"`
@@ -755,6 +772,8 @@ func (x *CSIDriverWriteRequest) ClearOptions() {
 type CSIDriverWriteRequest_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
+	// Update: the whole object; metadata.resource_version, if set, must be the stored one (else ABORTED). Apply: only what the caller owns.
+	// Create: with a name, or generate_name.
 	Object  *CSIDriver
 	Options *v1.WriteOptions
 }
@@ -768,7 +787,7 @@ func (b0 CSIDriverWriteRequest_builder) Build() *CSIDriverWriteRequest {
 	return m0
 }
 
-// CSIDriverWatchResponse is one batch of a watch on CSIDrivers; it is wire-compatible with dhow.meta.v1.WatchResponse, which specifies it.
+// CSIDriverWatchResponse is one batch of a watch on CSIDrivers: a dhow.meta.v1.WatchResponse with typed objects.
 type CSIDriverWatchResponse struct {
 	state               protoimpl.MessageState            `protogen:"opaque.v1"`
 	xxx_hidden_Changes  *[]*CSIDriverWatchResponse_Change `protobuf:"bytes,1,rep,name=changes,proto3"`
@@ -870,7 +889,7 @@ func (b0 CSIDriverWatchResponse_builder) Build() *CSIDriverWatchResponse {
 	return m0
 }
 
-// Change is one change of one CSIDriver.
+// Change is one change of one CSIDriver; its fields are those of dhow.meta.v1.ObjectChange.
 type CSIDriverWatchResponse_Change struct {
 	state                  protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Type        v1.EventType           `protobuf:"varint,1,opt,name=type,proto3,enum=dhow.meta.v1.EventType"`

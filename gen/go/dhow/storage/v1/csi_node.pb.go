@@ -21,6 +21,7 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// CSINode is the CSI drivers of a node, whose name it has; kept by the agent.
 type CSINode struct {
 	state               protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Metadata *v1.ObjectMeta         `protobuf:"bytes,1,opt,name=metadata,proto3,oneof"`
@@ -134,6 +135,7 @@ func (b0 CSINode_builder) Build() *CSINode {
 	return m0
 }
 
+// CSINodeSpec is the drivers that are registered.
 type CSINodeSpec struct {
 	state              protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Drivers *[]*CSINodeDriver      `protobuf:"bytes,1,rep,name=drivers,proto3"`
@@ -193,6 +195,7 @@ func (b0 CSINodeSpec_builder) Build() *CSINodeSpec {
 	return m0
 }
 
+// CSINodeDriver is one driver on a node.
 type CSINodeDriver struct {
 	state                   protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Name         *string                `protobuf:"bytes,1,opt,name=name,proto3,oneof"`
@@ -320,10 +323,13 @@ func (x *CSINodeDriver) ClearAllocatable() {
 type CSINodeDriver_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
-	Name         *string
-	NodeId       *string
+	Name *string
+	// What the driver calls the node.
+	NodeId *string
+	// Labels of the node that the driver set.
 	TopologyKeys []string
-	Allocatable  *VolumeNodeResources
+	// Unset: no bound.
+	Allocatable *VolumeNodeResources
 }
 
 func (b0 CSINodeDriver_builder) Build() *CSINodeDriver {
@@ -343,6 +349,7 @@ func (b0 CSINodeDriver_builder) Build() *CSINodeDriver {
 	return m0
 }
 
+// VolumeNodeResources is how many volumes fit.
 type VolumeNodeResources struct {
 	state                  protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Count       int32                  `protobuf:"varint,1,opt,name=count,proto3,oneof"`
@@ -418,6 +425,7 @@ func (b0 VolumeNodeResources_builder) Build() *VolumeNodeResources {
 	return m0
 }
 
+// CSINodeList is one piece of a list of CSINode objects, or one page of it over REST.
 type CSINodeList struct {
 	state               protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Metadata *v1.ListMeta           `protobuf:"bytes,1,opt,name=metadata,proto3,oneof"`
@@ -502,7 +510,7 @@ func (b0 CSINodeList_builder) Build() *CSINodeList {
 	return m0
 }
 
-// CSINodeWriteRequest carries a CSINode to Create, Update or Apply.
+// CSINodeWriteRequest carries a CSINode to Create, Update or Apply; on the wire it is dhow.meta.v1.ObjectWriteRequest.
 type CSINodeWriteRequest struct {
 	state              protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Object  *CSINode               `protobuf:"bytes,1,opt,name=object,proto3"`
@@ -583,6 +591,8 @@ func (x *CSINodeWriteRequest) ClearOptions() {
 type CSINodeWriteRequest_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
+	// Update: the whole object; metadata.resource_version, if set, must be the stored one (else ABORTED). Apply: only what the caller owns.
+	// Create: with a name, or generate_name.
 	Object  *CSINode
 	Options *v1.WriteOptions
 }
@@ -596,7 +606,7 @@ func (b0 CSINodeWriteRequest_builder) Build() *CSINodeWriteRequest {
 	return m0
 }
 
-// CSINodeWatchResponse is one batch of a watch on CSINodes; it is wire-compatible with dhow.meta.v1.WatchResponse, which specifies it.
+// CSINodeWatchResponse is one batch of a watch on CSINodes: a dhow.meta.v1.WatchResponse with typed objects.
 type CSINodeWatchResponse struct {
 	state               protoimpl.MessageState          `protogen:"opaque.v1"`
 	xxx_hidden_Changes  *[]*CSINodeWatchResponse_Change `protobuf:"bytes,1,rep,name=changes,proto3"`
@@ -698,7 +708,7 @@ func (b0 CSINodeWatchResponse_builder) Build() *CSINodeWatchResponse {
 	return m0
 }
 
-// Change is one change of one CSINode.
+// Change is one change of one CSINode; its fields are those of dhow.meta.v1.ObjectChange.
 type CSINodeWatchResponse_Change struct {
 	state                  protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Type        v1.EventType           `protobuf:"varint,1,opt,name=type,proto3,enum=dhow.meta.v1.EventType"`

@@ -21,6 +21,7 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// CSIStorageCapacity is how much space there is for new volumes of a class in one part of the cluster. Made by the driver's provisioner.
 type CSIStorageCapacity struct {
 	state                        protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Metadata          *v1.ObjectMeta         `protobuf:"bytes,1,opt,name=metadata,proto3,oneof"`
@@ -177,10 +178,13 @@ func (x *CSIStorageCapacity) ClearMaximumVolumeSize() {
 type CSIStorageCapacity_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
-	Metadata          *v1.ObjectMeta
-	NodeTopology      *v1.LabelSelector
-	StorageClassName  *string
-	Capacity          *v1.Quantity
+	Metadata *v1.ObjectMeta
+	// The nodes from which the space can be used. Unset: none.
+	NodeTopology     *v1.LabelSelector
+	StorageClassName *string
+	// What the driver reports, its meaning included. Unset: unknown.
+	Capacity *v1.Quantity
+	// The largest volume that can be made. Unset: capacity decides.
 	MaximumVolumeSize *v1.Quantity
 }
 
@@ -199,6 +203,7 @@ func (b0 CSIStorageCapacity_builder) Build() *CSIStorageCapacity {
 	return m0
 }
 
+// CSIStorageCapacityList is one piece of a list of CSIStorageCapacity objects, or one page of it over REST.
 type CSIStorageCapacityList struct {
 	state               protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Metadata *v1.ListMeta           `protobuf:"bytes,1,opt,name=metadata,proto3,oneof"`
@@ -283,7 +288,7 @@ func (b0 CSIStorageCapacityList_builder) Build() *CSIStorageCapacityList {
 	return m0
 }
 
-// CSIStorageCapacityWriteRequest carries a CSIStorageCapacity to Create, Update or Apply.
+// CSIStorageCapacityWriteRequest carries a CSIStorageCapacity to Create, Update or Apply; on the wire it is dhow.meta.v1.ObjectWriteRequest.
 type CSIStorageCapacityWriteRequest struct {
 	state              protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Object  *CSIStorageCapacity    `protobuf:"bytes,1,opt,name=object,proto3"`
@@ -364,6 +369,8 @@ func (x *CSIStorageCapacityWriteRequest) ClearOptions() {
 type CSIStorageCapacityWriteRequest_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
+	// Update: the whole object; metadata.resource_version, if set, must be the stored one (else ABORTED). Apply: only what the caller owns.
+	// Create: with a name, or generate_name.
 	Object  *CSIStorageCapacity
 	Options *v1.WriteOptions
 }
@@ -377,7 +384,7 @@ func (b0 CSIStorageCapacityWriteRequest_builder) Build() *CSIStorageCapacityWrit
 	return m0
 }
 
-// CSIStorageCapacityWatchResponse is one batch of a watch on CSIStorageCapacities; it is wire-compatible with dhow.meta.v1.WatchResponse, which specifies it.
+// CSIStorageCapacityWatchResponse is one batch of a watch on CSIStorageCapacities: a dhow.meta.v1.WatchResponse with typed objects.
 type CSIStorageCapacityWatchResponse struct {
 	state               protoimpl.MessageState                     `protogen:"opaque.v1"`
 	xxx_hidden_Changes  *[]*CSIStorageCapacityWatchResponse_Change `protobuf:"bytes,1,rep,name=changes,proto3"`
@@ -479,7 +486,7 @@ func (b0 CSIStorageCapacityWatchResponse_builder) Build() *CSIStorageCapacityWat
 	return m0
 }
 
-// Change is one change of one CSIStorageCapacity.
+// Change is one change of one CSIStorageCapacity; its fields are those of dhow.meta.v1.ObjectChange.
 type CSIStorageCapacityWatchResponse_Change struct {
 	state                  protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Type        v1.EventType           `protobuf:"varint,1,opt,name=type,proto3,enum=dhow.meta.v1.EventType"`

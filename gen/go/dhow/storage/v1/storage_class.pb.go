@@ -22,6 +22,8 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// StorageClass says how volumes for claims are made. An annotation makes it the default. Provisioner, parameters, reclaim policy and binding
+// mode never change.
 type StorageClass struct {
 	state                           protoimpl.MessageState       `protogen:"opaque.v1"`
 	xxx_hidden_Metadata             *v1.ObjectMeta               `protobuf:"bytes,1,opt,name=metadata,proto3,oneof"`
@@ -228,14 +230,19 @@ func (x *StorageClass) ClearVolumeBindingMode() {
 type StorageClass_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
-	Metadata             *v1.ObjectMeta
-	Provisioner          *string
-	Parameters           map[string]string
+	Metadata *v1.ObjectMeta
+	// Who makes them; `kubernetes.io/no-provisioner`: nobody.
+	Provisioner *string
+	// For the provisioner.
+	Parameters map[string]string
+	// `Delete` (default) or `Retain`.
 	ReclaimPolicy        *string
 	MountOptions         []string
 	AllowVolumeExpansion *bool
-	VolumeBindingMode    *string
-	AllowedTopologies    []*v11.TopologySelectorTerm
+	// `Immediate` (default), or `WaitForFirstConsumer`: the scheduler decides where.
+	VolumeBindingMode *string
+	// Where volumes may be made; empty: everywhere.
+	AllowedTopologies []*v11.TopologySelectorTerm
 }
 
 func (b0 StorageClass_builder) Build() *StorageClass {
@@ -265,6 +272,7 @@ func (b0 StorageClass_builder) Build() *StorageClass {
 	return m0
 }
 
+// StorageClassList is one piece of a list of StorageClass objects, or one page of it over REST.
 type StorageClassList struct {
 	state               protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Metadata *v1.ListMeta           `protobuf:"bytes,1,opt,name=metadata,proto3,oneof"`
@@ -349,7 +357,7 @@ func (b0 StorageClassList_builder) Build() *StorageClassList {
 	return m0
 }
 
-// StorageClassWriteRequest carries a StorageClass to Create, Update or Apply.
+// StorageClassWriteRequest carries a StorageClass to Create, Update or Apply; on the wire it is dhow.meta.v1.ObjectWriteRequest.
 type StorageClassWriteRequest struct {
 	state              protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Object  *StorageClass          `protobuf:"bytes,1,opt,name=object,proto3"`
@@ -430,6 +438,8 @@ func (x *StorageClassWriteRequest) ClearOptions() {
 type StorageClassWriteRequest_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
+	// Update: the whole object; metadata.resource_version, if set, must be the stored one (else ABORTED). Apply: only what the caller owns.
+	// Create: with a name, or generate_name.
 	Object  *StorageClass
 	Options *v1.WriteOptions
 }
@@ -443,7 +453,7 @@ func (b0 StorageClassWriteRequest_builder) Build() *StorageClassWriteRequest {
 	return m0
 }
 
-// StorageClassWatchResponse is one batch of a watch on StorageClasses; it is wire-compatible with dhow.meta.v1.WatchResponse, which specifies it.
+// StorageClassWatchResponse is one batch of a watch on StorageClasses: a dhow.meta.v1.WatchResponse with typed objects.
 type StorageClassWatchResponse struct {
 	state               protoimpl.MessageState               `protogen:"opaque.v1"`
 	xxx_hidden_Changes  *[]*StorageClassWatchResponse_Change `protobuf:"bytes,1,rep,name=changes,proto3"`
@@ -545,7 +555,7 @@ func (b0 StorageClassWatchResponse_builder) Build() *StorageClassWatchResponse {
 	return m0
 }
 
-// Change is one change of one StorageClass.
+// Change is one change of one StorageClass; its fields are those of dhow.meta.v1.ObjectChange.
 type StorageClassWatchResponse_Change struct {
 	state                  protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Type        v1.EventType           `protobuf:"varint,1,opt,name=type,proto3,enum=dhow.meta.v1.EventType"`

@@ -22,6 +22,7 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// VolumeAttachment asks for a volume to be attached to a node; deleting it asks for it to be detached.
 type VolumeAttachment struct {
 	state               protoimpl.MessageState  `protogen:"opaque.v1"`
 	xxx_hidden_Metadata *v1.ObjectMeta          `protobuf:"bytes,1,opt,name=metadata,proto3,oneof"`
@@ -176,6 +177,7 @@ func (b0 VolumeAttachment_builder) Build() *VolumeAttachment {
 	return m0
 }
 
+// VolumeAttachmentSpec is which volume, which node, and who does it. Never changes.
 type VolumeAttachmentSpec struct {
 	state                  protoimpl.MessageState  `protogen:"opaque.v1"`
 	xxx_hidden_Attacher    *string                 `protobuf:"bytes,1,opt,name=attacher,proto3,oneof"`
@@ -291,6 +293,7 @@ func (x *VolumeAttachmentSpec) ClearNodeName() {
 type VolumeAttachmentSpec_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
+	// The CSI driver.
 	Attacher *string
 	Source   *VolumeAttachmentSource
 	NodeName *string
@@ -312,6 +315,7 @@ func (b0 VolumeAttachmentSpec_builder) Build() *VolumeAttachmentSpec {
 	return m0
 }
 
+// VolumeAttachmentSource is the volume; exactly one field is set.
 type VolumeAttachmentSource struct {
 	state                           protoimpl.MessageState    `protogen:"opaque.v1"`
 	xxx_hidden_PersistentVolumeName *string                   `protobuf:"bytes,1,opt,name=persistent_volume_name,json=persistentVolumeName,proto3,oneof"`
@@ -400,7 +404,8 @@ type VolumeAttachmentSource_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
 	PersistentVolumeName *string
-	InlineVolumeSpec     *v11.PersistentVolumeSpec
+	// For volumes of in-tree plugins that a CSI driver serves.
+	InlineVolumeSpec *v11.PersistentVolumeSpec
 }
 
 func (b0 VolumeAttachmentSource_builder) Build() *VolumeAttachmentSource {
@@ -415,6 +420,7 @@ func (b0 VolumeAttachmentSource_builder) Build() *VolumeAttachmentSource {
 	return m0
 }
 
+// VolumeAttachmentStatus is what the attacher did.
 type VolumeAttachmentStatus struct {
 	state                         protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Attached           bool                   `protobuf:"varint,1,opt,name=attached,proto3,oneof"`
@@ -534,10 +540,12 @@ func (x *VolumeAttachmentStatus) ClearDetachError() {
 type VolumeAttachmentStatus_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
-	Attached           *bool
+	Attached *bool
+	// For the mount, as the driver returned it.
 	AttachmentMetadata map[string]string
-	AttachError        *VolumeError
-	DetachError        *VolumeError
+	// The last try's error; empty when it worked.
+	AttachError *VolumeError
+	DetachError *VolumeError
 }
 
 func (b0 VolumeAttachmentStatus_builder) Build() *VolumeAttachmentStatus {
@@ -554,6 +562,7 @@ func (b0 VolumeAttachmentStatus_builder) Build() *VolumeAttachmentStatus {
 	return m0
 }
 
+// VolumeError is what went wrong.
 type VolumeError struct {
 	state                  protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Time        *v1.Time               `protobuf:"bytes,1,opt,name=time,proto3,oneof"`
@@ -666,8 +675,9 @@ func (x *VolumeError) ClearErrorCode() {
 type VolumeError_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
-	Time      *v1.Time
-	Message   *string
+	Time    *v1.Time
+	Message *string
+	// The gRPC code that the driver answered with.
 	ErrorCode *int32
 }
 
@@ -687,6 +697,7 @@ func (b0 VolumeError_builder) Build() *VolumeError {
 	return m0
 }
 
+// VolumeAttachmentList is one piece of a list of VolumeAttachment objects, or one page of it over REST.
 type VolumeAttachmentList struct {
 	state               protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Metadata *v1.ListMeta           `protobuf:"bytes,1,opt,name=metadata,proto3,oneof"`
@@ -771,7 +782,7 @@ func (b0 VolumeAttachmentList_builder) Build() *VolumeAttachmentList {
 	return m0
 }
 
-// VolumeAttachmentWriteRequest carries a VolumeAttachment to Create, Update or Apply.
+// VolumeAttachmentWriteRequest carries a VolumeAttachment to Create, Update or Apply; on the wire it is dhow.meta.v1.ObjectWriteRequest.
 type VolumeAttachmentWriteRequest struct {
 	state              protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Object  *VolumeAttachment      `protobuf:"bytes,1,opt,name=object,proto3"`
@@ -852,6 +863,8 @@ func (x *VolumeAttachmentWriteRequest) ClearOptions() {
 type VolumeAttachmentWriteRequest_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
+	// Update: the whole object; metadata.resource_version, if set, must be the stored one (else ABORTED). Apply: only what the caller owns.
+	// Create: with a name, or generate_name.
 	Object  *VolumeAttachment
 	Options *v1.WriteOptions
 }
@@ -865,7 +878,7 @@ func (b0 VolumeAttachmentWriteRequest_builder) Build() *VolumeAttachmentWriteReq
 	return m0
 }
 
-// VolumeAttachmentWatchResponse is one batch of a watch on VolumeAttachments; it is wire-compatible with dhow.meta.v1.WatchResponse, which specifies it.
+// VolumeAttachmentWatchResponse is one batch of a watch on VolumeAttachments: a dhow.meta.v1.WatchResponse with typed objects.
 type VolumeAttachmentWatchResponse struct {
 	state               protoimpl.MessageState                   `protogen:"opaque.v1"`
 	xxx_hidden_Changes  *[]*VolumeAttachmentWatchResponse_Change `protobuf:"bytes,1,rep,name=changes,proto3"`
@@ -967,7 +980,7 @@ func (b0 VolumeAttachmentWatchResponse_builder) Build() *VolumeAttachmentWatchRe
 	return m0
 }
 
-// Change is one change of one VolumeAttachment.
+// Change is one change of one VolumeAttachment; its fields are those of dhow.meta.v1.ObjectChange.
 type VolumeAttachmentWatchResponse_Change struct {
 	state                  protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Type        v1.EventType           `protobuf:"varint,1,opt,name=type,proto3,enum=dhow.meta.v1.EventType"`

@@ -21,6 +21,7 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// VolumeAttributesClass is attributes of a volume that may change while it is in use.
 type VolumeAttributesClass struct {
 	state                  protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Metadata    *v1.ObjectMeta         `protobuf:"bytes,1,opt,name=metadata,proto3,oneof"`
@@ -120,8 +121,10 @@ func (x *VolumeAttributesClass) ClearDriverName() {
 type VolumeAttributesClass_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
-	Metadata   *v1.ObjectMeta
+	Metadata *v1.ObjectMeta
+	// The CSI driver. Never changes.
 	DriverName *string
+	// For the driver. Never changes: make another class.
 	Parameters map[string]string
 }
 
@@ -138,6 +141,7 @@ func (b0 VolumeAttributesClass_builder) Build() *VolumeAttributesClass {
 	return m0
 }
 
+// VolumeAttributesClassList is one piece of a list of VolumeAttributesClass objects, or one page of it over REST.
 type VolumeAttributesClassList struct {
 	state               protoimpl.MessageState    `protogen:"opaque.v1"`
 	xxx_hidden_Metadata *v1.ListMeta              `protobuf:"bytes,1,opt,name=metadata,proto3,oneof"`
@@ -222,7 +226,7 @@ func (b0 VolumeAttributesClassList_builder) Build() *VolumeAttributesClassList {
 	return m0
 }
 
-// VolumeAttributesClassWriteRequest carries a VolumeAttributesClass to Create, Update or Apply.
+// VolumeAttributesClassWriteRequest carries a VolumeAttributesClass to Create, Update or Apply; on the wire it is dhow.meta.v1.ObjectWriteRequest.
 type VolumeAttributesClassWriteRequest struct {
 	state              protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Object  *VolumeAttributesClass `protobuf:"bytes,1,opt,name=object,proto3"`
@@ -303,6 +307,8 @@ func (x *VolumeAttributesClassWriteRequest) ClearOptions() {
 type VolumeAttributesClassWriteRequest_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
+	// Update: the whole object; metadata.resource_version, if set, must be the stored one (else ABORTED). Apply: only what the caller owns.
+	// Create: with a name, or generate_name.
 	Object  *VolumeAttributesClass
 	Options *v1.WriteOptions
 }
@@ -316,7 +322,7 @@ func (b0 VolumeAttributesClassWriteRequest_builder) Build() *VolumeAttributesCla
 	return m0
 }
 
-// VolumeAttributesClassWatchResponse is one batch of a watch on VolumeAttributesClasses; it is wire-compatible with dhow.meta.v1.WatchResponse, which specifies it.
+// VolumeAttributesClassWatchResponse is one batch of a watch on VolumeAttributesClasses: a dhow.meta.v1.WatchResponse with typed objects.
 type VolumeAttributesClassWatchResponse struct {
 	state               protoimpl.MessageState                        `protogen:"opaque.v1"`
 	xxx_hidden_Changes  *[]*VolumeAttributesClassWatchResponse_Change `protobuf:"bytes,1,rep,name=changes,proto3"`
@@ -418,7 +424,7 @@ func (b0 VolumeAttributesClassWatchResponse_builder) Build() *VolumeAttributesCl
 	return m0
 }
 
-// Change is one change of one VolumeAttributesClass.
+// Change is one change of one VolumeAttributesClass; its fields are those of dhow.meta.v1.ObjectChange.
 type VolumeAttributesClassWatchResponse_Change struct {
 	state                  protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Type        v1.EventType           `protobuf:"varint,1,opt,name=type,proto3,enum=dhow.meta.v1.EventType"`

@@ -82,6 +82,7 @@ func (x *Condition) SetRevision(v int64) {
 type Condition_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
+	// Need not be among the operations.
 	Key []byte
 	// The key's revision; 0: the key does not exist; -1: it exists.
 	Revision int64
@@ -257,9 +258,12 @@ func (x *Operation) WhichAction() case_Operation_Action {
 type Operation_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
+	// Not empty.
 	Key []byte
 	// Fields of oneof xxx_hidden_Action:
-	Put    []byte
+	// The value to store.
+	Put []byte
+	// True: the key goes. Put deletions last.
 	Delete *bool
 	// -- end of xxx_hidden_Action
 	// The lease that the key ends with, or 0. Commits with leases travel alone.
@@ -299,10 +303,12 @@ type isOperation_Action interface {
 }
 
 type operation_Put struct {
+	// The value to store.
 	Put []byte `protobuf:"bytes,2,opt,name=put,proto3,oneof"`
 }
 
 type operation_Delete struct {
+	// True: the key goes. Put deletions last.
 	Delete bool `protobuf:"varint,3,opt,name=delete,proto3,oneof"`
 }
 
@@ -310,6 +316,7 @@ func (*operation_Put) isOperation_Action() {}
 
 func (*operation_Delete) isOperation_Action() {}
 
+// CommitRequest is a set of writes and what must hold for them.
 type CommitRequest struct {
 	state                  protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Conditions  *[]*Condition          `protobuf:"bytes,1,rep,name=conditions,proto3"`
@@ -384,6 +391,7 @@ func (x *CommitRequest) SetTraceparent(v string) {
 type CommitRequest_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
+	// All must hold. Without operations the commit is a check only.
 	Conditions []*Condition
 	// No key twice.
 	Operations []*Operation
@@ -401,6 +409,7 @@ func (b0 CommitRequest_builder) Build() *CommitRequest {
 	return m0
 }
 
+// CommitResponse says at which revisions a commit was made.
 type CommitResponse struct {
 	state                protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Revisions []int64                `protobuf:"varint,1,rep,packed,name=revisions,proto3"`
@@ -535,6 +544,7 @@ func (x *CommitConflict) SetRevision(v int64) {
 type CommitConflict_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
+	// In the order of the request's conditions.
 	Entries []*Entry
 	// A revision at which this was so.
 	Revision int64
@@ -677,14 +687,18 @@ func (x *Entry) ClearValue() {
 type Entry_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
+	// As it was asked for or written.
 	Key []byte
 	// Unset: the key does not exist.
 	Value []byte
 	// The revision that wrote the value; 0 when it does not exist.
-	Revision        int64
+	Revision int64
+	// As it was put.
 	EncryptionKeyId uint32
-	Traceparent     string
-	Lease           int64
+	// Of the commit that wrote the value.
+	Traceparent string
+	// The lease that the key ends with, or 0.
+	Lease int64
 }
 
 func (b0 Entry_builder) Build() *Entry {
@@ -703,6 +717,7 @@ func (b0 Entry_builder) Build() *Entry {
 	return m0
 }
 
+// GetRequest names keys.
 type GetRequest struct {
 	state               protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Keys     [][]byte               `protobuf:"bytes,1,rep,name=keys,proto3"`
@@ -761,6 +776,7 @@ func (x *GetRequest) SetRevision(v int64) {
 type GetRequest_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
+	// All are read at the same revision.
 	Keys [][]byte
 	// 0: the newest (linearizable).
 	Revision int64
@@ -775,6 +791,7 @@ func (b0 GetRequest_builder) Build() *GetRequest {
 	return m0
 }
 
+// GetResponse is the keys as they were.
 type GetResponse struct {
 	state               protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Entries  *[]*Entry              `protobuf:"bytes,1,rep,name=entries,proto3"`
@@ -836,7 +853,8 @@ type GetResponse_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
 	// One per key of the request, in its order.
-	Entries  []*Entry
+	Entries []*Entry
+	// The revision read at (R*1024+1023).
 	Revision int64
 }
 
@@ -849,6 +867,7 @@ func (b0 GetResponse_builder) Build() *GetResponse {
 	return m0
 }
 
+// ListRequest selects keys.
 type ListRequest struct {
 	state               protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Prefix   []byte                 `protobuf:"bytes,1,opt,name=prefix,proto3"`
@@ -937,6 +956,7 @@ func (x *ListRequest) SetLimit(v int64) {
 type ListRequest_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
+	// Keys that begin with it; empty: all.
 	Prefix []byte
 	// 0: the newest (linearizable).
 	Revision int64
@@ -957,6 +977,7 @@ func (b0 ListRequest_builder) Build() *ListRequest {
 	return m0
 }
 
+// ListResponse is a piece of a list.
 type ListResponse struct {
 	state               protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Entries  *[]*Entry              `protobuf:"bytes,1,rep,name=entries,proto3"`
@@ -1029,6 +1050,7 @@ func (x *ListResponse) SetMore(v bool) {
 type ListResponse_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
+	// In the order of the keys' bytes.
 	Entries []*Entry
 	// The list's revision, the same in every response.
 	Revision int64
@@ -1046,6 +1068,7 @@ func (b0 ListResponse_builder) Build() *ListResponse {
 	return m0
 }
 
+// WatchRequest selects changes.
 type WatchRequest struct {
 	state                    protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Prefix        []byte                 `protobuf:"bytes,1,opt,name=prefix,proto3"`
@@ -1107,6 +1130,7 @@ func (x *WatchRequest) SetAfterRevision(v int64) {
 type WatchRequest_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
+	// Keys that begin with it; empty: all.
 	Prefix []byte
 	// Changes after this revision; 0: after now.
 	AfterRevision int64
@@ -1249,14 +1273,18 @@ func (x *Change) ClearValue() {
 type Change_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
+	// The key that changed.
 	Key []byte
 	// Unset: deleted.
-	Value    []byte
+	Value []byte
+	// The change's revision (R*1024+i).
 	Revision int64
 	// The revision of the key's value before, or 0.
 	PreviousRevision int64
-	EncryptionKeyId  uint32
-	Traceparent      string
+	// As it was put.
+	EncryptionKeyId uint32
+	// Of the commit that made the change.
+	Traceparent string
 }
 
 func (b0 Change_builder) Build() *Change {
@@ -1275,6 +1303,7 @@ func (b0 Change_builder) Build() *Change {
 	return m0
 }
 
+// WatchResponse is one or more commits, or a mark.
 type WatchResponse struct {
 	state               protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Changes  *[]*Change             `protobuf:"bytes,1,rep,name=changes,proto3"`
@@ -1359,6 +1388,7 @@ func (x *WatchResponse) SetPartial(v bool) {
 type WatchResponse_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
+	// In revision order.
 	Changes []*Change
 	// All changes up to here were sent.
 	Revision int64
@@ -1379,6 +1409,7 @@ func (b0 WatchResponse_builder) Build() *WatchResponse {
 	return m0
 }
 
+// RevisionRequest has no options.
 type RevisionRequest struct {
 	state         protoimpl.MessageState `protogen:"opaque.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -1422,6 +1453,7 @@ func (b0 RevisionRequest_builder) Build() *RevisionRequest {
 	return m0
 }
 
+// RevisionResponse says where the store is.
 type RevisionResponse struct {
 	state                        protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Revision          int64                  `protobuf:"varint,1,opt,name=revision,proto3"`
@@ -1492,6 +1524,7 @@ func (x *RevisionResponse) SetCompactedRevision(v int64) {
 type RevisionResponse_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
+	// The newest (R*1024+1023).
 	Revision int64
 	// Changes when the store was restored from a snapshot.
 	ClusterId uint64
@@ -1509,6 +1542,7 @@ func (b0 RevisionResponse_builder) Build() *RevisionResponse {
 	return m0
 }
 
+// CompactRequest says what may be forgotten.
 type CompactRequest struct {
 	state               protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Revision int64                  `protobuf:"varint,1,opt,name=revision,proto3"`
@@ -1555,6 +1589,7 @@ func (x *CompactRequest) SetRevision(v int64) {
 type CompactRequest_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
+	// Older states and changes cannot be read any more; newer ones can.
 	Revision int64
 }
 
@@ -1566,6 +1601,7 @@ func (b0 CompactRequest_builder) Build() *CompactRequest {
 	return m0
 }
 
+// CompactResponse says that it was done, or had been before.
 type CompactResponse struct {
 	state         protoimpl.MessageState `protogen:"opaque.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -1609,6 +1645,7 @@ func (b0 CompactResponse_builder) Build() *CompactResponse {
 	return m0
 }
 
+// GrantLeaseRequest asks for a lease.
 type GrantLeaseRequest struct {
 	state                 protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_TtlSeconds int64                  `protobuf:"varint,1,opt,name=ttl_seconds,json=ttlSeconds,proto3"`
@@ -1655,6 +1692,7 @@ func (x *GrantLeaseRequest) SetTtlSeconds(v int64) {
 type GrantLeaseRequest_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
+	// Its time to live; the store may give a longer one.
 	TtlSeconds int64
 }
 
@@ -1666,6 +1704,7 @@ func (b0 GrantLeaseRequest_builder) Build() *GrantLeaseRequest {
 	return m0
 }
 
+// GrantLeaseResponse is the new lease.
 type GrantLeaseResponse struct {
 	state                 protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Lease      int64                  `protobuf:"varint,1,opt,name=lease,proto3"`
@@ -1724,7 +1763,9 @@ func (x *GrantLeaseResponse) SetTtlSeconds(v int64) {
 type GrantLeaseResponse_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
-	Lease      int64
+	// Its id, never 0.
+	Lease int64
+	// The time to live that was given.
 	TtlSeconds int64
 }
 
@@ -1737,6 +1778,7 @@ func (b0 GrantLeaseResponse_builder) Build() *GrantLeaseResponse {
 	return m0
 }
 
+// KeepLeaseAliveRequest renews a lease.
 type KeepLeaseAliveRequest struct {
 	state            protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Lease int64                  `protobuf:"varint,1,opt,name=lease,proto3"`
@@ -1783,6 +1825,7 @@ func (x *KeepLeaseAliveRequest) SetLease(v int64) {
 type KeepLeaseAliveRequest_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
+	// Its id.
 	Lease int64
 }
 
@@ -1794,6 +1837,7 @@ func (b0 KeepLeaseAliveRequest_builder) Build() *KeepLeaseAliveRequest {
 	return m0
 }
 
+// KeepLeaseAliveResponse says how long it lives from now.
 type KeepLeaseAliveResponse struct {
 	state                 protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Lease      int64                  `protobuf:"varint,1,opt,name=lease,proto3"`
@@ -1852,7 +1896,9 @@ func (x *KeepLeaseAliveResponse) SetTtlSeconds(v int64) {
 type KeepLeaseAliveResponse_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
-	Lease      int64
+	// Its id.
+	Lease int64
+	// The time to live, again whole.
 	TtlSeconds int64
 }
 
@@ -1865,6 +1911,7 @@ func (b0 KeepLeaseAliveResponse_builder) Build() *KeepLeaseAliveResponse {
 	return m0
 }
 
+// RevokeLeaseRequest ends a lease.
 type RevokeLeaseRequest struct {
 	state            protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Lease int64                  `protobuf:"varint,1,opt,name=lease,proto3"`
@@ -1911,6 +1958,7 @@ func (x *RevokeLeaseRequest) SetLease(v int64) {
 type RevokeLeaseRequest_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
+	// Its id.
 	Lease int64
 }
 
@@ -1922,6 +1970,7 @@ func (b0 RevokeLeaseRequest_builder) Build() *RevokeLeaseRequest {
 	return m0
 }
 
+// RevokeLeaseResponse says that the lease and its keys are gone.
 type RevokeLeaseResponse struct {
 	state         protoimpl.MessageState `protogen:"opaque.v1"`
 	unknownFields protoimpl.UnknownFields
