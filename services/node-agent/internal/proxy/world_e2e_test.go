@@ -5,6 +5,7 @@ package proxy
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -137,12 +138,13 @@ func (w *world) route(h *netlink.Handle, gateway string) {
 func (w *world) inside(ns netns.NsHandle, f func()) {
 	done := make(chan error, 1)
 	go func() {
+		// Deferred: a failed assertion ends this goroutine in the middle of f.
+		err := errors.New("ended early")
+		defer func() { done <- err }()
 		runtime.LockOSThread()
-		err := netns.Set(ns)
-		if err == nil {
+		if err = netns.Set(ns); err == nil {
 			f()
 		}
-		done <- err
 	}()
 	w.must(<-done)
 }
