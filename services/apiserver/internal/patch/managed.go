@@ -1,0 +1,211 @@
+package patch
+
+import (
+	"fmt"
+	"slices"
+	"sync"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/util/json"
+	"k8s.io/apimachinery/pkg/util/managedfields"
+	"k8s.io/client-go/applyconfigurations"
+	"sigs.k8s.io/structured-merge-diff/v6/fieldpath"
+	"sigs.k8s.io/yaml"
+
+	"dhow.dev/pkg/resource"
+	"dhow.dev/services/apiserver/internal/codec"
+	"dhow.dev/services/apiserver/internal/strategy"
+)
+
+// Configuration is what a manager applies: a tree as JSON has it, with just the fields that the manager wants to own.
+type Configuration struct {
+	tree     *unstructured.Unstructured
+	warnings []string
+}
+
+// Metadata returns the configuration's metadata as far as it is given.
+func (c Configuration) Metadata() metav1.Object { return c.tree }
+
+// Warnings are the unknown and duplicate fields of a configuration that was read leniently.
+func (c Configuration) Warnings() []string { return c.warnings }
+
+// ParseText reads a configuration of JSON or YAML. Errors are BadRequest.
+func (p *Patcher) ParseText(res *resource.Resource, data []byte, validation codec.FieldValidation) (Configuration, error) {
+	_, warnings, err := p.codec.DecodeText(res, data, validation)
+	if err != nil {
+		return Configuration{}, err
+	}
+	raw, err := yaml.YAMLToJSON(data)
+	if err != nil {
+		return Configuration{}, apierrors.NewBadRequest(fmt.Sprintf("error decoding YAML: %v", err))
+	}
+	var tree map[string]any
+	if err := json.Unmarshal(raw, &tree); err != nil {
+		return Configuration{}, apierrors.NewBadRequest(fmt.Sprintf("error decoding YAML: %v", err))
+	}
+	return newConfiguration(res, tree, warnings), nil
+}
+
+func newConfiguration(res *resource.Resource, tree map[string]any, warnings []string) Configuration {
+	u := &unstructured.Unstructured{Object: tree}
+	u.SetGroupVersionKind(res.GroupVersionKind())
+	// Clients of typed languages send a zero creation time; nobody can own it.
+	unstructured.RemoveNestedField(tree, "metadata", "creationTimestamp")
+	return Configuration{tree: u, warnings: warnings}
+}
+
+// Apply merges a configuration into live, which is empty (but for its name) when there is no object yet, and returns a new, defaulted object with its
+// managedFields. A field of another manager is a Conflict with a cause per field, unless forced.
+func (p *Patcher) Apply(res *resource.Resource, subresource string, live codec.Object, config Configuration, manager string, force bool) (codec.Object, error) {
+	m, err := p.managers.get(res, subresource)
+	if err != nil {
+		return nil, err
+	}
+	current := live.DeepCopyObject().(codec.Object)
+	codec.SetKind(res, current)
+	applied, err := m.Apply(current, config.tree.DeepCopy(), manager, force)
+	if err != nil {
+		if apierrors.ReasonForError(err) != metav1.StatusReasonUnknown {
+			return nil, err
+		}
+		return nil, apierrors.NewBadRequest(err.Error())
+	}
+	obj, ok := applied.(codec.Object)
+	if !ok {
+		return nil, fmt.Errorf("apply to %s returned a %T", res, applied)
+	}
+	codec.ClearKind(obj)
+	return obj, nil
+}
+
+// Track brings obj's managedFields up to date with the change from live, made by an update or a patch. Objects that were never applied are
+// not tracked (docs/decisions/0004-managed-fields.md).
+func (p *Patcher) Track(res *resource.Resource, subresource string, live, obj codec.Object, manager string) error {
+	if len(live.GetManagedFields()) == 0 && len(obj.GetManagedFields()) == 0 {
+		return nil
+	}
+	m, err := p.managers.get(res, subresource)
+	if err != nil {
+		return err
+	}
+	codec.SetKind(res, live)
+	codec.SetKind(res, obj)
+	defer codec.ClearKind(live)
+	defer codec.ClearKind(obj)
+	// The manager writes into obj; it never fails, but drops managedFields that it cannot understand.
+	m.UpdateNoErrors(live, obj, manager)
+	return nil
+}
+
+// SameManagers says whether two lists of managedFields differ in their times at most.
+func SameManagers(a, b []metav1.ManagedFieldsEntry) bool {
+	return slices.EqualFunc(a, b, func(x, y metav1.ManagedFieldsEntry) bool {
+		return x.Manager == y.Manager && x.Operation == y.Operation && x.APIVersion == y.APIVersion && x.FieldsType == y.FieldsType &&
+			x.Subresource == y.Subresource && (x.FieldsV1 == nil) == (y.FieldsV1 == nil) && (x.FieldsV1 == nil || slices.Equal(x.FieldsV1.Raw, y.FieldsV1.Raw))
+	})
+}
+
+// managers makes the field managers, one per kind and subresource, when they are first needed: most clusters apply few kinds, and the schema of
+// all of them takes some time to parse.
+type managers struct {
+	codec      *codec.Codec
+	strategies *strategy.Set
+	converter  func() managedfields.TypeConverter
+	mu         sync.Mutex
+	byKey      map[managerKey]*managedfields.FieldManager
+}
+
+type managerKey struct {
+	resource    *resource.Resource
+	subresource string
+}
+
+func newManagers(c *codec.Codec, strategies *strategy.Set) *managers {
+	return &managers{
+		codec: c, strategies: strategies, byKey: map[managerKey]*managedfields.FieldManager{},
+		converter: sync.OnceValue(func() managedfields.TypeConverter { return applyconfigurations.NewTypeConverter(c.Scheme()) }),
+	}
+}
+
+func (m *managers) get(res *resource.Resource, subresource string) (*managedfields.FieldManager, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	key := managerKey{res, subresource}
+	if known := m.byKey[key]; known != nil {
+		return known, nil
+	}
+	gvk := res.GroupVersionKind()
+	kind := kindAdapter{codec: m.codec, resource: res, strategy: m.strategies.For(res)}
+	made, err := managedfields.NewDefaultFieldManager(m.converter(), kind, kind, kind, gvk, gvk.GroupVersion(), subresource, resetFields(res, subresource))
+	if err != nil {
+		return nil, fmt.Errorf("field manager of %s: %w", res, err)
+	}
+	m.byKey[key] = made
+	return made, nil
+}
+
+// resetFields are the fields that a write of the object or of a subresource cannot change, and so cannot own.
+func resetFields(res *resource.Resource, subresource string) map[fieldpath.APIVersion]fieldpath.Filter {
+	var excluded *fieldpath.Set
+	switch {
+	case subresource == "status":
+		excluded = fieldpath.NewSet(fieldpath.MakePathOrDie("metadata"), fieldpath.MakePathOrDie("spec"))
+	case res.HasStatus:
+		excluded = fieldpath.NewSet(fieldpath.MakePathOrDie("status"))
+	default:
+		return nil
+	}
+	return map[fieldpath.APIVersion]fieldpath.Filter{fieldpath.APIVersion(res.APIVersion()): fieldpath.NewExcludeSetFilter(excluded)}
+}
+
+// kindAdapter is a kind as the field manager wants to see it. There is one version per kind, so that converting is naming.
+type kindAdapter struct {
+	codec    *codec.Codec
+	resource *resource.Resource
+	strategy strategy.Strategy
+}
+
+// New returns an empty object.
+func (k kindAdapter) New(gvk schema.GroupVersionKind) (runtime.Object, error) {
+	if gvk != k.resource.GroupVersionKind() {
+		return nil, runtime.NewNotRegisteredErrForKind("dhow", gvk)
+	}
+	o := k.codec.New(k.resource)
+	codec.SetKind(k.resource, o)
+	return o, nil
+}
+
+// Default fills in the kind's defaults.
+func (k kindAdapter) Default(o runtime.Object) { k.strategy.Default(o) }
+
+// ConvertToVersion makes a struct of a tree, and refuses other versions than the kind's.
+func (k kindAdapter) ConvertToVersion(in runtime.Object, target runtime.GroupVersioner) (runtime.Object, error) {
+	gvk := k.resource.GroupVersionKind()
+	if _, ok := target.KindForGroupVersionKinds([]schema.GroupVersionKind{gvk}); !ok {
+		return nil, runtime.NewNotRegisteredGVKErrForTarget("dhow", gvk, target)
+	}
+	tree, ok := in.(*unstructured.Unstructured)
+	if !ok {
+		return in, nil
+	}
+	o := k.codec.New(k.resource)
+	if err := runtime.DefaultUnstructuredConverter.FromUnstructured(tree.Object, o); err != nil {
+		return nil, apierrors.NewBadRequest(err.Error())
+	}
+	codec.SetKind(k.resource, o)
+	return o, nil
+}
+
+// Convert is not needed by the field manager.
+func (k kindAdapter) Convert(in, out, _ any) error {
+	return fmt.Errorf("convert %T to %T: %s has one version", in, out, k.resource)
+}
+
+// ConvertFieldLabel is not needed by the field manager.
+func (k kindAdapter) ConvertFieldLabel(gvk schema.GroupVersionKind, label, _ string) (string, string, error) {
+	return "", "", fmt.Errorf("field label %q of %s: selectors are not read here", label, gvk)
+}

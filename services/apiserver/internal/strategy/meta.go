@@ -1,0 +1,177 @@
+package strategy
+
+import (
+	"net/netip"
+
+	apiequality "k8s.io/apimachinery/pkg/api/equality"
+	"k8s.io/apimachinery/pkg/api/validation"
+	"k8s.io/apimachinery/pkg/api/validation/path"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	utilvalidation "k8s.io/apimachinery/pkg/util/validation"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	"dhow.dev/pkg/resource"
+	"dhow.dev/services/apiserver/internal/codec"
+)
+
+// nameRules are the kinds whose names are not DNS subdomains (RFC 1123), which is the rule for all others.
+var nameRules = map[schema.GroupKind]validation.ValidateNameFunc{
+	{Kind: "Namespace"}:                                              validation.NameIsDNSLabel,
+	{Kind: "Service"}:                                                validation.NameIsDNS1035Label,
+	{Group: "apps", Kind: "StatefulSet"}:                             validation.NameIsDNSLabel,
+	{Group: "batch", Kind: "CronJob"}:                                cronJobName,
+	{Group: "rbac.authorization.k8s.io", Kind: "Role"}:               path.ValidatePathSegmentName,
+	{Group: "rbac.authorization.k8s.io", Kind: "RoleBinding"}:        path.ValidatePathSegmentName,
+	{Group: "rbac.authorization.k8s.io", Kind: "ClusterRole"}:        path.ValidatePathSegmentName,
+	{Group: "rbac.authorization.k8s.io", Kind: "ClusterRoleBinding"}: path.ValidatePathSegmentName,
+	{Group: "networking.k8s.io", Kind: "IPAddress"}:                  ipName,
+}
+
+// cronJobNameMax leaves room in a job's name (63) for the 11 characters that the controller appends.
+const cronJobNameMax = 52
+
+func cronJobName(name string, prefix bool) []string {
+	problems := validation.NameIsDNSSubdomain(name, prefix)
+	if !prefix && len(name) > cronJobNameMax {
+		problems = append(problems, "must be no more than 52 characters")
+	}
+	return problems
+}
+
+func ipName(name string, _ bool) []string {
+	address, err := netip.ParseAddr(name)
+	if err != nil {
+		return []string{err.Error()}
+	}
+	if address.String() != name {
+		return []string{"must be a valid IP address in canonical form, " + address.String()}
+	}
+	return nil
+}
+
+// NameRule returns the rule that names of a kind have to keep.
+func NameRule(res *resource.Resource) validation.ValidateNameFunc {
+	if rule, ok := nameRules[res.GroupVersionKind().GroupKind()]; ok {
+		return rule
+	}
+	return validation.NameIsDNSSubdomain
+}
+
+var metadata = field.NewPath("metadata")
+
+// ValidateMeta says what is wrong with a new object's metadata.
+func ValidateMeta(res *resource.Resource, obj codec.Object) field.ErrorList {
+	errs := validation.ValidateObjectMetaAccessor(obj, res.Namespaced, NameRule(res), metadata)
+	// The name is part of the store's key, whatever the kind's rule allows.
+	for _, msg := range path.IsValidPathSegmentName(obj.GetName()) {
+		if len(errs) == 0 {
+			errs = append(errs, field.Invalid(metadata.Child("name"), obj.GetName(), msg))
+		}
+	}
+	// Kubernetes' own limit on the length, which names that are path segments do not have otherwise.
+	if len(obj.GetName()) > utilvalidation.DNS1123SubdomainMaxLength && len(errs) == 0 {
+		errs = append(errs, field.Invalid(metadata.Child("name"), obj.GetName(), utilvalidation.MaxLenError(utilvalidation.DNS1123SubdomainMaxLength)))
+	}
+	return errs
+}
+
+// ValidateMetaUpdate says what is wrong with changed metadata, and carries over what the user left out and may not change (uid, creation and
+// deletion time).
+func ValidateMetaUpdate(res *resource.Resource, obj, old codec.Object) field.ErrorList {
+	errs := validation.ValidateObjectMetaAccessorUpdate(obj, old, metadata)
+	errs = append(errs, validation.ValidateAnnotations(obj.GetAnnotations(), metadata.Child("annotations"))...)
+	if !res.Namespaced && obj.GetNamespace() != "" {
+		errs = append(errs, field.Forbidden(metadata.Child("namespace"), "not allowed on this type"))
+	}
+	return errs
+}
+
+// generations are the kinds whose generation Kubernetes counts.
+var generations = map[schema.GroupKind]bool{
+	{Kind: "Pod"}: true, {Kind: "ReplicationController"}: true, {Kind: "PodTemplate"}: true,
+	{Group: "apps", Kind: "DaemonSet"}: true, {Group: "apps", Kind: "Deployment"}: true, {Group: "apps", Kind: "ReplicaSet"}: true, {Group: "apps", Kind: "StatefulSet"}: true,
+	{Group: "batch", Kind: "CronJob"}: true, {Group: "batch", Kind: "Job"}: true,
+	{Group: "policy", Kind: "PodDisruptionBudget"}: true,
+	{Group: "networking.k8s.io", Kind: "Ingress"}:  true, {Group: "networking.k8s.io", Kind: "IngressClass"}: true, {Group: "networking.k8s.io", Kind: "NetworkPolicy"}: true,
+	{Group: "discovery.k8s.io", Kind: "EndpointSlice"}:  true,
+	{Group: "scheduling.k8s.io", Kind: "PriorityClass"}: true,
+	{Group: "storage.k8s.io", Kind: "CSIDriver"}:        true,
+}
+
+// PrepareForCreate empties what the user may not choose of a new object.
+func PrepareForCreate(res *resource.Resource, obj codec.Object) {
+	obj.SetDeletionTimestamp(nil)
+	obj.SetDeletionGracePeriodSeconds(nil)
+	obj.SetSelfLink("")
+	obj.SetGeneration(0)
+	if generations[res.GroupVersionKind().GroupKind()] {
+		obj.SetGeneration(1)
+	}
+	// An agent registers its node together with the first status.
+	if res.HasStatus && (res.Group != "" || res.Kind != "Node") {
+		if status, ok := codec.Status(obj); ok {
+			status.SetZero()
+		}
+	}
+}
+
+// PrepareForUpdate takes from the old object what a write of the object itself may not change.
+func PrepareForUpdate(res *resource.Resource, obj, old codec.Object) {
+	obj.SetGeneration(old.GetGeneration())
+	obj.SetSelfLink("")
+	if res.HasStatus {
+		copyStatus(obj, old)
+	}
+}
+
+// PrepareForStatusUpdate makes obj what old is, but for status and managedFields.
+func PrepareForStatusUpdate(obj, old codec.Object) codec.Object {
+	next := old.DeepCopyObject().(codec.Object)
+	copyStatus(next, obj)
+	next.SetManagedFields(obj.GetManagedFields())
+	next.SetResourceVersion(obj.GetResourceVersion())
+	return next
+}
+
+func copyStatus(to, from codec.Object) {
+	if status, ok := codec.Status(to); ok {
+		source, _ := codec.Status(from)
+		status.Set(source)
+	}
+}
+
+// BumpGeneration counts a change of what the user wants: of anything but metadata and status.
+func BumpGeneration(res *resource.Resource, obj, old codec.Object) {
+	if !generations[res.GroupVersionKind().GroupKind()] {
+		return
+	}
+	if _, ok := codec.Spec(obj); ok {
+		mine, _ := codec.Spec(obj)
+		theirs, _ := codec.Spec(old)
+		if apiequality.Semantic.DeepEqual(mine.Interface(), theirs.Interface()) {
+			return
+		}
+	} else if sameContent(obj, old) {
+		return
+	}
+	obj.SetGeneration(old.GetGeneration() + 1)
+}
+
+// sameContent compares objects of kinds without a spec.
+func sameContent(obj, old codec.Object) bool {
+	probe := obj.DeepCopyObject().(codec.Object)
+	for _, set := range []func(){
+		func() { probe.SetAnnotations(old.GetAnnotations()) },
+		func() { probe.SetResourceVersion(old.GetResourceVersion()) },
+		func() { probe.SetManagedFields(old.GetManagedFields()) },
+		func() { probe.SetFinalizers(old.GetFinalizers()) },
+		func() { probe.SetOwnerReferences(old.GetOwnerReferences()) },
+		func() { probe.SetGeneration(old.GetGeneration()) },
+		func() { probe.SetCreationTimestamp(old.GetCreationTimestamp()) },
+		func() { probe.SetDeletionTimestamp(old.GetDeletionTimestamp()) },
+		func() { probe.SetDeletionGracePeriodSeconds(old.GetDeletionGracePeriodSeconds()) },
+	} {
+		set()
+	}
+	return apiequality.Semantic.DeepEqual(probe, old)
+}
