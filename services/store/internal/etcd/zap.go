@@ -1,0 +1,69 @@
+package etcd
+
+import (
+	"context"
+	"log/slog"
+	"slices"
+
+	"go.uber.org/zap/zapcore"
+
+	"dhow.dev/pkg/telemetry/logkey"
+)
+
+// zapCore passes etcd's warnings and errors on to slog.
+type zapCore struct {
+	logger *slog.Logger
+	fields []zapcore.Field
+}
+
+// Enabled implements zapcore.LevelEnabler.
+func (c *zapCore) Enabled(level zapcore.Level) bool { return level >= zapcore.WarnLevel }
+
+// With implements zapcore.Core.
+func (c *zapCore) With(fields []zapcore.Field) zapcore.Core {
+	return &zapCore{logger: c.logger, fields: append(slices.Clip(c.fields), fields...)}
+}
+
+// Check implements zapcore.Core.
+func (c *zapCore) Check(entry zapcore.Entry, checked *zapcore.CheckedEntry) *zapcore.CheckedEntry {
+	if !c.Enabled(entry.Level) || ownSetup[entry.Message] {
+		return checked
+	}
+	return checked.AddCore(entry, c)
+}
+
+// ownSetup are warnings about how Dhow embeds etcd on purpose.
+var ownSetup = map[string]bool{
+	// It serves neither.
+	"Running http and grpc server on single port. This is not recommended for production.": true,
+	// It has no users.
+	"simple token is not cryptographically signed": true,
+}
+
+// Write implements zapcore.Core.
+func (c *zapCore) Write(entry zapcore.Entry, fields []zapcore.Field) error {
+	values := zapcore.NewMapObjectEncoder()
+	for _, field := range slices.Concat(c.fields, fields) {
+		field.AddTo(values)
+	}
+	attributes := make([]any, 0, len(values.Fields)+1)
+	for key, value := range values.Fields {
+		attributes = append(attributes, slog.Any(key, value))
+	}
+	slices.SortFunc(attributes, func(a, b any) int {
+		if a.(slog.Attr).Key < b.(slog.Attr).Key {
+			return -1
+		}
+		return 1
+	})
+	level := slog.LevelWarn
+	if entry.Level >= zapcore.ErrorLevel {
+		level = slog.LevelError
+	}
+	c.logger.LogAttrs(context.Background(), level, "etcd reported", logkey.Component("etcd"),
+		slog.String("report", entry.Message), slog.Group("etcd", attributes...))
+	return nil
+}
+
+// Sync implements zapcore.Core.
+func (c *zapCore) Sync() error { return nil }
