@@ -174,3 +174,81 @@ func eachMessage(m protoreflect.Message, f func(protoreflect.Message)) {
 		return true
 	})
 }
+
+// TestEveryServiceHasARow looks the other way: a kind with a service in proto/ is in the resource table, and is called there as here.
+func TestEveryServiceHasARow(t *testing.T) {
+	rows := map[protoreflect.FullName]*resource.Resource{}
+	for _, r := range resource.All() {
+		rows[r.Service().FullName()] = r
+	}
+	seen := 0
+	protoregistry.GlobalFiles.RangeFiles(func(f protoreflect.FileDescriptor) bool {
+		for i := range f.Services().Len() {
+			s := f.Services().Get(i)
+			get := s.Methods().ByName("Get")
+			if get == nil || get.Output().Fields().ByName("metadata") == nil {
+				continue
+			}
+			seen++
+			row := rows[s.FullName()]
+			if row == nil {
+				t.Errorf("%s: no row in pkg/resource has this service", s.FullName())
+				continue
+			}
+			if name := string(s.Name()); !strings.EqualFold(strings.TrimSuffix(name, "Service"), row.Plural) {
+				t.Errorf("%s: serves %s", s.FullName(), row)
+			}
+			if pkg := groupVersions[row.GroupVersionKind().GroupVersion()]; pkg != f.Package() {
+				t.Errorf("%s: in package %s, its group's is %s", row, f.Package(), pkg)
+			}
+		}
+		return true
+	})
+	if seen != len(rows) {
+		t.Errorf("%d services, %d rows", seen, len(rows))
+	}
+}
+
+// TestPerKindMessagesAreTheSharedOnes holds the typed requests and watch responses to the untyped ones: generic code reads one as the other.
+func TestPerKindMessagesAreTheSharedOnes(t *testing.T) {
+	find := func(name protoreflect.FullName) protoreflect.MessageDescriptor {
+		d, err := protoregistry.GlobalFiles.FindDescriptorByName(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return d.(protoreflect.MessageDescriptor)
+	}
+	for _, r := range resource.All() {
+		name := r.Descriptor().FullName()
+		watch := find(name + "WatchResponse")
+		sameWire(t, r.Descriptor(), find(name+"WriteRequest"), find("dhow.meta.v1.ObjectWriteRequest"))
+		sameWire(t, r.Descriptor(), watch, find("dhow.meta.v1.WatchResponse"))
+		sameWire(t, r.Descriptor(), watch.Messages().ByName("Change"), find("dhow.meta.v1.ObjectChange"))
+		list := find(name + "List").Fields().ByName("items")
+		if list == nil || list.Number() != 2 || list.Message() != r.Descriptor() {
+			t.Errorf("%s: a list without items", name)
+		}
+	}
+}
+
+// sameWire compares fields by name: the same numbers and types, but that bytes may stand for an object of the kind and messages for messages.
+func sameWire(t *testing.T, object, typed, shared protoreflect.MessageDescriptor) {
+	t.Helper()
+	if typed.Fields().Len() != shared.Fields().Len() {
+		t.Errorf("%s has %d fields, %s %d", typed.FullName(), typed.Fields().Len(), shared.FullName(), shared.Fields().Len())
+	}
+	for i := range shared.Fields().Len() {
+		want := shared.Fields().Get(i)
+		got := typed.Fields().ByName(want.Name())
+		switch {
+		case got == nil || got.Number() != want.Number() || got.Cardinality() != want.Cardinality():
+			t.Errorf("%s.%s is not as in %s", typed.FullName(), want.Name(), shared.FullName())
+		case want.Name() == "object":
+			if got.Message() != object {
+				t.Errorf("%s does not hold a %s", got.FullName(), object.FullName())
+			}
+		case got.Kind() != want.Kind() || got.Message() != nil && got.Message() != want.Message() && got.Message().Name() != "Change":
+			t.Errorf("%s has another type than %s", got.FullName(), want.FullName())
+		}
+	}
+}

@@ -3,6 +3,7 @@ package schema
 import (
 	"bytes"
 	"math/rand"
+	"sync"
 	"testing"
 
 	"google.golang.org/protobuf/proto"
@@ -90,4 +91,25 @@ func damage(r *rand.Rand, b []byte) []byte {
 		}
 	}
 	return b
+}
+
+// TestLazyFieldsAreReadConcurrently is for the race detector: objects in a cache are shared, and the first read of a spec decodes it.
+func TestLazyFieldsAreReadConcurrently(t *testing.T) {
+	for _, k := range kinds(t) {
+		if k.golden == nil || !hasLazyField(k.message.Descriptor()) {
+			continue
+		}
+		m := k.message.New().Interface()
+		if err := proto.Unmarshal(k.golden, m); err != nil {
+			t.Fatal(err)
+		}
+		var wg sync.WaitGroup
+		for range 4 {
+			wg.Go(func() { eachMessage(m.ProtoReflect(), func(protoreflect.Message) {}) })
+		}
+		wg.Wait()
+		if !bytes.Equal(encode(t, m), k.golden) {
+			t.Errorf("%s: concurrent readers changed the object", k.gvk)
+		}
+	}
 }
