@@ -4,16 +4,7 @@ package schema
 
 import (
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
-	"crypto/tls"
-	"crypto/x509"
-	"crypto/x509/pkix"
-	"encoding/pem"
-	"math/big"
 	"net"
-	"os"
 	"os/exec"
 	"path/filepath"
 	"strconv"
@@ -24,12 +15,14 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
 	corev1 "dhow.dev/gen/go/dhow/core/v1"
 	metav1 "dhow.dev/gen/go/dhow/meta/v1"
+	"dhow.dev/pkg/identity"
+	"dhow.dev/pkg/pki"
+	"dhow.dev/pkg/transport"
 )
 
 // TestPythonClient runs the example client, generated from proto/ by another implementation of protobuf and gRPC, against a server that keeps
@@ -92,29 +85,25 @@ type podServer struct {
 	watchers []chan *corev1.PodWatchResponse
 }
 
-// start serves over mutual TLS on a free port, and writes the files that the client needs to dir.
+// start serves with the transport and certificates of the real services on a free port, and writes the files that the client needs to dir.
 func (s *podServer) start(t *testing.T, dir, name string) string {
 	t.Helper()
 	s.pods, s.revision = map[string]*corev1.Pod{}, 41*1024
-	ca, caKey := issue(t, "ca", nil, nil)
-	writePEM(t, filepath.Join(dir, "ca.crt"), "CERTIFICATE", ca.Raw)
-	serverCert, serverKey := issue(t, name, ca, caKey)
-	clientCert, clientKey := issue(t, "dhow-admin", ca, caKey)
-	der, err := x509.MarshalPKCS8PrivateKey(clientKey)
+	authority, err := pki.LoadOrCreate(dir)
 	if err != nil {
 		t.Fatal(err)
 	}
-	writePEM(t, filepath.Join(dir, "client.crt"), "CERTIFICATE", clientCert.Raw)
-	writePEM(t, filepath.Join(dir, "client.key"), "PRIVATE KEY", der)
-
-	pool := x509.NewCertPool()
-	pool.AddCert(ca)
-	server := grpc.NewServer(grpc.Creds(credentials.NewTLS(&tls.Config{
-		MinVersion:   tls.VersionTLS13,
-		Certificates: []tls.Certificate{{Certificate: [][]byte{serverCert.Raw}, PrivateKey: serverKey}},
-		ClientAuth:   tls.RequireAndVerifyClientCert,
-		ClientCAs:    pool,
-	})))
+	pair, err := authority.Ensure(pki.FilesIn(dir, "server"), pki.Request{
+		Identity: identity.Identity{Name: "system:dhow:apiserver"}, DNSNames: []string{name}, Server: true,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	admin := pki.Request{Identity: identity.Identity{Name: identity.Admin, Groups: []string{"system:masters"}}, Client: true}
+	if _, err := authority.Ensure(pki.FilesIn(dir, "client"), admin); err != nil {
+		t.Fatal(err)
+	}
+	server := transport.NewServer(transport.ServerConfig{Credentials: transport.TLSServer(pair)})
 	corev1.RegisterPodsServer(server, s)
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -208,44 +197,5 @@ func (s *podServer) commit(event metav1.EventType, pod *corev1.Pod) {
 	change := corev1.PodWatchResponse_Change_builder{Type: event, Object: proto.CloneOf(pod), Revision: s.revision}.Build()
 	for _, w := range s.watchers {
 		w <- corev1.PodWatchResponse_builder{Changes: []*corev1.PodWatchResponse_Change{change}, Revision: s.revision | 1023}.Build()
-	}
-}
-
-// issue makes a certificate signed by the authority, or a new authority.
-func issue(t *testing.T, name string, ca *x509.Certificate, caKey *ecdsa.PrivateKey) (*x509.Certificate, *ecdsa.PrivateKey) {
-	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	template := &x509.Certificate{
-		SerialNumber:          big.NewInt(time.Now().UnixNano()),
-		Subject:               pkix.Name{CommonName: name},
-		NotBefore:             time.Now().Add(-time.Hour),
-		NotAfter:              time.Now().Add(time.Hour),
-		BasicConstraintsValid: true,
-	}
-	if ca == nil {
-		template.IsCA, template.KeyUsage = true, x509.KeyUsageCertSign
-		ca, caKey = template, key
-	} else {
-		template.DNSNames = []string{name}
-		template.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth}
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, ca, key.Public(), caKey)
-	if err != nil {
-		t.Fatal(err)
-	}
-	cert, err := x509.ParseCertificate(der)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return cert, key
-}
-
-func writePEM(t *testing.T, path, kind string, der []byte) {
-	t.Helper()
-	if err := os.WriteFile(path, pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der}), 0o600); err != nil {
-		t.Fatal(err)
 	}
 }
