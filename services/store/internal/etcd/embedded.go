@@ -267,6 +267,18 @@ func (e *Embedded) Size(context.Context) (engine.Size, error) {
 	return engine.Size{Total: backend.Size(), InUse: backend.SizeInUse(), Quota: e.quota}, nil
 }
 
+// Wait returns when etcd has failed by itself, or nil when the context ends.
+func (e *Embedded) Wait(ctx context.Context) error {
+	select {
+	case err := <-e.etcd.Err():
+		return fmt.Errorf("the embedded etcd failed: %w", err)
+	case <-e.server.StopNotify():
+		return errors.New("the embedded etcd stopped by itself; its log says why")
+	case <-ctx.Done():
+		return nil
+	}
+}
+
 // Close implements engine.Engine. The data is complete on disk at any time; closing only spares the next start some work.
 func (e *Embedded) Close() error {
 	e.etcd.Close()

@@ -1,0 +1,167 @@
+// Package server is the store's gRPC service: it turns calls into commits, reads and watches of the engine.
+//
+// Each file is one group of methods. What they share is here: who may call, what errors mean on the wire, and the instruments.
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+
+	"go.opentelemetry.io/otel/metric"
+	"go.opentelemetry.io/otel/trace"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	storev1 "dhow.dev/gen/go/dhow/store/v1"
+	"dhow.dev/pkg/identity"
+	"dhow.dev/pkg/telemetry/logkey"
+	"dhow.dev/services/store/internal/committer"
+	"dhow.dev/services/store/internal/engine"
+)
+
+// Config configures New.
+type Config struct {
+	Engine    engine.Engine
+	Committer *committer.Committer
+	Logger    *slog.Logger
+	Tracer    trace.Tracer
+	Meter     metric.Meter
+}
+
+// Server implements storev1.StoreServer.
+type Server struct {
+	storev1.UnimplementedStoreServer
+
+	engine    engine.Engine
+	committer *committer.Committer
+	logger    *slog.Logger
+	tracer    trace.Tracer
+	revision  *coalescer
+	watchers  metric.Int64UpDownCounter
+	changes   metric.Int64Counter
+	sizes     metric.Registration
+}
+
+// New returns a Server.
+func New(config Config) (*Server, error) {
+	s := &Server{
+		engine: config.Engine, committer: config.Committer, logger: config.Logger, tracer: config.Tracer,
+		revision: &coalescer{read: config.Engine.Status},
+	}
+	var failed [3]error
+	s.watchers, failed[0] = config.Meter.Int64UpDownCounter("dhow.store.watchers",
+		metric.WithDescription("Watch streams that are open"), metric.WithUnit("{watcher}"))
+	s.changes, failed[1] = config.Meter.Int64Counter("dhow.store.watch.changes",
+		metric.WithDescription("Changes sent to watchers"), metric.WithUnit("{change}"))
+	s.sizes, failed[2] = s.observeSize(config.Meter)
+	return s, errors.Join(failed[:]...)
+}
+
+// Close stops what New started.
+func (s *Server) Close() error { return s.sizes.Unregister() }
+
+func (s *Server) observeSize(meter metric.Meter) (metric.Registration, error) {
+	var failed [3]error
+	var total, used, quota metric.Int64ObservableGauge
+	total, failed[0] = meter.Int64ObservableGauge("dhow.store.database.size",
+		metric.WithDescription("Size of the database's file"), metric.WithUnit("By"))
+	used, failed[1] = meter.Int64ObservableGauge("dhow.store.database.used",
+		metric.WithDescription("Part of the database's file that holds data"), metric.WithUnit("By"))
+	quota, failed[2] = meter.Int64ObservableGauge("dhow.store.database.quota",
+		metric.WithDescription("Size at which the database stops taking writes"), metric.WithUnit("By"))
+	if err := errors.Join(failed[:]...); err != nil {
+		return nil, err
+	}
+	return meter.RegisterCallback(func(ctx context.Context, observer metric.Observer) error {
+		size, err := s.engine.Size(ctx)
+		if err != nil {
+			return err
+		}
+		observer.ObserveInt64(total, size.Total)
+		observer.ObserveInt64(used, size.InUse)
+		observer.ObserveInt64(quota, size.Quota)
+		return nil
+	}, total, used, quota)
+}
+
+// servicePrefix begins the full names of the store's methods. Health checks and reflection have others.
+var servicePrefix = "/" + storev1.Store_ServiceDesc.ServiceName + "/"
+
+// Options are the server options that keep everyone but API servers out, whatever the method.
+func Options() []grpc.ServerOption {
+	return []grpc.ServerOption{
+		grpc.ChainUnaryInterceptor(func(ctx context.Context, request any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
+			if err := authorize(ctx, info.FullMethod); err != nil {
+				return nil, err
+			}
+			return handler(ctx, request)
+		}),
+		grpc.ChainStreamInterceptor(func(service any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
+			if err := authorize(stream.Context(), info.FullMethod); err != nil {
+				return err
+			}
+			return handler(service, stream)
+		}),
+	}
+}
+
+func authorize(ctx context.Context, method string) error {
+	if !strings.HasPrefix(method, servicePrefix) {
+		return nil
+	}
+	if caller, _ := identity.FromContext(ctx); caller.Name != identity.APIServer {
+		return status.Errorf(codes.PermissionDenied, "%q may not call %s: only %s may, ask an API server", caller.Name, method, identity.APIServer)
+	}
+	return nil
+}
+
+// grpcError gives an engine's error its code. Errors without one are internal, and the transport logs and hides them.
+func grpcError(err error) error {
+	if _, ok := status.FromError(err); ok || err == nil {
+		return err
+	}
+	for _, known := range []struct {
+		err  error
+		code codes.Code
+	}{
+		{committer.ErrInvalid, codes.InvalidArgument},
+		{engine.ErrRejected, codes.InvalidArgument},
+		{engine.ErrCompacted, codes.OutOfRange},
+		{engine.ErrFuture, codes.OutOfRange},
+		{engine.ErrLeaseNotFound, codes.NotFound},
+		{engine.ErrNoSpace, codes.ResourceExhausted},
+		{engine.ErrTooLarge, codes.ResourceExhausted},
+		// Before what the store says of itself: the caller gave up.
+		{context.Canceled, codes.Canceled},
+		{context.DeadlineExceeded, codes.DeadlineExceeded},
+		{engine.ErrUncertain, codes.Unavailable},
+		{engine.ErrUnavailable, codes.Unavailable},
+	} {
+		if errors.Is(err, known.err) {
+			return status.Error(known.code, err.Error())
+		}
+	}
+	return err
+}
+
+// invalid is the error of a field that is not as the API says.
+func invalid(format string, arguments ...any) error {
+	return status.Error(codes.InvalidArgument, fmt.Sprintf(format, arguments...))
+}
+
+// Compact implements storev1.StoreServer.
+func (s *Server) Compact(ctx context.Context, request *storev1.CompactRequest) (*storev1.CompactResponse, error) {
+	revision, err := readRevision(request.GetRevision())
+	if err != nil || revision == 0 {
+		return nil, invalid("revision: %d is no revision", request.GetRevision())
+	}
+	if err := s.engine.Compact(ctx, revision); err != nil {
+		return nil, grpcError(err)
+	}
+	s.logger.LogAttrs(ctx, slog.LevelInfo, "history compacted on demand", logkey.Revision(request.GetRevision()))
+	return &storev1.CompactResponse{}, nil
+}
