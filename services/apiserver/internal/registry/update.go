@@ -1,0 +1,349 @@
+package registry
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"unicode"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/util/uuid"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	"dhow.dev/pkg/identity"
+	"dhow.dev/pkg/resource"
+	"dhow.dev/services/apiserver/internal/codec"
+	"dhow.dev/services/apiserver/internal/patch"
+	"dhow.dev/services/apiserver/internal/strategy"
+)
+
+// The subresources that Update, Patch and Apply know.
+const (
+	subresourceStatus   = "status"
+	subresourceFinalize = "finalize"
+)
+
+const (
+	modified = "the object has been modified; please apply your changes to the latest version and try again"
+	// maxManager is Kubernetes' limit on the length of a field manager.
+	maxManager = 128
+)
+
+func (r *Registry) updateStep(op Operation) step {
+	return func(ctx context.Context, tx *txn) (*outcome, error) {
+		if err := checkSubresource(op.Resource, op.Options.Subresource); err != nil {
+			return nil, err
+		}
+		obj, warnings, err := r.decode(ctx, op.Resource, op.Input, op.Options.FieldValidation)
+		if err != nil {
+			return nil, err
+		}
+		if err := checkManager("UpdateOptions", op.Options, false); err != nil {
+			return nil, err
+		}
+		entry, old, err := r.current(ctx, tx, op.Resource, obj.GetNamespace(), obj.GetName())
+		if err != nil {
+			return nil, err
+		}
+		return r.update(ctx, tx, change{resource: op.Resource, options: op.Options, entry: entry, old: old, obj: obj, warnings: warnings})
+	}
+}
+
+func (r *Registry) patchStep(op Operation) step {
+	if op.Patch.Type == patch.Apply {
+		op.Input = Input{Namespace: op.Patch.Namespace, Name: op.Patch.Name, Data: op.Patch.Data, Text: true}
+		return r.applyStep(op)
+	}
+	return func(ctx context.Context, tx *txn) (*outcome, error) {
+		if err := checkSubresource(op.Resource, op.Options.Subresource); err != nil {
+			return nil, err
+		}
+		if op.Options.Force {
+			return nil, invalidOptions("PatchOptions", field.Forbidden(field.NewPath("force"), "may not be specified for non-apply patch"))
+		}
+		if err := checkManager("PatchOptions", op.Options, false); err != nil {
+			return nil, err
+		}
+		entry, old, err := r.current(ctx, tx, op.Resource, op.Patch.Namespace, op.Patch.Name)
+		if err != nil {
+			return nil, err
+		}
+		old.SetResourceVersion(version(entry.Revision))
+		obj, warnings, err := r.patches.Patch(op.Resource, old, op.Patch.Type, op.Patch.Data, op.Options.FieldValidation)
+		if err != nil {
+			return nil, err
+		}
+		if err := placed(op.Resource, obj, op.Patch.Namespace, op.Patch.Name); err != nil {
+			return nil, err
+		}
+		return r.update(ctx, tx, change{resource: op.Resource, options: op.Options, entry: entry, old: old, obj: obj, warnings: warnings})
+	}
+}
+
+func (r *Registry) applyStep(op Operation) step {
+	born := &birth{uid: uuid.NewUUID()}
+	res, options := op.Resource, op.Options
+	return func(ctx context.Context, tx *txn) (*outcome, error) {
+		if err := checkSubresource(res, options.Subresource); err != nil {
+			return nil, err
+		}
+		if err := checkManager("PatchOptions", options, true); err != nil {
+			return nil, err
+		}
+		config, err := r.configuration(ctx, op)
+		if err != nil {
+			return nil, err
+		}
+		meta := config.Metadata()
+		if meta.GetName() == "" {
+			return nil, apierrors.NewInvalid(res.GroupVersionKind().GroupKind(), "", field.ErrorList{field.Required(field.NewPath("metadata", "name"), "apply needs the object's name")})
+		}
+		entry, found, err := tx.read(ctx, res, meta.GetNamespace(), meta.GetName())
+		if err != nil {
+			return nil, err
+		}
+		if !found {
+			if options.Subresource != "" {
+				return nil, apierrors.NewNotFound(res.GroupResource(), meta.GetName())
+			}
+			if meta.GetUID() != "" {
+				return nil, apierrors.NewConflict(res.GroupResource(), meta.GetName(),
+					fmt.Errorf("uid mismatch: the provided object specified uid %s, and no existing object was found", meta.GetUID()))
+			}
+			return r.applyNew(ctx, tx, op, config, born)
+		}
+		old, err := r.codec.DecodeProto(res, entry.Object)
+		if err != nil {
+			return nil, err
+		}
+		old.SetResourceVersion(version(entry.Revision))
+		if meta.GetResourceVersion() != "" && meta.GetResourceVersion() != old.GetResourceVersion() {
+			return nil, apierrors.NewConflict(res.GroupResource(), old.GetName(), errors.New(modified))
+		}
+		obj, err := r.patches.Apply(res, options.Subresource, old, config, options.FieldManager, options.Force)
+		if err != nil {
+			return nil, err
+		}
+		return r.update(ctx, tx, change{resource: res, options: options, entry: entry, old: old, obj: obj, warnings: config.Warnings(), tracked: true})
+	}
+}
+
+// applyNew creates the object that is applied first.
+func (r *Registry) applyNew(ctx context.Context, tx *txn, op Operation, config patch.Configuration, born *birth) (*outcome, error) {
+	res := op.Resource
+	obj, err := r.patches.Apply(res, "", r.codec.New(res), config, op.Options.FieldManager, op.Options.Force)
+	if err != nil {
+		return nil, err
+	}
+	if obj.GetResourceVersion() != "" {
+		return nil, apierrors.NewConflict(res.GroupResource(), obj.GetName(), errors.New("the configuration has a resourceVersion, and no existing object was found"))
+	}
+	delete(tx.reads, Key(res, obj.GetNamespace(), obj.GetName())) // create reads it again
+	return r.create(ctx, tx, res, obj, config.Warnings(), born)
+}
+
+func (r *Registry) configuration(ctx context.Context, op Operation) (patch.Configuration, error) {
+	var config patch.Configuration
+	var err error
+	r.timed(ctx, "decode", func() {
+		if op.Input.Text {
+			config, err = r.patches.ParseText(op.Resource, op.Input.Data, op.Options.FieldValidation)
+		} else {
+			config, err = r.patches.ParseProto(op.Resource, op.Input.Data)
+		}
+	})
+	if err != nil {
+		return config, err
+	}
+	return config, placed(op.Resource, config.Metadata(), op.Input.Namespace, op.Input.Name)
+}
+
+// current reads and decodes the object that is to be changed.
+func (r *Registry) current(ctx context.Context, tx *txn, res *resource.Resource, namespace, name string) (Entry, codec.Object, error) {
+	if name == "" {
+		return Entry{}, nil, apierrors.NewInvalid(res.GroupVersionKind().GroupKind(), "", field.ErrorList{field.Required(field.NewPath("metadata", "name"), "")})
+	}
+	if res.Namespaced && namespace == "" {
+		return Entry{}, nil, apierrors.NewInvalid(res.GroupVersionKind().GroupKind(), name, field.ErrorList{field.Required(field.NewPath("metadata", "namespace"), "")})
+	}
+	entry, found, err := tx.read(ctx, res, namespace, name)
+	if err != nil {
+		return Entry{}, nil, err
+	}
+	if !found {
+		return Entry{}, nil, apierrors.NewNotFound(res.GroupResource(), name)
+	}
+	old, err := r.codec.DecodeProto(res, entry.Object)
+	return entry, old, err
+}
+
+// change is a new state of an object and the one before.
+type change struct {
+	resource *resource.Resource
+	options  WriteOptions
+	entry    Entry
+	old, obj codec.Object
+	warnings []string
+	// tracked says that managedFields are up to date with the change.
+	tracked bool
+}
+
+// update plans a changed object, or its end when nothing holds it any more.
+func (r *Registry) update(ctx context.Context, tx *txn, c change) (*outcome, error) {
+	res, old, obj := c.resource, c.old, c.obj
+	s := r.strategies.For(res)
+	key := Key(res, old.GetNamespace(), old.GetName())
+	old.SetResourceVersion(version(c.entry.Revision))
+	if v := obj.GetResourceVersion(); v != "" && v != old.GetResourceVersion() {
+		return nil, apierrors.NewConflict(res.GroupResource(), old.GetName(), errors.New(modified))
+	}
+	obj.SetResourceVersion(old.GetResourceVersion())
+	if uid := obj.GetUID(); uid != "" && uid != old.GetUID() {
+		return nil, apierrors.NewConflict(res.GroupResource(), old.GetName(),
+			fmt.Errorf("Precondition failed: UID in precondition: %v, UID in object meta: %v", uid, old.GetUID())) //nolint:staticcheck // Kubernetes' words
+	}
+	obj, err := r.prepareUpdate(ctx, s, c)
+	if err != nil {
+		return nil, err
+	}
+	var errs field.ErrorList
+	r.timed(ctx, "validate", func() {
+		errs = strategy.ValidateMetaUpdate(res, obj, old)
+		switch c.options.Subresource {
+		case "":
+			errs = append(errs, s.ValidateUpdate(obj, old)...)
+		case subresourceStatus:
+			errs = append(errs, s.ValidateStatusUpdate(obj, old)...)
+		}
+	})
+	if len(errs) > 0 {
+		return nil, invalid(res, obj, errs)
+	}
+	if c.options.Subresource == "" {
+		strategy.BumpGeneration(res, obj, old)
+	}
+	warnings := c.warnings
+	if c.options.Subresource == "" {
+		warnings = append(warnings, s.Warnings(obj, old)...)
+	}
+	if isOver(obj) {
+		return r.remove(ctx, tx, res, obj, old, warnings)
+	}
+	if c.options.Subresource == "" {
+		if err := r.allocate(ctx, tx, res, obj, old); err != nil {
+			return nil, err
+		}
+	}
+	data, err := r.encodeChange(obj, old, c.entry.Object)
+	if err != nil {
+		return nil, err
+	}
+	result := Result{Object: data, Revision: c.entry.Revision, Warnings: warnings}
+	if bytes.Equal(data, c.entry.Object) {
+		return &outcome{key: key, result: result}, nil
+	}
+	return &outcome{key: key, result: result}, tx.put(res, key, data)
+}
+
+// prepareUpdate completes the new state: defaults, field ownership, and what this kind of write may not change.
+func (r *Registry) prepareUpdate(ctx context.Context, s strategy.Strategy, c change) (codec.Object, error) {
+	res, old, obj := c.resource, c.old, c.obj
+	_, span := r.tracer.Start(ctx, "registry.default")
+	defer span.End()
+	s.Default(obj)
+	if !c.tracked {
+		if err := r.patches.Track(res, c.options.Subresource, old, obj, r.manager(ctx, c.options)); err != nil {
+			return nil, err
+		}
+	}
+	switch c.options.Subresource {
+	case subresourceStatus:
+		obj = strategy.PrepareForStatusUpdate(obj, old)
+		s.PrepareForStatusUpdate(obj, old)
+		return obj, nil
+	case subresourceFinalize:
+		next := old.DeepCopyObject().(*corev1.Namespace)
+		next.Spec.Finalizers = obj.(*corev1.Namespace).Spec.Finalizers
+		return next, nil
+	}
+	strategy.PrepareForUpdate(res, obj, old)
+	if a := r.allocators[res.GroupResource()]; a != nil {
+		a.Prepare(obj, old)
+	}
+	s.PrepareForUpdate(obj, old)
+	return obj, r.admit(ctx, s, obj, old)
+}
+
+// encodeChange encodes a new state. When it differs from the stored bytes by nothing but the times of managedFields, it is the stored bytes: a
+// write that changes nothing writes nothing.
+func (r *Registry) encodeChange(obj, old codec.Object, stored []byte) ([]byte, error) {
+	data, err := r.codec.EncodeProto(obj)
+	if err != nil || bytes.Equal(data, stored) {
+		return data, err
+	}
+	fields := obj.GetManagedFields()
+	if len(fields) == 0 || !patch.SameManagers(fields, old.GetManagedFields()) {
+		return data, nil
+	}
+	obj.SetManagedFields(old.GetManagedFields())
+	quiet, err := r.codec.EncodeProto(obj)
+	obj.SetManagedFields(fields)
+	if err != nil {
+		return nil, err
+	}
+	if bytes.Equal(quiet, stored) {
+		return quiet, nil
+	}
+	return data, nil
+}
+
+// manager is who owns the fields of a write whose caller did not say.
+func (r *Registry) manager(ctx context.Context, options WriteOptions) string {
+	if options.FieldManager != "" {
+		return options.FieldManager
+	}
+	if caller, ok := identity.FromContext(ctx); ok {
+		return caller.Name
+	}
+	return "unknown"
+}
+
+func checkSubresource(res *resource.Resource, subresource string) error {
+	switch {
+	case subresource == "", subresource == subresourceStatus && res.HasStatus, subresource == subresourceFinalize && isNamespace(res):
+		return nil
+	}
+	return noSubresource(res, subresource)
+}
+
+func noSubresource(res *resource.Resource, subresource string) error {
+	return &apierrors.StatusError{ErrStatus: metav1.Status{
+		Status: metav1.StatusFailure, Code: http.StatusNotFound, Reason: metav1.StatusReasonNotFound,
+		Message: fmt.Sprintf("the server could not find the requested resource: %s has no subresource %q for this method", res, subresource),
+		Details: &metav1.StatusDetails{Group: res.Group, Kind: res.Plural},
+	}}
+}
+
+// checkManager holds the field manager to Kubernetes' rules.
+func checkManager(kind string, options WriteOptions, apply bool) error {
+	path, manager := field.NewPath("fieldManager"), options.FieldManager
+	switch {
+	case manager == "" && apply:
+		return invalidOptions(kind, field.Required(path, "is required for apply patch"))
+	case len(manager) > maxManager:
+		return invalidOptions(kind, field.TooLong(path, "", maxManager))
+	case slices.ContainsFunc([]rune(manager), func(c rune) bool { return !unicode.IsPrint(c) }):
+		return invalidOptions(kind, field.Invalid(path, manager, "should only contain printable characters"))
+	}
+	return nil
+}
+
+func invalidOptions(kind string, err *field.Error) error {
+	return apierrors.NewInvalid(schema.GroupKind{Group: metav1.GroupName, Kind: kind}, "", field.ErrorList{err})
+}
