@@ -1,0 +1,42 @@
+package cache
+
+import (
+	"context"
+
+	"go.opentelemetry.io/otel/metric"
+
+	"dhow.dev/pkg/telemetry"
+)
+
+const scope = "dhow.dev/services/apiserver/internal/cache"
+
+type metrics struct {
+	events, unreadable metric.Int64Counter
+	watchers           metric.Int64UpDownCounter
+	expired            metric.Int64Counter
+}
+
+func newMetrics(meter metric.Meter, c *Cache) (*metrics, error) {
+	if meter == nil {
+		meter = telemetry.Meter(scope)
+	}
+	m := &metrics{}
+	var errs [4]error
+	m.events, errs[0] = meter.Int64Counter("dhow_cache_events_total", metric.WithDescription("Changes received from the store."))
+	m.unreadable, errs[1] = meter.Int64Counter("dhow_cache_unreadable_total", metric.WithDescription("Stored objects that could not be decrypted or scanned."))
+	m.watchers, errs[2] = meter.Int64UpDownCounter("dhow_cache_watchers", metric.WithDescription("Running watches."))
+	m.expired, errs[3] = meter.Int64Counter("dhow_cache_watches_expired_total", metric.WithDescription("Watches ended because the log no longer had what they needed."))
+	for _, err := range errs {
+		if err != nil {
+			return nil, err
+		}
+	}
+	_, err := meter.Int64ObservableGauge("dhow_cache_log_bytes", metric.WithDescription("Memory that the event log keeps alive."),
+		metric.WithInt64Callback(func(_ context.Context, o metric.Int64Observer) error {
+			c.mu.RLock()
+			defer c.mu.RUnlock()
+			o.Observe(int64(c.log.bytes))
+			return nil
+		}))
+	return m, err
+}

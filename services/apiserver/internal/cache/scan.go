@@ -1,0 +1,164 @@
+package cache
+
+import (
+	"errors"
+	"slices"
+	"strconv"
+	"strings"
+	"unsafe"
+
+	"google.golang.org/protobuf/encoding/protowire"
+	"google.golang.org/protobuf/reflect/protoreflect"
+)
+
+// Field numbers of ObjectMeta, OwnerReference and of map entries.
+const (
+	metaName            = 1
+	metaNamespace       = 3
+	metaUID             = 5
+	metaDeletion        = 9
+	metaLabels          = 11
+	metaOwnerReferences = 13
+	ownerUID            = 4
+	mapKey              = 1
+	mapValue            = 2
+)
+
+var errWire = errors.New("the object is not valid protobuf")
+
+// scan fills the entry with what the server needs to know of an object that it only passes on, without decoding it. Like a decoder it lets the last of
+// several values of a field win and merges repeated messages; unlike one it looks into nothing but the fields asked for.
+func scan(e *Entry, set *fieldSet) error {
+	if len(set.labels) > 0 {
+		e.fields = make([]string, len(set.labels))
+	}
+	err := each(e.Object, func(number protowire.Number, kind protowire.Type, value []byte, scalar uint64) error {
+		if number == metadataField && kind == protowire.BytesType {
+			return scanMeta(e, value)
+		}
+		return scanField(e, set.root, number, kind, value, scalar)
+	})
+	if err != nil {
+		return err
+	}
+	for i, fallback := range set.fallbacks {
+		if e.fields[i] == "" && fallback >= 0 {
+			e.fields[i] = e.fields[fallback]
+		}
+		if e.fields[i] == "" {
+			e.fields[i] = set.zero[i]
+		}
+	}
+	if len(e.Labels) > 1 {
+		slices.SortStableFunc(e.Labels, func(a, b Label) int { return strings.Compare(a.Key, b.Key) })
+		e.Labels = lastOfEach(e.Labels)
+	}
+	return nil
+}
+
+// lastOfEach drops all but the last of neighbours with the same key.
+func lastOfEach(labels Labels) Labels {
+	kept := labels[:0]
+	for i, l := range labels {
+		if i+1 == len(labels) || labels[i+1].Key != l.Key {
+			kept = append(kept, l)
+		}
+	}
+	return kept
+}
+
+func scanMeta(e *Entry, meta []byte) error {
+	return each(meta, func(number protowire.Number, kind protowire.Type, value []byte, _ uint64) error {
+		if kind != protowire.BytesType {
+			return nil
+		}
+		switch number {
+		case metaName:
+			e.Name = view(value)
+		case metaNamespace:
+			e.Namespace = view(value)
+		case metaUID:
+			e.UID = view(value)
+		case metaDeletion:
+			e.Deleting = true
+		case metaLabels:
+			var label Label
+			err := each(value, func(number protowire.Number, kind protowire.Type, value []byte, _ uint64) error {
+				switch {
+				case number == mapKey && kind == protowire.BytesType:
+					label.Key = view(value)
+				case number == mapValue && kind == protowire.BytesType:
+					label.Value = view(value)
+				}
+				return nil
+			})
+			e.Labels = append(e.Labels, label)
+			return err
+		case metaOwnerReferences:
+			return each(value, func(number protowire.Number, kind protowire.Type, value []byte, _ uint64) error {
+				if number == ownerUID && kind == protowire.BytesType {
+					e.Owners = append(e.Owners, view(value))
+				}
+				return nil
+			})
+		}
+		return nil
+	})
+}
+
+// scanField follows a field towards the selectable fields below it.
+func scanField(e *Entry, node *pathNode, number protowire.Number, kind protowire.Type, value []byte, scalar uint64) error {
+	child := node.children[number]
+	if child == nil {
+		return nil
+	}
+	if child.slot >= 0 {
+		switch {
+		case child.kind == protoreflect.StringKind && kind == protowire.BytesType:
+			e.fields[child.slot] = view(value)
+		case child.kind == protoreflect.BoolKind && kind == protowire.VarintType:
+			e.fields[child.slot] = strconv.FormatBool(scalar != 0)
+		case child.kind != protoreflect.StringKind && kind == protowire.VarintType:
+			e.fields[child.slot] = strconv.FormatInt(int64(scalar), 10)
+		}
+		return nil
+	}
+	if kind != protowire.BytesType {
+		return nil
+	}
+	return each(value, func(number protowire.Number, kind protowire.Type, value []byte, scalar uint64) error {
+		return scanField(e, child, number, kind, value, scalar)
+	})
+}
+
+// each calls f with every field of an encoded message: value for length-delimited ones, scalar for varints.
+func each(message []byte, f func(number protowire.Number, kind protowire.Type, value []byte, scalar uint64) error) error {
+	for len(message) > 0 {
+		number, kind, n := protowire.ConsumeTag(message)
+		if n < 0 {
+			return errWire
+		}
+		message = message[n:]
+		var value []byte
+		var scalar uint64
+		switch kind {
+		case protowire.BytesType:
+			value, n = protowire.ConsumeBytes(message)
+		case protowire.VarintType:
+			scalar, n = protowire.ConsumeVarint(message)
+		default:
+			n = protowire.ConsumeFieldValue(number, kind, message)
+		}
+		if n < 0 {
+			return errWire
+		}
+		message = message[n:]
+		if err := f(number, kind, value, scalar); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// view is the bytes as a string, without a copy: an entry's bytes never change and live as long as its strings.
+func view(b []byte) string { return unsafe.String(unsafe.SliceData(b), len(b)) }
