@@ -2,8 +2,11 @@ package hosts
 
 import (
 	"net/netip"
+	"os"
 	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 func network(t *testing.T, name, subnet string) *Network {
@@ -76,5 +79,19 @@ func TestFreeSubnetAvoidsKnownNetworks(t *testing.T) {
 	// Documentation addresses (RFC 5737) are on no machine.
 	if got, err := FreeSubnet(netip.MustParsePrefix("203.0.113.0/24"), 28); err != nil || got.String() != "203.0.113.0/28" {
 		t.Errorf("got %s, %v", got, err)
+	}
+}
+
+func TestOnOwnThreadNeverTakesTheMainThread(t *testing.T) {
+	// Goroutines that hold other threads make the main thread's turn likely.
+	for range 200 {
+		if err := OnOwnThread(func() error {
+			if unix.Gettid() == os.Getpid() {
+				t.Error("f ran on the main thread")
+			}
+			return nil
+		}); err != nil {
+			t.Fatal(err)
+		}
 	}
 }

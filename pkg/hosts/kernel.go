@@ -159,21 +159,15 @@ func createNamespace(file string) error {
 	if err := f.Close(); err != nil {
 		return err
 	}
-	done := make(chan error, 1)
-	go func() {
-		// The thread is never unlocked: it ends with this goroutine, because its network is no longer the process's.
-		runtime.LockOSThread()
+	return OnOwnThread(func() error {
 		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
-			done <- fmt.Errorf("create network namespace: %w", hint(err))
-			return
+			return fmt.Errorf("create network namespace: %w", hint(err))
 		}
 		if err := unix.Mount(fmt.Sprintf("/proc/self/task/%d/ns/net", unix.Gettid()), file, "", unix.MS_BIND, ""); err != nil {
-			done <- fmt.Errorf("mount network namespace at %s: %w", file, hint(err))
-			return
+			return fmt.Errorf("mount network namespace at %s: %w", file, hint(err))
 		}
-		done <- nil
-	}()
-	return <-done
+		return nil
+	})
 }
 
 func isNamespace(file string) bool {
@@ -196,13 +190,27 @@ func deleteNamespace(file string) error {
 
 // inNamespace runs f on a thread of its own in the namespace.
 func inNamespace(ns *os.File, f func() error) error {
+	return OnOwnThread(func() error {
+		if err := unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET); err != nil {
+			return fmt.Errorf("enter %s: %w", ns.Name(), hint(err))
+		}
+		return f()
+	})
+}
+
+// OnOwnThread runs f on an operating system thread that ends with it, so that f may change what belongs to a thread: its namespaces.
+func OnOwnThread(f func() error) error {
 	done := make(chan error, 1)
 	go func() {
-		runtime.LockOSThread() // never unlocked, see createNamespace
-		if err := unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET); err != nil {
-			done <- fmt.Errorf("enter %s: %w", ns.Name(), hint(err))
+		runtime.LockOSThread()
+		// Go cannot end the main thread, and its namespaces are what /proc/self/net and other processes see. So it is kept busy here
+		// while another thread does the work.
+		if unix.Gettid() == os.Getpid() {
+			defer runtime.UnlockOSThread()
+			done <- OnOwnThread(f)
 			return
 		}
+		// Never unlocked: that is what ends the thread with this goroutine.
 		done <- f()
 	}()
 	return <-done

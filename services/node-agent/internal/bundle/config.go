@@ -62,6 +62,8 @@ func renderConfig(cfg Config, info Info) string {
 	line("  netns_mounts_under_state_dir = true")
 	line("  stats_collect_period = '10s'")
 	line("  cdi_spec_dirs = []")
+	// Dhow supports cgroup v1 on purpose, and says which version it found; as a failed condition it would only alarm.
+	line("  ignore_deprecation_warnings = ['io.containerd.deprecation/cgroup-v1']")
 	line("  enable_criu = false")
 	line("  [plugins.'io.containerd.cri.v1.runtime'.cni]")
 	line("    bin_dirs = %s", quoteAll(cfg.CNIBinDirs))

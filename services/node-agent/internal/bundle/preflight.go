@@ -6,7 +6,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strings"
 
@@ -14,6 +13,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"dhow.dev/pkg/hosts"
 	"dhow.dev/services/node-agent/internal/bundle/cgroup"
 )
 
@@ -122,28 +122,28 @@ func checkCgroups() error {
 
 // checkNetwork makes one of each thing that nodes need in a network namespace that vanishes with its thread.
 func checkNetwork() []error {
-	result := make(chan []error, 1)
-	go func() {
-		runtime.LockOSThread() // never unlocked: the thread ends with its namespace
+	var problems []error
+	err := hosts.OnOwnThread(func() error {
 		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
-			result <- []error{fmt.Errorf("cannot create a network namespace: %w: run as root with CAP_SYS_ADMIN and a kernel with CONFIG_NET_NS", err)}
-			return
+			return fmt.Errorf("cannot create a network namespace: %w: run as root with CAP_SYS_ADMIN and a kernel with CONFIG_NET_NS", err)
 		}
-		var problems []error
-		for kind, link := range map[string]netlink.Link{
-			"bridge": &netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: "check-br"}},
-			"veth":   &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "check-a"}, PeerName: "check-b"},
+		for _, link := range []netlink.Link{
+			&netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: "check-br"}},
+			&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "check-a"}, PeerName: "check-b"},
 		} {
 			if err := netlink.LinkAdd(link); err != nil {
-				problems = append(problems, fmt.Errorf("the kernel cannot make a %s interface: %w: load the module %s", kind, err, kind))
+				problems = append(problems, fmt.Errorf("the kernel cannot make a %[1]s interface: %[2]w: load the module %[1]s", link.Type(), err))
 			}
 		}
 		if err := checkNftables(); err != nil {
 			problems = append(problems, fmt.Errorf("the kernel's nftables cannot be used: %w: load the modules nf_tables and nft_chain_nat", err))
 		}
-		result <- problems
-	}()
-	return <-result
+		return nil
+	})
+	if err != nil {
+		problems = append(problems, err)
+	}
+	return problems
 }
 
 func checkNftables() error {
