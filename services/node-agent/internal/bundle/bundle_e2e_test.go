@@ -39,7 +39,7 @@ type node struct {
 	images  runtimeapi.ImageServiceClient
 }
 
-func bundleDir(t *testing.T) string {
+func bundleDir(t testing.TB) string {
 	t.Helper()
 	if os.Getenv("DHOW_RUNTIME_DIR") == "" {
 		dir, err := filepath.Abs("../../../../bin/runtime")
@@ -55,7 +55,7 @@ func bundleDir(t *testing.T) string {
 	return dir
 }
 
-func newNetwork(t *testing.T) *hosts.Network {
+func newNetwork(t testing.TB) *hosts.Network {
 	t.Helper()
 	// RFC 2544's benchmarking networks: routed by no machine.
 	subnet, err := hosts.FreeSubnet(netip.MustParsePrefix("198.19.0.0/16"), 28)
@@ -99,7 +99,7 @@ func listenOn(t *testing.T, address netip.Addr) net.Listener {
 	return l
 }
 
-func busyboxImage(t *testing.T) string {
+func busyboxImage(t testing.TB) string {
 	t.Helper()
 	busybox, err := image.FindBusybox()
 	if err != nil {
@@ -119,7 +119,7 @@ func busyboxImage(t *testing.T) string {
 const busyboxName = "dhow.test/busybox:1"
 
 // newNode adds the i-th host and runs a runtime in it.
-func newNode(t *testing.T, network *hosts.Network, i int, change func(*Config)) *node {
+func newNode(t testing.TB, network *hosts.Network, i int, change func(*Config)) *node {
 	t.Helper()
 	address, err := network.Address(i)
 	if err != nil {
@@ -178,7 +178,7 @@ func newNode(t *testing.T, network *hosts.Network, i int, change func(*Config)) 
 }
 
 // supervise starts a supervisor, as a node agent does when it starts.
-func (n *node) supervise(t *testing.T) {
+func (n *node) supervise(t testing.TB) {
 	t.Helper()
 	runtime, err := New(n.cfg)
 	if err != nil {
@@ -206,7 +206,7 @@ func (n *node) supervise(t *testing.T) {
 	}
 }
 
-func assertNothingLeft(t *testing.T, cfg Config) {
+func assertNothingLeft(t testing.TB, cfg Config) {
 	t.Helper()
 	mounts, err := os.ReadFile("/proc/self/mountinfo")
 	if err != nil {
@@ -242,7 +242,7 @@ func assertNothingLeft(t *testing.T, cfg Config) {
 }
 
 // eventually tries until it works. The pause between tries is no claim about speed: only the limit ends the test.
-func eventually(t *testing.T, what string, try func() error) {
+func eventually(t testing.TB, what string, try func() error) {
 	t.Helper()
 	ticker := time.NewTicker(20 * time.Millisecond)
 	defer ticker.Stop()
