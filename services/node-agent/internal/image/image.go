@@ -57,8 +57,7 @@ type pull struct {
 	done    chan struct{}
 	cancel  context.CancelFunc
 	waiters int
-	id      string
-	size    uint64
+	image   cri.Image
 	err     error
 	took    time.Duration
 }
@@ -87,8 +86,8 @@ type Request struct {
 	Event func(warning bool, reason, message string)
 }
 
-// Ensure returns the image's ID in the runtime. The error is a *Failure unless ctx ended.
-func (p *Puller) Ensure(ctx context.Context, r Request) (string, error) {
+// Ensure returns the image, getting it if need be. The error is a *Failure unless ctx ended.
+func (p *Puller) Ensure(ctx context.Context, r Request) (cri.Image, error) {
 	policy := r.Policy
 	if policy == "" {
 		policy = impliedPolicy(r.Image)
@@ -98,41 +97,41 @@ func (p *Puller) Ensure(ctx context.Context, r Request) (string, error) {
 		switch {
 		case err == nil:
 			r.Event(false, "Pulled", fmt.Sprintf("Container image %q already present on machine", r.Image))
-			return i.ID, nil
+			return i, nil
 		case ctx.Err() != nil:
-			return "", ctx.Err()
+			return cri.Image{}, ctx.Err()
 		case !errors.Is(err, cri.ErrNotFound):
-			return "", &Failure{Reason: "ImageInspectError", Message: fmt.Sprintf("Failed to inspect image %q: %v", r.Image, err), RetryAt: time.Now().Add(minBackoff)}
+			return cri.Image{}, &Failure{Reason: "ImageInspectError", Message: fmt.Sprintf("Failed to inspect image %q: %v", r.Image, err), RetryAt: time.Now().Add(minBackoff)}
 		case policy == "Never":
 			message := fmt.Sprintf("Container image %q is not present with pull policy of Never", r.Image)
 			r.Event(true, ReasonErrImageNeverPull, message)
-			return "", &Failure{Reason: ReasonErrImageNeverPull, Message: message, RetryAt: time.Now().Add(minBackoff)}
+			return cri.Image{}, &Failure{Reason: ReasonErrImageNeverPull, Message: message, RetryAt: time.Now().Add(minBackoff)}
 		}
 	}
 	key := r.PodUID + "\x00" + r.Image
 	if f := p.held(key); f != nil {
 		message := fmt.Sprintf("Back-off pulling image %q: %s", r.Image, f.last)
 		r.Event(false, "BackOff", fmt.Sprintf("Back-off pulling image %q", r.Image))
-		return "", &Failure{Reason: ReasonImagePullBackOff, Message: message, RetryAt: f.until}
+		return cri.Image{}, &Failure{Reason: ReasonImagePullBackOff, Message: message, RetryAt: f.until}
 	}
 	r.Event(false, "Pulling", fmt.Sprintf("Pulling image %q", r.Image))
 	began := time.Now()
 	done, err := p.shared(ctx, r)
 	if err != nil {
 		if ctx.Err() != nil {
-			return "", ctx.Err()
+			return cri.Image{}, ctx.Err()
 		}
 		until := p.failed(key, err)
 		message := fmt.Sprintf("Failed to pull image %q: %v", r.Image, err)
 		r.Event(true, "Failed", message)
-		return "", &Failure{Reason: ReasonErrImagePull, Message: message, RetryAt: until}
+		return cri.Image{}, &Failure{Reason: ReasonErrImagePull, Message: message, RetryAt: until}
 	}
 	p.mu.Lock()
 	delete(p.failures, key)
 	p.mu.Unlock()
 	r.Event(false, "Pulled", fmt.Sprintf("Successfully pulled image %q in %s (%s including waiting). Image size: %d bytes.",
-		r.Image, done.took.Round(time.Millisecond), time.Since(began).Round(time.Millisecond), done.size))
-	return done.id, nil
+		r.Image, done.took.Round(time.Millisecond), time.Since(began).Round(time.Millisecond), done.image.Size))
+	return done.image, nil
 }
 
 // Forget drops the back-off of a pod that is gone.
@@ -231,9 +230,10 @@ func (p *Puller) run(ctx context.Context, key string, work *pull, r Request) {
 	for _, auth := range tries {
 		id, err := p.runtime.PullImage(ctx, r.Image, auth, r.Sandbox)
 		if err == nil {
-			work.id, work.took = id, time.Since(began)
-			if i, err := p.runtime.Image(ctx, r.Image); err == nil {
-				work.id, work.size = i.ID, i.Size
+			work.took = time.Since(began)
+			if work.image, work.err = p.runtime.Image(ctx, r.Image); errors.Is(work.err, cri.ErrNotFound) {
+				// Some runtimes know a pulled image by what they answered only.
+				work.image, work.err = p.runtime.Image(ctx, id)
 			}
 			return
 		}
