@@ -1,0 +1,310 @@
+package authorizer
+
+import (
+	"context"
+	"fmt"
+	"iter"
+	"slices"
+	"sync"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/fields"
+)
+
+// Pods finds pods in the API server's cache.
+type Pods interface {
+	// OnNode returns the pods whose spec.nodeName is the node.
+	OnNode(node string) iter.Seq[Pod]
+	// NodeOf returns the node of a pod, empty when it has none, and false when there is no such pod.
+	NodeOf(namespace, name string) (node string, ok bool)
+	// CatchUp returns when the cache has seen all that was committed before the call.
+	CatchUp(ctx context.Context) error
+}
+
+// Pod is a pod as it is stored.
+type Pod struct {
+	Namespace, Name string
+	Revision        int64
+	Object          []byte
+}
+
+// nodeLeases is the namespace of the nodes' leases.
+const nodeLeases = corev1.NamespaceNodeLease
+
+// nodeRole lets a node read and write what its own pods need, as Kubernetes' node authorizer does.
+type nodeRole struct {
+	pods Pods
+	mu   sync.Mutex
+	// needs remembers by node what each pod refers to, as of a revision.
+	needs map[string]map[string]podNeeds
+}
+
+type podNeeds struct {
+	revision int64
+	objects  map[reference]struct{}
+}
+
+// reference names an object that a pod needs, in the pod's namespace.
+type reference struct{ resource, namespace, name string }
+
+func newNodeRole(pods Pods) *nodeRole {
+	return &nodeRole{pods: pods, needs: map[string]map[string]podNeeds{}}
+}
+
+// nodeReads are the resources that every node may read whole: services and what leads to them, and its fellows.
+var nodeReads = map[string][]string{
+	"":                 {"services", "endpoints", "nodes", "namespaces"},
+	"discovery.k8s.io": {"endpointslices"},
+}
+
+// allows returns why a node may not do it, empty when it may. A denial that rests on the cache is given only after the cache has caught up.
+func (n *nodeRole) allows(ctx context.Context, node string, a Attributes) (reason string, err error) {
+	if slices.Contains(read, a.Verb) && a.Subresource == "" && slices.Contains(nodeReads[a.Group], a.Resource) {
+		return "", nil
+	}
+	decide := n.rule(a)
+	if decide == nil {
+		return fmt.Sprintf("nodes may not do this: node %q may read and write only what its own pods need", node), nil
+	}
+	if decide(node, a) == "" {
+		return "", nil
+	}
+	if err := n.pods.CatchUp(ctx); err != nil {
+		return "", fmt.Errorf("authorize node %s: %w", node, err)
+	}
+	return decide(node, a), nil
+}
+
+// rule returns the decision for a resource, nil when nodes have nothing to do with it.
+func (n *nodeRole) rule(a Attributes) func(node string, a Attributes) string {
+	switch a.Group + "/" + a.Resource {
+	case "/pods":
+		return n.pod
+	case "/nodes":
+		return n.itself
+	case "/secrets", "/configmaps", "/persistentvolumeclaims":
+		return n.needed
+	case "/serviceaccounts":
+		return n.needed
+	case "/events", "events.k8s.io/events":
+		return func(_ string, a Attributes) string {
+			if a.Subresource == "" && slices.Contains([]string{"create", "patch", "update"}, a.Verb) {
+				return ""
+			}
+			return "nodes may only write events"
+		}
+	case "coordination.k8s.io/leases":
+		return n.lease
+	case "storage.k8s.io/csinodes":
+		return n.itself
+	}
+	return nil
+}
+
+func (n *nodeRole) pod(node string, a Attributes) string {
+	switch a.Verb {
+	case "list", "watch":
+		if a.Subresource == "" && selects(a.FieldSelector, "spec.nodeName", node) {
+			return ""
+		}
+		if a.Name == "" {
+			return fmt.Sprintf("can only list/watch pods with spec.nodeName field selector %q", node)
+		}
+	case "get":
+		if a.Subresource != "" {
+			return "nodes may not reach into pods through the API"
+		}
+	case "update", "patch":
+		if a.Subresource != "status" {
+			return "nodes may only write the status of pods"
+		}
+	case "delete":
+		if a.Subresource != "" {
+			return "nodes may not do this to pods"
+		}
+	default:
+		return fmt.Sprintf("nodes may not %s pods", a.Verb)
+	}
+	// What does not exist may be asked for: the answer is that it does not exist.
+	if on, ok := n.pods.NodeOf(a.Namespace, a.Name); ok && on != node {
+		return fmt.Sprintf("node %q can only access pods with spec.nodeName set to itself", node)
+	}
+	return ""
+}
+
+// itself is for objects that have the node's name.
+func (n *nodeRole) itself(node string, a Attributes) string {
+	if a.Name != node {
+		return fmt.Sprintf("node %q is not allowed to modify %s %q", node, a.Resource, a.Name)
+	}
+	if slices.Contains([]string{"get", "create", "update", "patch"}, a.Verb) && (a.Subresource == "" || a.Subresource == "status") {
+		return ""
+	}
+	return fmt.Sprintf("nodes may not %s %s", a.Verb, a.Resource)
+}
+
+func (n *nodeRole) lease(node string, a Attributes) string {
+	if a.Namespace != nodeLeases || a.Name != node {
+		return fmt.Sprintf("can only access node lease with the same name as the requesting node, in the namespace %s", nodeLeases)
+	}
+	if slices.Contains([]string{"get", "create", "update", "patch", "delete"}, a.Verb) && a.Subresource == "" {
+		return ""
+	}
+	return fmt.Sprintf("nodes may not %s leases", a.Verb)
+}
+
+// needed is for objects that pods refer to: each by its name, if a pod of the node does.
+func (n *nodeRole) needed(node string, a Attributes) string {
+	name := a.Name
+	if name == "" {
+		name = selected(a.FieldSelector, "metadata.name")
+	}
+	if a.Subresource != "" || !slices.Contains(read, a.Verb) {
+		return fmt.Sprintf("nodes may only read %s", a.Resource)
+	}
+	if name == "" {
+		return "can only read resources of this type one by one: name the object, or select it by metadata.name"
+	}
+	if n.refers(node, reference{a.Resource, a.Namespace, name}) {
+		return ""
+	}
+	return fmt.Sprintf("no relationship found between node '%s' and this object", node)
+}
+
+// refers says whether a pod of the node refers to the object.
+func (n *nodeRole) refers(node string, wanted reference) bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	before := n.needs[node]
+	now := make(map[string]podNeeds, len(before))
+	found := false
+	for pod := range n.pods.OnNode(node) {
+		key := pod.Namespace + "/" + pod.Name
+		needs, ok := before[key]
+		if !ok || needs.revision != pod.Revision {
+			needs = podNeeds{revision: pod.Revision, objects: needsOf(pod)}
+		}
+		now[key] = needs
+		_, refers := needs.objects[wanted]
+		found = found || refers
+	}
+	if len(now) == 0 {
+		delete(n.needs, node)
+	} else {
+		n.needs[node] = now
+	}
+	return found
+}
+
+// needsOf returns what a pod refers to. A pod that cannot be decoded needs nothing.
+func needsOf(p Pod) map[reference]struct{} {
+	needs := map[reference]struct{}{}
+	pod := &corev1.Pod{}
+	if err := pod.Unmarshal(p.Object); err != nil {
+		return needs
+	}
+	add := func(resource, name string) {
+		if name != "" {
+			needs[reference{resource, p.Namespace, name}] = struct{}{}
+		}
+	}
+	add("serviceaccounts", pod.Spec.ServiceAccountName)
+	for _, s := range pod.Spec.ImagePullSecrets {
+		add("secrets", s.Name)
+	}
+	for i := range pod.Spec.Volumes {
+		volumeNeeds(pod.Name, &pod.Spec.Volumes[i], add)
+	}
+	for i := range pod.Spec.InitContainers {
+		containerNeeds(pod.Spec.InitContainers[i].Env, pod.Spec.InitContainers[i].EnvFrom, add)
+	}
+	for i := range pod.Spec.Containers {
+		containerNeeds(pod.Spec.Containers[i].Env, pod.Spec.Containers[i].EnvFrom, add)
+	}
+	for i := range pod.Spec.EphemeralContainers {
+		containerNeeds(pod.Spec.EphemeralContainers[i].Env, pod.Spec.EphemeralContainers[i].EnvFrom, add)
+	}
+	return needs
+}
+
+func volumeNeeds(pod string, v *corev1.Volume, add func(resource, name string)) {
+	secret := func(ref *corev1.LocalObjectReference) {
+		if ref != nil {
+			add("secrets", ref.Name)
+		}
+	}
+	switch {
+	case v.Secret != nil:
+		add("secrets", v.Secret.SecretName)
+	case v.ConfigMap != nil:
+		add("configmaps", v.ConfigMap.Name)
+	case v.Projected != nil:
+		for _, s := range v.Projected.Sources {
+			if s.Secret != nil {
+				add("secrets", s.Secret.Name)
+			}
+			if s.ConfigMap != nil {
+				add("configmaps", s.ConfigMap.Name)
+			}
+		}
+	case v.PersistentVolumeClaim != nil:
+		add("persistentvolumeclaims", v.PersistentVolumeClaim.ClaimName)
+	case v.Ephemeral != nil:
+		add("persistentvolumeclaims", pod+"-"+v.Name)
+	case v.CSI != nil:
+		secret(v.CSI.NodePublishSecretRef)
+	case v.AzureFile != nil:
+		add("secrets", v.AzureFile.SecretName)
+	case v.CephFS != nil:
+		secret(v.CephFS.SecretRef)
+	case v.Cinder != nil:
+		secret(v.Cinder.SecretRef)
+	case v.FlexVolume != nil:
+		secret(v.FlexVolume.SecretRef)
+	case v.ISCSI != nil:
+		secret(v.ISCSI.SecretRef)
+	case v.RBD != nil:
+		secret(v.RBD.SecretRef)
+	case v.ScaleIO != nil:
+		secret(v.ScaleIO.SecretRef)
+	case v.StorageOS != nil:
+		secret(v.StorageOS.SecretRef)
+	}
+}
+
+func containerNeeds(env []corev1.EnvVar, from []corev1.EnvFromSource, add func(resource, name string)) {
+	for _, e := range env {
+		if e.ValueFrom == nil {
+			continue
+		}
+		if e.ValueFrom.SecretKeyRef != nil {
+			add("secrets", e.ValueFrom.SecretKeyRef.Name)
+		}
+		if e.ValueFrom.ConfigMapKeyRef != nil {
+			add("configmaps", e.ValueFrom.ConfigMapKeyRef.Name)
+		}
+	}
+	for _, f := range from {
+		if f.SecretRef != nil {
+			add("secrets", f.SecretRef.Name)
+		}
+		if f.ConfigMapRef != nil {
+			add("configmaps", f.ConfigMapRef.Name)
+		}
+	}
+}
+
+// selects says whether a field selector requires field=value.
+func selects(selector, field, value string) bool {
+	return value != "" && selected(selector, field) == value
+}
+
+// selected returns the value that a field selector requires of a field, empty when it requires none.
+func selected(selector, field string) string {
+	parsed, err := fields.ParseSelector(selector)
+	if err != nil {
+		return ""
+	}
+	value, _ := parsed.RequiresExactMatch(field)
+	return value
+}
