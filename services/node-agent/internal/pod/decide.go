@@ -459,7 +459,8 @@ func (s *Situation) initialize(p *Plan, sandbox *cri.Sandbox) bool {
 func (s *Situation) start(p *Plan, c *corev1.Container, before *cri.Container) {
 	if before != nil {
 		m := s.Memory[c.GetName()]
-		if at := before.FinishedAt.Add(m.Delay); m.Delay > 0 && at.After(s.Now) {
+		forgiven := before.FinishedAt.Sub(before.StartedAt) >= forgivenAfter
+		if at := before.FinishedAt.Add(m.Delay); m.Delay > 0 && !forgiven && at.After(s.Now) {
 			md := s.Pod.GetMetadata()
 			p.Wait[c.GetName()] = &status.Waiting{Reason: status.ReasonCrashLoopBackOff, Message: fmt.Sprintf(
 				"back-off %s restarting failed container=%s pod=%s_%s(%s)", m.Delay, c.GetName(), md.GetName(), md.GetNamespace(), md.GetUid())}

@@ -176,12 +176,13 @@ func (w *worker) startStep(step Step) perform {
 	paths, cgroupPath := w.volumes, w.cgroup
 	return func(ctx context.Context) (func(), error) {
 		err := w.startContainer(ctx, p, spec, attempt, sandbox, paths, cgroupPath)
+		cancelled := ctx.Err() != nil
 		return func() {
 			m.Waiting = nil
 			var held *image.Failure
 			var failed *failure
 			switch {
-			case err == nil || ctx.Err() != nil:
+			case err == nil || cancelled:
 			case errors.As(err, &held):
 				m.Waiting = &status.Waiting{Reason: held.Reason, Message: held.Message}
 			case errors.As(err, &failed):

@@ -396,13 +396,14 @@ func (w *worker) launch(step Step) {
 		}
 		span.End()
 		w.m.measure(ctx, step.Action, began)
+		cancelled := ctx.Err() != nil
 		w.post(func() {
 			delete(w.ops, step.Key)
 			w.stale = w.stale || step.Action != Prepare && step.Action != TearDown
 			if after != nil {
 				after()
 			}
-			w.settle(step, err, ctx.Err() != nil)
+			w.settle(step, err, cancelled)
 		})
 	})
 }
