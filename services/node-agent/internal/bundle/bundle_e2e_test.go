@@ -3,13 +3,16 @@
 package bundle
 
 import (
+	"bufio"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net"
 	"net/netip"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -37,6 +40,16 @@ type node struct {
 	stop    func() // ends the supervisor, not containerd
 	cri     runtimeapi.RuntimeServiceClient
 	images  runtimeapi.ImageServiceClient
+	// sharePIDs makes pods share one process namespace.
+	sharePIDs bool
+}
+
+func (n *node) namespaces() *runtimeapi.NamespaceOption {
+	mode := runtimeapi.NamespaceMode_CONTAINER
+	if n.sharePIDs {
+		mode = runtimeapi.NamespaceMode_POD
+	}
+	return &runtimeapi.NamespaceOption{Pid: mode}
 }
 
 func bundleDir(t testing.TB) string {
@@ -269,7 +282,8 @@ func (n *node) sandboxConfig(name string) *runtimeapi.PodSandboxConfig {
 		Linux: &runtimeapi.LinuxPodSandboxConfig{
 			CgroupParent: n.runtime.CgroupParent() + "/pods/" + uid,
 			SecurityContext: &runtimeapi.LinuxSandboxSecurityContext{
-				Seccomp: &runtimeapi.SecurityProfile{ProfileType: runtimeapi.SecurityProfile_RuntimeDefault},
+				NamespaceOptions: n.namespaces(),
+				Seccomp:          &runtimeapi.SecurityProfile{ProfileType: runtimeapi.SecurityProfile_RuntimeDefault},
 			},
 		},
 	}
@@ -292,7 +306,8 @@ func (n *node) runPod(ctx context.Context, name, imageName string, command ...st
 			Linux: &runtimeapi.LinuxContainerConfig{
 				Resources: &runtimeapi.LinuxContainerResources{MemoryLimitInBytes: 64 << 20, CpuShares: 128},
 				SecurityContext: &runtimeapi.LinuxContainerSecurityContext{
-					Seccomp: &runtimeapi.SecurityProfile{ProfileType: runtimeapi.SecurityProfile_RuntimeDefault},
+					NamespaceOptions: n.namespaces(),
+					Seccomp:          &runtimeapi.SecurityProfile{ProfileType: runtimeapi.SecurityProfile_RuntimeDefault},
 				},
 			},
 		},
@@ -471,6 +486,100 @@ func TestContainersOutliveContainerdAndItsSupervisor(t *testing.T) {
 	if _, _, err := n.runPod(ctx, "again", busyboxName, "sleep", "1000000"); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// TestMain lets this program stand in for a node agent that can be killed: with a configuration in its environment it only supervises.
+func TestMain(m *testing.M) {
+	config, ok := os.LookupEnv("DHOW_TEST_SUPERVISE")
+	if !ok {
+		os.Exit(m.Run())
+	}
+	var cfg Config
+	err := json.Unmarshal([]byte(config), &cfg)
+	if err == nil {
+		var r *Runtime
+		if r, err = New(cfg); err == nil {
+			go func() {
+				<-r.Ready()
+				fmt.Println("ready")
+			}()
+			err = r.Run(context.Background())
+		}
+	}
+	fmt.Fprintln(os.Stderr, err)
+	os.Exit(1)
+}
+
+func TestContainerdOutlivesAKilledAgent(t *testing.T) {
+	n := newNode(t, newNetwork(t), 1, nil)
+	n.stop()
+	ctx, cancel := context.WithTimeout(t.Context(), limit)
+	defer cancel()
+	if err := Stop(ctx, n.cfg, StopOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	cfg := n.cfg
+	cfg.Logger = nil
+	data, err := json.Marshal(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	program, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	agent := exec.CommandContext(ctx, program)
+	agent.Env = append(os.Environ(), "DHOW_TEST_SUPERVISE="+string(data))
+	agent.Stderr = t.Output()
+	out, err := agent.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := agent.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if line, err := bufio.NewReader(out).ReadString('\n'); err != nil || line != "ready\n" {
+		t.Fatalf("agent said %q, %v", line, err)
+	}
+	if err := Stop(ctx, n.cfg, StopOptions{}); err == nil || !strings.Contains(err.Error(), "supervised by another process") {
+		t.Errorf("stop under a living agent: %v", err)
+	}
+	if err := agent.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	_ = agent.Wait()
+	proc, _, err := findProcess(n.runtime.cfg)
+	if err != nil || proc == nil {
+		t.Fatalf("containerd ended with the agent: %v", err)
+	}
+	defer proc.release()
+	n.supervise(t)
+	again, _, err := findProcess(n.runtime.cfg)
+	if err != nil || again == nil || again.pid != proc.pid {
+		t.Fatalf("the next agent runs %+v, %v; want process %d", again, err, proc.pid)
+	}
+	again.release()
+}
+
+func TestPauseReapsOrphans(t *testing.T) {
+	archive := busyboxImage(t)
+	n := newNode(t, newNetwork(t), 1, func(c *Config) { c.Archives = []string{archive} })
+	n.sharePIDs = true
+	_, container, err := n.runPod(t.Context(), "shared", busyboxName, "sleep", "1000000")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := n.exec(t, container, "cat", "/proc/1/comm"); got != "pause" {
+		t.Fatalf("process 1 of the pod is %q", got)
+	}
+	// The inner shell's parent ends first, which leaves it to process 1.
+	n.exec(t, container, "sh", "-c", "for i in 1 2 3 4 5; do (sh -c 'exit 0' &); done")
+	eventually(t, "no zombies are left", func() error {
+		if got := n.exec(t, container, "sh", "-c", "cat /proc/[0-9]*/stat 2>/dev/null | grep ') Z ' || true"); got != "" {
+			return errors.New(got)
+		}
+		return nil
+	})
 }
 
 func TestPullFromPlainHTTPRegistry(t *testing.T) {

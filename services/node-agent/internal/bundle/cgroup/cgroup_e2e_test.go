@@ -19,6 +19,17 @@ func TestCreateKillRemove(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	t.Run(h.version.String(), func(t *testing.T) { createKillRemove(t, h) })
+	// A machine with version 1 mounts version 2 beside it, without controllers: enough to run that version's code too.
+	for _, m := range h.mounts {
+		if m.version != h.version {
+			second := &Hierarchies{version: m.version, mounts: []mount{m}}
+			t.Run(m.version.String(), func(t *testing.T) { createKillRemove(t, second) })
+		}
+	}
+}
+
+func createKillRemove(t *testing.T, h *Hierarchies) {
 	top := fmt.Sprintf("/dhow-test-%d", os.Getpid())
 	path := top + "/node/runtime"
 	for range 2 {
