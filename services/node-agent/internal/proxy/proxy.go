@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"time"
 
@@ -21,6 +22,7 @@ import (
 	corev1 "dhow.dev/gen/go/dhow/core/v1"
 	discoveryv1 "dhow.dev/gen/go/dhow/discovery/v1"
 	"dhow.dev/pkg/informer"
+	"dhow.dev/services/node-agent/internal/proxy/tablewatch"
 )
 
 const (
@@ -115,6 +117,7 @@ func (p *Proxy) Ready() <-chan struct{} { return p.ready }
 // Run keeps the table until ctx ends. The rules stay then: a node whose agent restarts goes on forwarding. All work on the kernel is
 // done by the calling goroutine, so a thread locked to a network namespace serves that namespace.
 func (p *Proxy) Run(ctx context.Context) error {
+	var deleted <-chan struct{}
 	if p.config.NFT == nil {
 		nft, err := knftables.New(knftables.IPv4Family, tableName)
 		if err != nil {
@@ -122,6 +125,9 @@ func (p *Proxy) Run(ctx context.Context) error {
 		}
 		p.config.NFT = nft
 		p.rules.unfilteredBridge = p.filterBridge(ctx)
+		if deleted, err = tablewatch.Watch(ctx, tableName); err != nil {
+			return fmt.Errorf("service proxy: %w", err)
+		}
 	}
 	if err := p.config.Synced(ctx); err != nil {
 		if ctx.Err() != nil {
@@ -155,12 +161,27 @@ func (p *Proxy) Run(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-p.state.changed:
+		case <-deleted:
+			if ctx.Err() != nil {
+				return nil
+			}
+			p.inspect(ctx)
 		}
 		// Changes that follow a transaction closely wait for company.
 		if !wait(ctx, pause) {
 			return nil
 		}
 	}
+}
+
+// inspect has the table rebuilt if someone else removed it.
+func (p *Proxy) inspect(ctx context.Context) {
+	chains, err := p.config.NFT.List(ctx, "chain")
+	if err == nil && slices.Contains(chains, chainServices) {
+		return
+	}
+	p.config.Logger.WarnContext(ctx, "service rules were removed by another program, writing them again", "table", tableName)
+	p.rules.known = false
 }
 
 func wait(ctx context.Context, c <-chan time.Time) bool {

@@ -13,6 +13,7 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/vishvananda/netns"
 	"google.golang.org/protobuf/proto"
 	"sigs.k8s.io/knftables"
 
@@ -72,6 +73,20 @@ func TestForwarding(t *testing.T) {
 	t.Run("ports and addresses of no Service are refused", func(t *testing.T) {
 		refused(t, pod1, "tcp", serviceIP+":81")
 		refused(t, pod1, "tcp", "10.96.3.3:80")
+	})
+
+	t.Run("an address that the node serves itself", func(t *testing.T) {
+		w.address(w.handle(w.node), "lo", "10.96.0.10/32")
+		w.inside(w.node, func() { w.listen("10.96.0.10", nodeIP) })
+		n.services.change(nil, service("kube-dns", "10.96.0.10", nil, port("dns", "UDP", 8080, 0), port("dns-tcp", "TCP", 8080, 0)))
+		n.wait()
+		for _, network := range []string{"tcp", "udp"} {
+			for from, ns := range map[string]netns.NsHandle{"a pod": w.pods[pod1], "the node": w.node} {
+				if who, _, err := w.call(ns, network, "10.96.0.10:8080"); err != nil || who != nodeIP {
+					t.Errorf("%s from %s: reached %q, %v", network, from, who, err)
+				}
+			}
+		}
 	})
 
 	n.set("web", webSlice(pod2, pod3))
@@ -286,6 +301,24 @@ func TestWithoutBridgeFilter(t *testing.T) {
 	})
 	if backend, source, err := w.call(w.pods[pod1], "tcp", serviceIP+":80"); err != nil || backend != pod2 || source != gatewayIP {
 		t.Errorf("reached %q from %q, %v", backend, source, err)
+	}
+}
+
+// TestFlushedRulesComeBack has another program remove all rules of the node.
+func TestFlushedRulesComeBack(t *testing.T) {
+	w := newWorld(t)
+	w.serve(pod2)
+	n := w.start(func(n *nodeProxy) {
+		n.services.change(nil, web(nil))
+		n.slices.change(nil, webSlice(pod2))
+	})
+	w.inside(w.node, func() { w.must(exec.Command("nft", "flush", "ruleset").Run()) })
+	// A token may also be of a look at the table that found it complete.
+	for {
+		n.wait()
+		if _, _, err := w.call(w.pods[pod1], "tcp", serviceIP+":80"); err == nil {
+			break
+		}
 	}
 }
 

@@ -151,36 +151,39 @@ func (w *world) inside(ns netns.NsHandle, f func()) {
 
 // serve makes a pod answer on TCP and UDP 8080 with its own address and the client's.
 func (w *world) serve(ip string) {
-	w.inside(w.pods[ip], func() {
-		listener, err := net.Listen("tcp4", ":8080")
-		w.must(err)
-		w.t.Cleanup(func() { listener.Close() })
-		go func() {
-			for {
-				c, err := listener.Accept()
-				if err != nil {
-					return
-				}
-				host, _, _ := net.SplitHostPort(c.RemoteAddr().String())
-				fmt.Fprintf(c, "%s %s\n", ip, host)
-				c.Close()
+	w.inside(w.pods[ip], func() { w.listen("", ip) })
+}
+
+// listen answers with name on an address of the calling thread's namespace.
+func (w *world) listen(address, name string) {
+	listener, err := net.Listen("tcp4", address+":8080")
+	w.must(err)
+	w.t.Cleanup(func() { listener.Close() })
+	go func() {
+		for {
+			c, err := listener.Accept()
+			if err != nil {
+				return
 			}
-		}()
-		packets, err := net.ListenPacket("udp4", ":8080")
-		w.must(err)
-		w.t.Cleanup(func() { packets.Close() })
-		go func() {
-			buffer := make([]byte, 100)
-			for {
-				_, from, err := packets.ReadFrom(buffer)
-				if err != nil {
-					return
-				}
-				host, _, _ := net.SplitHostPort(from.String())
-				_, _ = packets.WriteTo([]byte(ip+" "+host+"\n"), from)
+			host, _, _ := net.SplitHostPort(c.RemoteAddr().String())
+			fmt.Fprintf(c, "%s %s\n", name, host)
+			c.Close()
+		}
+	}()
+	packets, err := net.ListenPacket("udp4", address+":8080")
+	w.must(err)
+	w.t.Cleanup(func() { packets.Close() })
+	go func() {
+		buffer := make([]byte, 100)
+		for {
+			_, from, err := packets.ReadFrom(buffer)
+			if err != nil {
+				return
 			}
-		}()
-	})
+			host, _, _ := net.SplitHostPort(from.String())
+			_, _ = packets.WriteTo([]byte(name+" "+host+"\n"), from)
+		}
+	}()
 }
 
 // call connects from a namespace and returns the backend's answer: its address and the source that it saw.

@@ -21,6 +21,7 @@ import (
 
 	corev1 "dhow.dev/gen/go/dhow/core/v1"
 	"dhow.dev/pkg/informer"
+	"dhow.dev/services/node-agent/internal/proxy/tablewatch"
 )
 
 // Protocol marks the routes that belong to Dhow (the kernel's route protocol number; iproute2 reserves 0 to 191 for known daemons only in part, and this one is free).
@@ -155,6 +156,10 @@ func (r *Router) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	deleted, err := tablewatch.Watch(ctx, egressTable)
+	if err != nil {
+		return fmt.Errorf("pod masquerading: %w", err)
+	}
 	retry := minRetry
 	for {
 		var again <-chan time.Time
@@ -178,6 +183,8 @@ func (r *Router) Run(ctx context.Context) error {
 			return nil
 		case <-r.notify:
 		case <-again:
+		case <-deleted:
+			r.exempt = nil
 		case <-changes:
 			select {
 			case <-ctx.Done():
