@@ -140,8 +140,9 @@ func (b *Batch) stateFrame() rawcodec.Frame {
 	return rawcodec.Frame{mem.NewBuffer(buffer, pool)}
 }
 
-// Frames calls send with the list in pieces, each a list message. The last one carries the continue token.
-func (l *List) Frames(send func(rawcodec.Frame) error) error {
+// Frames calls send with the list in pieces, each a list message. The last one carries the continue token. Extra, which may be nil, returns encoded fields
+// to append to an object.
+func (l *List) Frames(extra func(*Entry) []byte, send func(rawcodec.Frame) error) error {
 	rest := l.Entries
 	for {
 		frame, bytes, n := rawcodec.Frame{}, 0, 0
@@ -152,7 +153,7 @@ func (l *List) Frames(send func(rawcodec.Frame) error) error {
 		frame = make(rawcodec.Frame, 0, n+1)
 		frame = append(frame, mem.SliceBuffer(l.meta(n == len(rest))))
 		for _, e := range rest[:n] {
-			frame = append(frame, e.item)
+			frame = appendItem(frame, e, extra)
 		}
 		if err := send(frame); err != nil {
 			return err
@@ -161,6 +162,17 @@ func (l *List) Frames(send func(rawcodec.Frame) error) error {
 			return nil
 		}
 	}
+}
+
+func appendItem(frame rawcodec.Frame, e *Entry, extra func(*Entry) []byte) rawcodec.Frame {
+	if extra != nil {
+		if more := extra(e); more != nil {
+			head := protowire.AppendTag(nil, itemField, protowire.BytesType)
+			head = protowire.AppendVarint(head, uint64(e.body.Len()+len(more)))
+			return append(append(append(frame, mem.SliceBuffer(head)), e.body...), mem.SliceBuffer(more))
+		}
+	}
+	return append(frame, e.item)
 }
 
 // meta encodes the list's metadata field.

@@ -87,6 +87,9 @@ func (c *Cache) List(ctx context.Context, s Selection, options ListOptions) (*Li
 	return c.fromStore(ctx, s, token, options.Limit)
 }
 
+// Snapshot returns the selected objects as the cache has them now, ordered by key.
+func (c *Cache) Snapshot(s Selection) []*Entry { return c.first(s, 0).Entries }
+
 // first returns the first page of the state as it is now.
 func (c *Cache) first(s Selection, limit int64) *List {
 	t := c.tables[s.Resource]

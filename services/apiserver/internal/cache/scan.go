@@ -56,6 +56,18 @@ func scan(e *Entry, set *fieldSet) error {
 	return nil
 }
 
+// NameOf returns what the metadata of an encoded object says about its name, without looking at the rest.
+func NameOf(object []byte) (namespace, name string, err error) {
+	var e Entry
+	err = each(object, func(number protowire.Number, kind protowire.Type, value []byte, _ uint64) error {
+		if number == metadataField && kind == protowire.BytesType {
+			return scanMeta(&e, value)
+		}
+		return nil
+	})
+	return e.Namespace, e.Name, err
+}
+
 // lastOfEach drops all but the last of neighbours with the same key.
 func lastOfEach(labels Labels) Labels {
 	kept := labels[:0]

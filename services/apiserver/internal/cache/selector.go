@@ -103,6 +103,15 @@ func Select(r *resource.Resource, namespace, labelSelector, fieldSelector string
 	return s, nil
 }
 
+// OnNode selects the pods of a node, whatever its name looks like.
+func OnNode(node string) Selection {
+	r := resource.Lookup("", "pods")
+	slot := fieldsOf(r).index("spec.nodeName")
+	return Selection{
+		Resource: r, fields: []requirement{{slot: slot, value: node}}, found: bucketKey{dimension: byField, slot: int8(slot), value: node},
+	}
+}
+
 // narrow moves the selection to the bucket of an equality if that one holds fewer objects: dimensions are declared in that order.
 func (s *Selection) narrow(q requirement, set *fieldSet) {
 	key := bucketKey{value: q.value}

@@ -18,10 +18,6 @@ import (
 	"dhow.dev/pkg/telemetry/logkey"
 )
 
-// watchedPrefix begins every key of the store. The whole space is watched, although only the registry is kept, so that the cache's revision follows each
-// commit at once and a consistent read never waits for a progress mark.
-const watchedPrefix = "/"
-
 // Reconnecting waits between these two, doubling, with jitter.
 const (
 	minBackoff = 20 * time.Millisecond
@@ -155,7 +151,8 @@ func (c *Cache) follow(ctx context.Context, cluster uint64, progressed func()) e
 	if now.GetClusterId() != cluster || now.GetRevision() < c.Revision() {
 		return fmt.Errorf("%w: it was restored or replaced", errReplaced)
 	}
-	stream, err := c.config.Store.Watch(ctx, storev1.WatchRequest_builder{Prefix: []byte(watchedPrefix), AfterRevision: c.Revision()}.Build())
+	// The store tells each revision at once, also of commits that changed no object: consistent reads wait for it.
+	stream, err := c.config.Store.Watch(ctx, storev1.WatchRequest_builder{Prefix: []byte(registryPrefix), AfterRevision: c.Revision()}.Build())
 	if err != nil {
 		return fmt.Errorf("watch the store: %w", err)
 	}
