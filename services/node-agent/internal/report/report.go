@@ -1,0 +1,216 @@
+// Package report brings pods' statuses to the API server: the newest of each pod, never two of one pod at once, again until it is there. A pod
+// whose end is confirmed is then deleted for good.
+package report
+
+import (
+	"context"
+	"log/slog"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	"go.opentelemetry.io/otel/trace"
+	"google.golang.org/grpc"
+	"google.golang.org/protobuf/proto"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+
+	corev1 "dhow.dev/gen/go/dhow/core/v1"
+	metav1 "dhow.dev/gen/go/dhow/meta/v1"
+	"dhow.dev/pkg/client"
+	"dhow.dev/pkg/telemetry/logkey"
+)
+
+const (
+	// writers is how many statuses are on their way at once.
+	writers = 8
+	// callTimeout bounds a write; it is tried again.
+	callTimeout = 10 * time.Second
+	minBackoff  = 100 * time.Millisecond
+	maxBackoff  = 10 * time.Second
+)
+
+// Reporter writes statuses.
+type Reporter struct {
+	client *client.Client[*corev1.Pod]
+	logger *slog.Logger
+
+	mu      sync.Mutex
+	entries map[string]*entry
+	ready   []string // UIDs to write, each once
+	wake    chan struct{}
+}
+
+// entry is what there is to say of one pod.
+type entry struct {
+	pod    *corev1.Pod
+	status *corev1.PodStatus
+	span   trace.SpanContext
+	// finish says that the pod is deleted for good once its status is written.
+	finish bool
+	// dirty says that something is to be written; queued that the UID is in ready; busy that a writer has it.
+	dirty, queued, busy bool
+	backoff             time.Duration
+}
+
+// New returns a reporter.
+func New(conn grpc.ClientConnInterface, logger *slog.Logger) *Reporter {
+	return &Reporter{client: client.For[*corev1.Pod](conn), logger: logger, entries: map[string]*entry{}, wake: make(chan struct{}, 1)}
+}
+
+// Publish takes a pod's newest status. ctx carries the trace that led to it.
+func (r *Reporter) Publish(ctx context.Context, pod *corev1.Pod, status *corev1.PodStatus) {
+	r.put(ctx, pod, status, false)
+}
+
+// Finish takes a pod's last status; the pod is deleted for good after it.
+func (r *Reporter) Finish(ctx context.Context, pod *corev1.Pod, status *corev1.PodStatus) {
+	r.put(ctx, pod, status, true)
+}
+
+func (r *Reporter) put(ctx context.Context, pod *corev1.Pod, status *corev1.PodStatus, finish bool) {
+	uid := pod.GetMetadata().GetUid()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	e := r.entries[uid]
+	if e == nil {
+		e = &entry{}
+		r.entries[uid] = e
+	}
+	e.pod, e.status, e.span, e.dirty, e.backoff = pod, status, trace.SpanContextFromContext(ctx), true, 0
+	e.finish = e.finish || finish
+	r.queue(uid, e)
+}
+
+// queue lets a writer come. r.mu is held.
+func (r *Reporter) queue(uid string, e *entry) {
+	if e.queued || e.busy || !e.dirty {
+		return
+	}
+	e.queued = true
+	r.ready = append(r.ready, uid)
+	select {
+	case r.wake <- struct{}{}:
+	default:
+	}
+}
+
+// Forget drops what is not written yet.
+func (r *Reporter) Forget(uid string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if e := r.entries[uid]; e != nil {
+		e.dirty = false
+		delete(r.entries, uid)
+	}
+}
+
+// Run writes until ctx ends.
+func (r *Reporter) Run(ctx context.Context) error {
+	var group sync.WaitGroup
+	for range writers {
+		group.Go(func() { r.write(ctx) })
+	}
+	group.Wait()
+	return nil
+}
+
+// next waits for an entry to write.
+func (r *Reporter) next(ctx context.Context) (string, *entry, entry) {
+	for {
+		r.mu.Lock()
+		for len(r.ready) > 0 {
+			uid := r.ready[0]
+			r.ready = r.ready[1:]
+			e := r.entries[uid]
+			if e == nil || !e.dirty {
+				continue
+			}
+			e.queued, e.dirty, e.busy = false, false, true
+			if len(r.ready) > 0 {
+				select { // the next writer may come too
+				case r.wake <- struct{}{}:
+				default:
+				}
+			}
+			now := *e
+			r.mu.Unlock()
+			return uid, e, now
+		}
+		r.mu.Unlock()
+		select {
+		case <-ctx.Done():
+			return "", nil, entry{}
+		case <-r.wake:
+		}
+	}
+}
+
+func (r *Reporter) write(ctx context.Context) {
+	for {
+		uid, e, now := r.next(ctx)
+		if e == nil {
+			return
+		}
+		err := r.send(ctx, now)
+		r.mu.Lock()
+		e.busy = false
+		switch {
+		case err == nil:
+			if !e.dirty && now.finish {
+				delete(r.entries, uid)
+			}
+		case ctx.Err() == nil:
+			e.dirty = true
+			e.backoff = min(max(2*e.backoff, minBackoff), maxBackoff)
+			wait := e.backoff/2 + rand.N(e.backoff/2)
+			md := now.pod.GetMetadata()
+			r.logger.DebugContext(ctx, "pod status not written, trying again", logkey.Pod(md.GetNamespace(), md.GetName()), logkey.Err(err), logkey.Delay(wait))
+			e.queued = true // nobody else queues it before its time
+			time.AfterFunc(wait, func() {
+				r.mu.Lock()
+				defer r.mu.Unlock()
+				e.queued = false
+				if r.entries[uid] == e {
+					r.queue(uid, e)
+				}
+			})
+		}
+		if err == nil {
+			r.queue(uid, e)
+		}
+		r.mu.Unlock()
+	}
+}
+
+// send writes one status. What the API server will never take counts as done.
+func (r *Reporter) send(ctx context.Context, e entry) error {
+	ctx, cancel := context.WithTimeout(trace.ContextWithSpanContext(ctx, e.span), callTimeout)
+	defer cancel()
+	md := e.pod.GetMetadata()
+	// No resourceVersion: the node's word on status stands whatever else changed. The UID keeps it from a namesake.
+	o := corev1.Pod_builder{Status: e.status, Metadata: metav1.ObjectMeta_builder{
+		Namespace: proto.String(md.GetNamespace()), Name: proto.String(md.GetName()), Uid: proto.String(md.GetUid())}.Build()}.Build()
+	_, err := r.client.UpdateStatus(ctx, o, grpc.WaitForReady(true))
+	switch {
+	case err == nil:
+	case apierrors.IsNotFound(err):
+		return nil
+	case apierrors.IsConflict(err), apierrors.IsForbidden(err), apierrors.IsInvalid(err):
+		r.logger.WarnContext(ctx, "pod status refused", logkey.Pod(md.GetNamespace(), md.GetName()), logkey.UID(md.GetUid()), logkey.Err(err))
+		if !e.finish {
+			return nil
+		}
+	default:
+		return err
+	}
+	if !e.finish {
+		return nil
+	}
+	_, err = r.client.Delete(ctx, md.GetNamespace(), md.GetName(), metav1.DeletionOptions_builder{
+		GracePeriodSeconds: proto.Int64(0), Uid: md.GetUid()}.Build(), grpc.WaitForReady(true))
+	switch {
+	case apierrors.IsNotFound(err), apierrors.IsConflict(err):
+		return nil // gone, or another pod of the name
+	}
+	return err
+}
