@@ -4,6 +4,7 @@ import (
 	"testing"
 
 	"dhow.dev/services/store"
+	"dhow.dev/services/store/internal/etcdprocess"
 	"dhow.dev/services/store/internal/storetest"
 )
 
@@ -13,4 +14,9 @@ func TestConformanceMemory(t *testing.T) {
 
 func TestConformanceEmbedded(t *testing.T) {
 	storetest.Run(t, storetest.Start(t, store.Config{DataDir: t.TempDir()}))
+}
+
+func TestConformanceExternal(t *testing.T) {
+	endpoint := etcdprocess.Start(t)
+	storetest.Run(t, storetest.Start(t, store.Config{Etcd: store.Etcd{Endpoints: []string{endpoint}}}))
 }

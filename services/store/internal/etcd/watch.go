@@ -102,7 +102,9 @@ func commits(events []*mvccpb.Event, previous func(*mvccpb.Event) (engine.Item, 
 		if len(list) == 0 || list[len(list)-1].Revision != revision {
 			list = append(list, engine.Commit{Revision: revision})
 		}
-		event := engine.Event{Key: e.Kv.Key, Value: e.Kv.Value, Delete: e.Type == mvccpb.Event_DELETE}
+		event := engine.Event{
+			Key: e.Kv.Key, Value: e.Kv.Value, Delete: e.Type == mvccpb.Event_DELETE, Previous: engine.Item{Key: e.Kv.Key},
+		}
 		if event.Delete || e.Kv.CreateRevision != e.Kv.ModRevision {
 			var err error
 			if event.Previous, err = previous(e); err != nil {

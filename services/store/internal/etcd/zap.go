@@ -26,14 +26,17 @@ func (c *zapCore) With(fields []zapcore.Field) zapcore.Core {
 
 // Check implements zapcore.Core.
 func (c *zapCore) Check(entry zapcore.Entry, checked *zapcore.CheckedEntry) *zapcore.CheckedEntry {
-	if !c.Enabled(entry.Level) || ownSetup[entry.Message] {
+	if !c.Enabled(entry.Level) || unremarkable[entry.Message] {
 		return checked
 	}
 	return checked.AddCore(entry, c)
 }
 
-// ownSetup are warnings about how Dhow embeds etcd on purpose.
-var ownSetup = map[string]bool{
+// unremarkable are warnings that are none here.
+var unremarkable = map[string]bool{
+	// The error goes to whoever asked.
+	"failed to apply request":          true,
+	"retrying of unary invoker failed": true,
 	// It serves neither.
 	"Running http and grpc server on single port. This is not recommended for production.": true,
 	// It has no users.
@@ -45,6 +48,9 @@ func (c *zapCore) Write(entry zapcore.Entry, fields []zapcore.Field) error {
 	values := zapcore.NewMapObjectEncoder()
 	for _, field := range slices.Concat(c.fields, fields) {
 		field.AddTo(values)
+	}
+	if values.Fields["error"] == "interrupted due to stop signal" {
+		return nil // a compaction that the next start goes on with
 	}
 	attributes := make([]any, 0, len(values.Fields)+1)
 	for key, value := range values.Fields {

@@ -163,9 +163,6 @@ func (e *Engine) check(members []engine.Member) (held []bool, err error) {
 				return nil, fmt.Errorf("%w: key %q is written twice", engine.ErrRejected, w.Key)
 			}
 			written[string(w.Key)] = i
-			if _, ok := e.leases[w.Lease]; !w.Delete && w.Lease != 0 && !ok {
-				return nil, fmt.Errorf("lease %d: %w", w.Lease, engine.ErrLeaseNotFound)
-			}
 		}
 	}
 	if size > e.limits.Bytes {
@@ -179,6 +176,11 @@ func (e *Engine) check(members []engine.Member) (held []bool, err error) {
 				return nil, fmt.Errorf("%w: key %q is written by another member than the one with its condition", engine.ErrRejected, c.Key)
 			}
 			held[i] = held[i] && holds(c, e.get(c.Key, e.revision))
+		}
+		for _, w := range m.Writes {
+			if _, ok := e.leases[w.Lease]; held[i] && !w.Delete && w.Lease != 0 && !ok {
+				return nil, fmt.Errorf("lease %d: %w", w.Lease, engine.ErrLeaseNotFound)
+			}
 		}
 	}
 	return held, nil
