@@ -112,7 +112,8 @@ func PodCIDR(node *corev1.Node) (netip.Prefix, bool) {
 	return netip.Prefix{}, false
 }
 
-// Run writes the file whenever the node's pod network becomes known or changes, until ctx ends. The file stays: pods can start while the agent or the control plane is away.
+// Run writes the file whenever the node's pod network becomes known or changes, until ctx ends. The file stays: pods can start while the
+// agent or the control plane is away.
 func (n *Network) Run(ctx context.Context) error {
 	if err := n.adopt(); err != nil {
 		return err

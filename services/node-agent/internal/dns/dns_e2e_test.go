@@ -39,7 +39,8 @@ func inside(host hosts.Host, f func() error) error {
 	return <-done
 }
 
-// TestOnANode runs the server in a node's network namespace, on its interface and port 53, twice as an agent that restarts, and asks it from the node and from a neighbour.
+// TestOnANode runs the server in a node's network namespace, on its interface and port 53, twice as an agent that restarts, and asks it
+// from the node and from a neighbour.
 func TestOnANode(t *testing.T) {
 	must := func(err error) {
 		t.Helper()

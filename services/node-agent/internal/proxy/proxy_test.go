@@ -12,11 +12,14 @@ import (
 	"testing/synctest"
 
 	"github.com/vishvananda/netlink"
+	sdktrace "go.opentelemetry.io/otel/sdk/trace"
+	"go.opentelemetry.io/otel/sdk/trace/tracetest"
 	"golang.org/x/sys/unix"
 	"sigs.k8s.io/knftables"
 
 	corev1 "dhow.dev/gen/go/dhow/core/v1"
 	discoveryv1 "dhow.dev/gen/go/dhow/discovery/v1"
+	"dhow.dev/pkg/informer"
 )
 
 // recorder is a fake table that counts transactions and can refuse the next ones.
@@ -204,6 +207,30 @@ func TestSliceThatChangesItsService(t *testing.T) {
 		}
 	})
 }
+
+// TestSpanInTheTraceOfAChange follows a change's trace context into the span of the transaction that applied it.
+func TestSpanInTheTraceOfAChange(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		u := startProxy(t)
+		spans := tracetest.NewSpanRecorder()
+		u.config.Tracer = sdktrace.NewTracerProvider(sdktrace.WithSpanProcessor(spans)).Tracer("test")
+		u.services.handlers[0](nil, service("web", "10.96.0.5", nil, port("http", "TCP", 80, 0)), &informer.Trace{Traceparent: "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"})
+		close(u.synced)
+		<-u.Ready()
+		ended := spans.Ended()
+		if len(ended) != 1 || ended[0].SpanContext().TraceID().String() != "0af7651916cd43dd8448eb211c80319c" || ended[0].Parent().SpanID().String() != "b7ad6b7169203331" {
+			t.Errorf("spans: %v", ended)
+		}
+	})
+}
+
+// The sources that the agent composes.
+var (
+	_ Source[*corev1.Service]            = (*informer.Store[*corev1.Service])(nil)
+	_ Source[*discoveryv1.EndpointSlice] = (*informer.Store[*discoveryv1.EndpointSlice])(nil)
+	_ Source[*corev1.Pod]                = (*informer.Store[*corev1.Pod])(nil)
+	_ Source[*corev1.Node]               = (*informer.Store[*corev1.Node])(nil)
+)
 
 func TestConfigIsChecked(t *testing.T) {
 	ok := Config{Services: &source[*corev1.Service]{}, EndpointSlices: &source[*discoveryv1.EndpointSlice]{}, Synced: func(context.Context) error { return nil }}

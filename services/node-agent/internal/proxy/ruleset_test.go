@@ -16,8 +16,8 @@ import (
 	"dhow.dev/pkg/object"
 )
 
-// TestIncrementalEqualsRebuilt drives random Services and endpoints through incremental transactions; after each, the table must be what a rebuild from nothing makes of
-// the same state, and a rebuild over the table must not change it.
+// TestIncrementalEqualsRebuilt drives random Services and endpoints through incremental transactions; after each, the table must be what a
+// rebuild from nothing makes of the same state, and a rebuild over the table must leave nothing of what is gone.
 func TestIncrementalEqualsRebuilt(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		incremental := newRuleset(testCompiler())

@@ -24,8 +24,7 @@ import (
 	"dhow.dev/services/node-agent/internal/proxy/tablewatch"
 )
 
-// Protocol marks the routes that belong to Dhow (the kernel's route protocol number; iproute2 reserves 0 to 191 for known daemons only in part, and this one is free).
-// Routes with another number are never touched.
+// Protocol marks the routes that belong to Dhow: a route protocol number that the kernel and iproute2's rt_protos give to no one. Routes with another number are never touched.
 const Protocol netlink.RouteProtocol = 143
 
 const (
