@@ -16,6 +16,8 @@ import (
 	"dhow.dev/pkg/informer"
 )
 
+var _ Source = (*informer.Store[*corev1.Node])(nil)
+
 type source struct {
 	handler func(old, new *corev1.Node, trace *informer.Trace)
 }

@@ -412,6 +412,12 @@ func TestResolvConf(t *testing.T) {
 	check("192.0.2.2:53")
 }
 
+// The sources that the agent composes.
+var (
+	_ Source[*corev1.Service]            = (*informer.Store[*corev1.Service])(nil)
+	_ Source[*discoveryv1.EndpointSlice] = (*informer.Store[*discoveryv1.EndpointSlice])(nil)
+)
+
 func TestConfigIsChecked(t *testing.T) {
 	ok := Config{
 		Services: &source[*corev1.Service]{}, EndpointSlices: &source[*discoveryv1.EndpointSlice]{}, Synced: func(context.Context) error { return nil },

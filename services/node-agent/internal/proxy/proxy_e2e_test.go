@@ -195,6 +195,40 @@ func TestForwarding(t *testing.T) {
 			t.Errorf("reached %q, %v", backend, err)
 		}
 	})
+	t.Run("a load balancer's source ranges", func(t *testing.T) {
+		const address = "198.51.100.8"
+		w.routeTo(w.handle(w.outside), address+"/32", nodeIP)
+		balanced := func(ranges string) *corev1.Service {
+			s := web(func(s *corev1.ServiceSpec) {
+				s.SetType("LoadBalancer")
+				s.SetLoadBalancerSourceRanges([]string{ranges})
+				s.SetPorts(append(s.GetPorts(), port("sctp", "SCTP", 80, 30081)))
+			})
+			s.SetStatus(corev1.ServiceStatus_builder{LoadBalancer: corev1.LoadBalancerStatus_builder{
+				Ingress: []*corev1.LoadBalancerIngress{corev1.LoadBalancerIngress_builder{Ip: proto.String(address)}.Build()},
+			}.Build()}.Build())
+			return s
+		}
+		n.services.change(web(nil), balanced("203.0.113.0/24"))
+		n.wait()
+		w.inside(w.outside, func() {
+			c, err := net.Dial("udp", address+":53")
+			w.must(err)
+			defer c.Close()
+			_, err = c.Write([]byte("dropped"))
+			w.must(err)
+			before := w.packets.Load()
+			n.services.change(balanced("203.0.113.0/24"), balanced("192.168.77.0/24"))
+			n.wait()
+			if _, _, err := ask(c); err != nil {
+				t.Errorf("from a permitted source: %v", err)
+			}
+			// Packets of one flow keep their order: the first would have been counted before the answer to the second.
+			if got := w.packets.Load() - before; got != 1 {
+				t.Errorf("backends got %d packets, want the permitted one", got)
+			}
+		})
+	})
 	t.Run("a deleted Service leaves nothing", func(t *testing.T) {
 		n.services.change(web(nil), nil)
 		n.wait()

@@ -13,6 +13,7 @@ import (
 	"os"
 	"runtime"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -38,6 +39,7 @@ type world struct {
 	node    netns.NsHandle
 	outside netns.NsHandle
 	pods    map[string]netns.NsHandle // by address
+	packets atomic.Int64              // UDP packets that backends got
 }
 
 func newWorld(t testing.TB) *world {
@@ -180,6 +182,7 @@ func (w *world) listen(address, name string) {
 			if err != nil {
 				return
 			}
+			w.packets.Add(1)
 			host, _, _ := net.SplitHostPort(from.String())
 			_, _ = packets.WriteTo([]byte(name+" "+host+"\n"), from)
 		}

@@ -266,6 +266,32 @@ func TestPodsOfTwoNodes(t *testing.T) {
 	}
 }
 
+// TestForeignForwardPolicy has a filter like Docker's drop what it does not know.
+func TestForeignForwardPolicy(t *testing.T) {
+	plugins, err := filepath.Abs("../../../../bin/runtime")
+	must(t, err)
+	nodes := cluster(t, "n1", "n2")
+	n1 := nodes[0]
+	a, c := n1.pod(plugins, "a"), nodes[1].pod(plugins, "c")
+	nft := func(command string) string {
+		t.Helper()
+		out, err := n1.host.Command(t.Context(), "nft", command).CombinedOutput()
+		if err != nil {
+			t.Fatalf("nft %s: %v: %s", command, err, out)
+		}
+		return string(out)
+	}
+	nft("table ip filter { chain FORWARD { type filter hook forward priority filter; policy drop; }; }")
+	n1.nodes.change(nil, node("n3", "10.244.3.0/24", n1.gateway.String()))
+	await(t, "rules that accept pods", func() bool { return strings.Contains(nft("list table ip filter"), acceptComment) })
+	if got := a.call(t, c); got != a.ip {
+		t.Errorf("a pod of the other node sees %q as the source", got)
+	}
+	if n := strings.Count(nft("list table ip filter"), acceptComment); n != 2 {
+		t.Errorf("%d rules, want one for each direction", n)
+	}
+}
+
 type pod struct {
 	netns, ip string
 }
