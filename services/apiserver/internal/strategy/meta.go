@@ -75,8 +75,7 @@ func ValidateMeta(res *resource.Resource, obj codec.Object) field.ErrorList {
 	return errs
 }
 
-// ValidateMetaUpdate says what is wrong with changed metadata, and carries over what the user left out and may not change (uid, creation and
-// deletion time).
+// ValidateMetaUpdate says what is wrong with changed metadata.
 func ValidateMetaUpdate(res *resource.Resource, obj, old codec.Object) field.ErrorList {
 	errs := validation.ValidateObjectMetaAccessorUpdate(obj, old, metadata)
 	errs = append(errs, validation.ValidateAnnotations(obj.GetAnnotations(), metadata.Child("annotations"))...)
@@ -115,10 +114,24 @@ func PrepareForCreate(res *resource.Resource, obj codec.Object) {
 	}
 }
 
-// PrepareForUpdate takes from the old object what a write of the object itself may not change.
+// PrepareForUpdate takes from the old object what a write of the object itself may not change, and what the user may leave out (uid, creation
+// and deletion time).
 func PrepareForUpdate(res *resource.Resource, obj, old codec.Object) {
 	obj.SetGeneration(old.GetGeneration())
 	obj.SetSelfLink("")
+	if obj.GetUID() == "" {
+		obj.SetUID(old.GetUID())
+	}
+	if created := obj.GetCreationTimestamp(); created.IsZero() {
+		obj.SetCreationTimestamp(old.GetCreationTimestamp())
+	}
+	// A deletion that has begun cannot be taken back, nor its grace period changed here.
+	if obj.GetDeletionTimestamp() == nil {
+		obj.SetDeletionTimestamp(old.GetDeletionTimestamp())
+	}
+	if obj.GetDeletionGracePeriodSeconds() == nil {
+		obj.SetDeletionGracePeriodSeconds(old.GetDeletionGracePeriodSeconds())
+	}
 	if res.HasStatus {
 		copyStatus(obj, old)
 	}
