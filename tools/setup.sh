@@ -127,7 +127,7 @@ build_bundle() {
   say "building the pause image $pause_image"
   gcc -std=c11 -D_GNU_SOURCE -Os -Wall -Wextra -Werror -static -s -Wl,--gc-sections -Wl,--build-id=none \
     -o "$stage/pause" "$pins/pause/pause.c"
-  (cd "$repo" && go run ./pkg/image/cmd/dhow-image -o "$stage/pause.tar" -tag $pause_image \
+  (cd "$repo/pkg" && GOWORK=off GOFLAGS=-mod=readonly go run ./image/cmd/dhow-image -o "$stage/pause.tar" -tag $pause_image \
     -file "$stage/pause=/pause" -entrypoint /pause -user 65535:65535)
 
   check_bundle

@@ -582,6 +582,39 @@ func TestPauseReapsOrphans(t *testing.T) {
 	})
 }
 
+func TestNativeSnapshotterWhereOverlaysCannotBe(t *testing.T) {
+	dir, archive := t.TempDir(), busyboxImage(t)
+	for _, part := range []string{"lower", "upper", "work", "merged"} {
+		if err := os.Mkdir(filepath.Join(dir, part), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	// The kernel refuses an overlay's upper folder on another overlay.
+	merged := filepath.Join(dir, "merged")
+	options := fmt.Sprintf("lowerdir=%[1]s/lower,upperdir=%[1]s/upper,workdir=%[1]s/work", dir)
+	if err := unix.Mount("overlay", merged, "overlay", 0, options); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := unix.Unmount(merged, 0); err != nil {
+			t.Error(err)
+		}
+	})
+	n := newNode(t, newNetwork(t), 1, func(c *Config) {
+		c.Root, c.Archives = filepath.Join(merged, "root"), []string{archive}
+	})
+	if got := n.runtime.Info().Snapshotter; got != "native" {
+		t.Errorf("snapshotter: %q", got)
+	}
+	_, container, err := n.runPod(t.Context(), "copied", busyboxName, "sleep", "1000000")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := n.exec(t, container, "echo", "hello"); got != "hello" {
+		t.Errorf("exec: %q", got)
+	}
+}
+
 func TestPullFromPlainHTTPRegistry(t *testing.T) {
 	network := newNetwork(t)
 	registry, err := image.NewRegistry(image.RegistryConfig{Dir: t.TempDir()})
