@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/http"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -275,9 +276,14 @@ func eventually(t testing.TB, what string, try func() error) {
 
 func (n *node) sandboxConfig(name string) *runtimeapi.PodSandboxConfig {
 	uid := "uid-" + name
+	var ports []*runtimeapi.PortMapping
+	if name == "web" {
+		ports = append(ports, &runtimeapi.PortMapping{ContainerPort: 8080, HostPort: 18080})
+	}
 	return &runtimeapi.PodSandboxConfig{
 		Metadata:     &runtimeapi.PodSandboxMetadata{Name: name, Uid: uid, Namespace: "default"},
 		Hostname:     name,
+		PortMappings: ports,
 		LogDirectory: filepath.Join(n.cfg.Root, "pod-logs", name),
 		Linux: &runtimeapi.LinuxPodSandboxConfig{
 			CgroupParent: n.runtime.CgroupParent() + "/pods/" + uid,
@@ -374,6 +380,17 @@ func TestTwoNodesRunPods(t *testing.T) {
 			out, err := n.host.Command(t.Context(), busybox, "wget", "-q", "-O", "-", "http://"+ip+":8080/passwd").CombinedOutput()
 			if err != nil || !strings.Contains(string(out), "root:") {
 				return fmt.Errorf("%w: %s", err, out)
+			}
+			return nil
+		})
+		eventually(t, "the pod answers on its host port from the machine", func() error {
+			answer, err := http.Get(fmt.Sprintf("http://%s:18080/passwd", n.host.Address))
+			if err != nil {
+				return err
+			}
+			defer answer.Body.Close()
+			if answer.StatusCode != http.StatusOK {
+				return errors.New(answer.Status)
 			}
 			return nil
 		})
