@@ -131,8 +131,12 @@ func messageValue(m protoreflect.Message, t reflect.Type) (any, error) {
 
 var jsonMarshaler = reflect.TypeFor[interface{ MarshalJSON() ([]byte, error) }]()
 
-func timeValue(m protoreflect.Message, layout string) string {
+// timeValue is a time as JSON has it: null for an empty message, which is how Kubernetes encodes no time.
+func timeValue(m protoreflect.Message, layout string) any {
 	fields := m.Descriptor().Fields()
+	if !m.Has(fields.ByName("seconds")) && !m.Has(fields.ByName("nanos")) {
+		return nil
+	}
 	seconds := m.Get(fields.ByName("seconds")).Int()
 	nanos := m.Get(fields.ByName("nanos")).Int()
 	return time.Unix(seconds, nanos).UTC().Format(layout)
