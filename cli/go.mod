@@ -28,5 +28,6 @@ require (
 	google.golang.org/protobuf v1.36.12 // indirect
 	k8s.io/api v0.36.3 // indirect
 	k8s.io/apimachinery v0.36.3 // indirect
+	k8s.io/client-go v0.36.3 // indirect
 	sigs.k8s.io/yaml v1.6.0 // indirect
 )

@@ -1,0 +1,249 @@
+// Package command holds the commands of dhow, a file for each.
+package command
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"dhow.dev/cli/internal/connect"
+	"dhow.dev/pkg/client"
+	"dhow.dev/pkg/resource"
+)
+
+// Streams are where a command reads and writes.
+type Streams struct {
+	In       io.Reader
+	Out, Err io.Writer
+}
+
+// fieldManager owns the fields that dhow writes.
+const fieldManager = "dhow"
+
+// exitError ends the program with a code of its own, without a message.
+type exitError int
+
+func (e exitError) Error() string { return fmt.Sprintf("exit code %d", int(e)) }
+
+// Main runs one command line and returns the exit code.
+func Main(ctx context.Context, args []string, streams Streams) int {
+	root := New(streams)
+	root.SetArgs(args)
+	err := root.ExecuteContext(ctx)
+	var exit exitError
+	switch {
+	case err == nil:
+		return 0
+	case errors.As(err, &exit):
+		return int(exit)
+	default:
+		fmt.Fprintln(streams.Err, describeError(err))
+		return 1
+	}
+}
+
+// describeError words an error as kubectl users know it.
+func describeError(err error) string {
+	var api apierrors.APIStatus
+	if errors.As(err, &api) {
+		s := api.Status()
+		if s.Reason == metav1.StatusReasonServiceUnavailable || status.Code(err) == codes.Unavailable {
+			return fmt.Sprintf("the API server cannot be reached: %s: see `dhow status`, or start a cluster with `dhow up`", s.Message)
+		}
+		// An error that says more than the server (the object that it is about) keeps it.
+		message := err.Error()
+		if prefix, _, found := strings.Cut(message, s.Message); found && s.Message != "" {
+			message = prefix + s.Message
+		}
+		if s.Reason == metav1.StatusReasonUnknown {
+			return "Error from server: " + message
+		}
+		return fmt.Sprintf("Error from server (%s): %s", s.Reason, message)
+	}
+	return "error: " + err.Error()
+}
+
+// session is what the commands that talk to a cluster share.
+type session struct {
+	Streams
+	configFile string
+	namespace  string
+
+	conn grpc.ClientConnInterface
+	// explicit says that the namespace was given on the command line.
+	explicit bool
+}
+
+// New returns the command tree.
+func New(streams Streams) *cobra.Command {
+	s := &session{Streams: streams}
+	root := &cobra.Command{
+		Use:           "dhow",
+		Short:         "Run containers on one machine or many, with the Kubernetes object model",
+		SilenceUsage:  true,
+		SilenceErrors: true,
+	}
+	root.SetIn(streams.In)
+	root.SetOut(streams.Out)
+	root.SetErr(streams.Err)
+	flags := root.PersistentFlags()
+	flags.StringVar(&s.configFile, "config", "", "the file that says how to reach the cluster (default $"+connect.Environment+" or "+connect.Default+")")
+	flags.StringVarP(&s.namespace, "namespace", "n", "", "the namespace (default the configuration's, or `default`)")
+	clusterCommands := []*cobra.Command{
+		newApply(s), newGet(s), newDescribe(s), newDelete(s), newLogs(s), newExec(s), newRun(s), newScale(s), newRollout(s), newWait(s),
+		newCordon(s), newUncordon(s), newWhy(s), newStatus(s),
+	}
+	for _, c := range clusterCommands {
+		connectFirst(s, c)
+	}
+	root.AddCommand(clusterCommands...)
+	root.AddCommand(newVersion(s))
+	root.AddCommand(newUp(streams), newDown(streams), newNodeAgent(streams))
+	return root
+}
+
+// connectFirst makes a command, and those below it, open the connection before they run.
+func connectFirst(s *session, c *cobra.Command) {
+	for _, below := range c.Commands() {
+		connectFirst(s, below)
+	}
+	run := c.RunE
+	if run == nil {
+		return
+	}
+	c.RunE = func(c *cobra.Command, args []string) error {
+		if err := s.open(c); err != nil {
+			return err
+		}
+		return run(c, args)
+	}
+}
+
+func (s *session) open(c *cobra.Command) error {
+	s.explicit = c.Flags().Changed("namespace")
+	config, err := connect.Load(connect.File(s.configFile))
+	if err != nil {
+		return err
+	}
+	if s.namespace == "" {
+		s.namespace = config.Namespace
+	}
+	if s.namespace == "" {
+		s.namespace = "default"
+	}
+	conn, err := config.Dial()
+	if err != nil {
+		return err
+	}
+	context.AfterFunc(c.Context(), func() { conn.Close() })
+	s.conn = conn
+	return nil
+}
+
+// namespaceOf is the namespace to look for a kind's objects in.
+func (s *session) namespaceOf(r *resource.Resource) string {
+	if r.Namespaced {
+		return s.namespace
+	}
+	return ""
+}
+
+// warn is a call option that catches a response's header, and a function that prints the warnings in it.
+func (s *session) warn() (grpc.CallOption, func()) {
+	var header metadata.MD
+	return grpc.Header(&header), func() {
+		for _, w := range client.Warnings(header) {
+			fmt.Fprintln(s.Err, "Warning:", w)
+		}
+	}
+}
+
+// target is one object that a command line names.
+type target struct {
+	resource *resource.Resource
+	name     string
+}
+
+// String names the target as kubectl does in messages, for example `deployment.apps/web`.
+func (t target) String() string { return kindName(t.resource) + "/" + t.name }
+
+// kindName is the singular with its group.
+func kindName(r *resource.Resource) string {
+	if r.Group == "" {
+		return r.Singular()
+	}
+	return r.Singular() + "." + r.Group
+}
+
+// targets parses `KIND NAME...`, `KIND/NAME...` and `KIND,KIND`. A target without a name means all of its kind.
+func targets(args []string) ([]target, error) {
+	if len(args) == 0 {
+		return nil, errors.New("you must specify the type of resource, for example `pods` or `deployment/web`")
+	}
+	if strings.Contains(args[0], "/") {
+		var list []target
+		for _, arg := range args {
+			kind, name, found := strings.Cut(arg, "/")
+			if !found || name == "" || kind == "" {
+				return nil, fmt.Errorf("%q: arguments of the form KIND/NAME may not be mixed with others", arg)
+			}
+			r, err := resource.Find(kind)
+			if err != nil {
+				return nil, err
+			}
+			list = append(list, target{r, name})
+		}
+		return list, nil
+	}
+	var kinds []*resource.Resource
+	for _, word := range strings.Split(args[0], ",") {
+		if word == "all" {
+			for _, r := range resource.All() {
+				if r.InAll {
+					kinds = append(kinds, r)
+				}
+			}
+			continue
+		}
+		r, err := resource.Find(word)
+		if err != nil {
+			return nil, err
+		}
+		kinds = append(kinds, r)
+	}
+	var list []target
+	for _, r := range kinds {
+		if len(args) == 1 {
+			list = append(list, target{r, ""})
+		}
+		for _, name := range args[1:] {
+			if strings.Contains(name, "/") {
+				return nil, fmt.Errorf("%q: arguments of the form KIND/NAME may not be mixed with others", name)
+			}
+			list = append(list, target{r, name})
+		}
+	}
+	return list, nil
+}
+
+// oneTarget parses a command line that must name one object.
+func oneTarget(args []string) (target, error) {
+	list, err := targets(args)
+	if err != nil {
+		return target{}, err
+	}
+	if len(list) != 1 || list[0].name == "" {
+		return target{}, fmt.Errorf("name one object, as KIND/NAME")
+	}
+	return list[0], nil
+}

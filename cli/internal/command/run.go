@@ -1,0 +1,124 @@
+package command
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"google.golang.org/protobuf/proto"
+
+	appsv1 "dhow.dev/gen/go/dhow/apps/v1"
+	corev1 "dhow.dev/gen/go/dhow/core/v1"
+	metav1 "dhow.dev/gen/go/dhow/meta/v1"
+	"dhow.dev/pkg/client"
+)
+
+type runOptions struct {
+	image    string
+	replicas int32
+	port     int32
+	env      []string
+	command  bool
+	dryRun   bool
+}
+
+func newRun(s *session) *cobra.Command {
+	var o runOptions
+	c := &cobra.Command{
+		Use:   "run NAME --image=IMAGE [--replicas=N] [-- ARG...]",
+		Short: "Run an image: as one pod, or with --replicas as a deployment",
+		Example: `  dhow run web --image=registry.dhow:5000/guestbook:v1 --replicas=100
+  dhow run once --image=registry.dhow:5000/tools:v1 --command -- sh -c 'echo hello'`,
+		RunE: func(c *cobra.Command, args []string) error {
+			if len(args) == 0 || c.ArgsLenAtDash() == 0 {
+				return fmt.Errorf("NAME is required: dhow run NAME --image=IMAGE")
+			}
+			if at := c.ArgsLenAtDash(); at > 1 || at < 0 && len(args) > 1 {
+				return fmt.Errorf("unexpected %q: put the container's arguments behind --", args[1])
+			}
+			container, err := o.container(args[0], args[1:])
+			if err != nil {
+				return err
+			}
+			template := podTemplate(args[0], container)
+			header, warn := s.warn()
+			options := metav1.WriteOptions_builder{FieldManager: fieldManager + "-run", DryRun: o.dryRun}.Build()
+			suffix := ""
+			if o.dryRun {
+				suffix = " (dry run)"
+			}
+			if !c.Flags().Changed("replicas") {
+				pod := corev1.Pod_builder{Metadata: template.GetMetadata(), Spec: template.GetSpec()}.Build()
+				pod.GetMetadata().SetName(args[0])
+				pod.GetMetadata().SetNamespace(s.namespace)
+				_, err := client.For[*corev1.Pod](s.conn).Create(c.Context(), pod, options, header)
+				warn()
+				if err == nil {
+					fmt.Fprintf(s.Out, "pod/%s created%s\n", args[0], suffix)
+				}
+				return err
+			}
+			if o.replicas < 0 {
+				return fmt.Errorf("--replicas=%d: give the number of replicas, 0 or more", o.replicas)
+			}
+			deployment := appsv1.Deployment_builder{
+				Metadata: metav1.ObjectMeta_builder{Name: proto.String(args[0]), Namespace: proto.String(s.namespace), Labels: runLabels(args[0])}.Build(),
+				Spec: appsv1.DeploymentSpec_builder{
+					Replicas: proto.Int32(o.replicas),
+					Selector: metav1.LabelSelector_builder{MatchLabels: runLabels(args[0])}.Build(),
+					Template: template,
+				}.Build(),
+			}.Build()
+			_, err = client.For[*appsv1.Deployment](s.conn).Create(c.Context(), deployment, options, header)
+			warn()
+			if err == nil {
+				fmt.Fprintf(s.Out, "deployment.apps/%s created%s\n", args[0], suffix)
+			}
+			return err
+		},
+	}
+	flags := c.Flags()
+	flags.StringVar(&o.image, "image", "", "the image to run")
+	flags.Int32Var(&o.replicas, "replicas", 1, "run a deployment of this many pods")
+	flags.Int32Var(&o.port, "port", 0, "the port that the container listens on")
+	flags.StringArrayVar(&o.env, "env", nil, "an environment variable, NAME=VALUE; may be repeated")
+	flags.BoolVar(&o.command, "command", false, "what stands behind -- replaces the image's command, not its arguments")
+	flags.BoolVar(&o.dryRun, "dry-run", false, "validate on the server and write nothing")
+	c.MarkFlagRequired("image")
+	return c
+}
+
+// runLabels are the labels that kubectl run gives.
+func runLabels(name string) map[string]string { return map[string]string{"run": name} }
+
+func (o runOptions) container(name string, args []string) (*corev1.Container, error) {
+	container := corev1.Container_builder{Name: proto.String(name), Image: proto.String(o.image)}.Build()
+	if o.command {
+		if len(args) == 0 {
+			return nil, fmt.Errorf("--command needs a command behind --")
+		}
+		container.SetCommand(args)
+	} else {
+		container.SetArgs(args)
+	}
+	if o.port != 0 {
+		container.SetPorts([]*corev1.ContainerPort{corev1.ContainerPort_builder{ContainerPort: proto.Int32(o.port)}.Build()})
+	}
+	var env []*corev1.EnvVar
+	for _, pair := range o.env {
+		key, value, found := strings.Cut(pair, "=")
+		if !found || key == "" {
+			return nil, fmt.Errorf("--env=%s: write NAME=VALUE", pair)
+		}
+		env = append(env, corev1.EnvVar_builder{Name: proto.String(key), Value: proto.String(value)}.Build())
+	}
+	container.SetEnv(env)
+	return container, nil
+}
+
+func podTemplate(name string, container *corev1.Container) *corev1.PodTemplateSpec {
+	return corev1.PodTemplateSpec_builder{
+		Metadata: metav1.ObjectMeta_builder{Labels: runLabels(name)}.Build(),
+		Spec:     corev1.PodSpec_builder{Containers: []*corev1.Container{container}}.Build(),
+	}.Build()
+}

@@ -1,0 +1,108 @@
+package command
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	metav1 "dhow.dev/gen/go/dhow/meta/v1"
+	"dhow.dev/pkg/client"
+	"dhow.dev/pkg/object"
+)
+
+// mergePatch changes one object by a JSON merge patch.
+func (s *session) mergePatch(ctx context.Context, t target, patch any) (object.Object, error) {
+	encoded, err := json.Marshal(patch)
+	if err != nil {
+		return nil, err
+	}
+	header, warn := s.warn()
+	defer warn()
+	return client.Dynamic(s.conn, t.resource).Patch(ctx, metav1.PatchRequest_builder{
+		Namespace: s.namespaceOf(t.resource), Name: t.name, Type: metav1.PatchType_PATCH_TYPE_MERGE, Patch: encoded,
+		Options: metav1.WriteOptions_builder{FieldManager: fieldManager + "-edit"}.Build(),
+	}.Build(), header)
+}
+
+// hasReplicas says whether a kind can be scaled.
+func hasReplicas(t target) bool {
+	spec := t.resource.Descriptor().Fields().ByName("spec")
+	return spec != nil && spec.Message() != nil && spec.Message().Fields().ByName("replicas") != nil
+}
+
+func newScale(s *session) *cobra.Command {
+	replicas := -1
+	c := &cobra.Command{
+		Use:     "scale KIND/NAME --replicas=N",
+		Short:   "Set how many replicas a workload has",
+		Example: "  dhow scale deployment/web --replicas=5",
+		RunE: func(c *cobra.Command, args []string) error {
+			list, err := targets(args)
+			if err != nil {
+				return err
+			}
+			if replicas < 0 {
+				return fmt.Errorf("--replicas=%d: give the number of replicas, 0 or more", replicas)
+			}
+			for _, t := range list {
+				if t.name == "" || !hasReplicas(t) {
+					return fmt.Errorf("%s: name something that has replicas, for example deployment/web", t)
+				}
+				if _, err := s.mergePatch(c.Context(), t, map[string]any{"spec": map[string]any{"replicas": replicas}}); err != nil {
+					return err
+				}
+				fmt.Fprintf(s.Out, "%s scaled\n", t)
+			}
+			return nil
+		},
+	}
+	c.Flags().IntVar(&replicas, "replicas", -1, "the number of replicas")
+	c.MarkFlagRequired("replicas")
+	return c
+}
+
+func newCordon(s *session) *cobra.Command {
+	return s.cordonCommand("cordon", "Let no new pods onto a node", true)
+}
+
+func newUncordon(s *session) *cobra.Command {
+	return s.cordonCommand("uncordon", "Let new pods onto a node again", false)
+}
+
+func (s *session) cordonCommand(word, short string, unschedulable bool) *cobra.Command {
+	return &cobra.Command{
+		Use:   word + " NODE...",
+		Short: short,
+		Args:  cobra.MinimumNArgs(1),
+		RunE: func(c *cobra.Command, args []string) error {
+			for _, name := range args {
+				list, err := targets([]string{"node", name})
+				if err != nil {
+					return err
+				}
+				nodes := client.Dynamic(s.conn, list[0].resource)
+				before, err := nodes.Get(c.Context(), "", name)
+				if err != nil {
+					return err
+				}
+				// null removes the field, as a node that was never cordoned has none.
+				var value any
+				if unschedulable {
+					value = true
+				}
+				after, err := s.mergePatch(c.Context(), list[0], map[string]any{"spec": map[string]any{"unschedulable": value}})
+				if err != nil {
+					return err
+				}
+				if object.Revision(before) == object.Revision(after) {
+					fmt.Fprintf(s.Out, "node/%s already %sed\n", name, word)
+				} else {
+					fmt.Fprintf(s.Out, "node/%s %sed\n", name, word)
+				}
+			}
+			return nil
+		},
+	}
+}

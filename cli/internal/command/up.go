@@ -1,0 +1,67 @@
+package command
+
+import (
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"dhow.dev/cli/internal/up"
+	nodeagent "dhow.dev/services/node-agent"
+)
+
+func newUp(streams Streams) *cobra.Command {
+	config := up.Config{Out: streams.Out, Err: streams.Err}
+	c := &cobra.Command{
+		Use:   "up",
+		Short: "Run a cluster on this machine",
+		Long: `Run a cluster on this machine: the control plane in this process, and nodes in network namespaces of their own, each with an agent and a container
+runtime that outlive it. Data survives restarts, kill -9 included. Ctrl-C stops the control plane and leaves pods running; dhow down stops all.`,
+		Example: "  dhow up --nodes 3",
+		Args:    cobra.NoArgs,
+		RunE:    func(c *cobra.Command, _ []string) error { return up.Run(c.Context(), config) },
+	}
+	flags := c.Flags()
+	flags.IntVar(&config.Nodes, "nodes", 1, "how many nodes")
+	flags.StringVar(&config.DataDir, "data-dir", up.DefaultDataDir, "where everything is kept")
+	flags.StringVar(&config.Listen, "listen", up.DefaultListen, "the API's address and port")
+	flags.BoolVar(&config.Separate, "separate", false, "run every service in a process of its own, over mutual TLS, two API servers among them")
+	flags.StringVar(&config.Without, "without", "", "leave one service out, to see what the others do")
+	flags.DurationVar(&config.NodeGrace, "node-grace", 5*time.Second, "how long a node may be silent before it counts as lost")
+	flags.DurationVar(&config.EvictAfter, "evict-after", 5*time.Second, "how long pods wait for a lost node, where they do not say themselves")
+	flags.StringVar(&config.RuntimeDir, "runtime-dir", "", "the bundled container runtime (default: bin/runtime beside this program, where `make setup` builds it)")
+	flags.StringVar(&config.Metrics, "metrics-listen", "", "address of /metrics and /healthz; empty: none")
+	flags.StringVar(&config.OTLP, "otlp-endpoint", "", "URL of an OpenTelemetry collector; empty: none")
+	flags.StringVar(&config.LogLevel, "log-level", "warn", "debug, info, warn or error")
+	return c
+}
+
+func newDown(streams Streams) *cobra.Command {
+	config := up.DownConfig{Out: streams.Out, Err: streams.Err}
+	c := &cobra.Command{
+		Use:   "down",
+		Short: "Stop a cluster of this machine, and its pods",
+		Args:  cobra.NoArgs,
+		RunE:  func(c *cobra.Command, _ []string) error { return up.Down(c.Context(), config) },
+	}
+	c.Flags().StringVar(&config.DataDir, "data-dir", up.DefaultDataDir, "where the cluster is kept")
+	c.Flags().BoolVar(&config.Purge, "purge", false, "delete the data too")
+	return c
+}
+
+// newNodeAgent is what `dhow up` starts for each node: the node agent's own command line.
+func newNodeAgent(streams Streams) *cobra.Command {
+	return &cobra.Command{
+		Use:                "node-agent",
+		Short:              "Run this machine as a node (started by dhow up)",
+		Hidden:             true,
+		DisableFlagParsing: true,
+		RunE: func(c *cobra.Command, args []string) error {
+			if err := nodeagent.Main(c.Context(), args, os.Stderr); err != nil {
+				return fmt.Errorf("node agent: %w", err)
+			}
+			return nil
+		},
+	}
+}

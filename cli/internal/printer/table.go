@@ -1,0 +1,167 @@
+// Package printer shows objects as kubectl users know them: tables with Kubernetes' columns, YAML, JSON and names.
+package printer
+
+import (
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/duration"
+
+	"dhow.dev/cli/internal/structs"
+	"dhow.dev/pkg/resource"
+)
+
+// Column is one column of a kind's table.
+type Column struct {
+	Name string
+	// Wide columns are shown by `-o wide` only.
+	Wide bool
+}
+
+// table says how a kind is shown: its columns between NAME and AGE, and one row's cells.
+type table struct {
+	columns []Column
+	cells   func(o structs.Object, now time.Time) []string
+	// noAge: the columns hold AGE themselves, or the kind has none.
+	noAge bool
+}
+
+// Options say what is shown.
+type Options struct {
+	Wide          bool
+	WithNamespace bool
+	WithKind      bool
+	NoHeaders     bool
+	ShowLabels    bool
+	Now           time.Time
+}
+
+// Table writes the objects of one kind as a table.
+func Table(w io.Writer, r *resource.Resource, objects []structs.Object, options Options) error {
+	rows := make([][]string, 0, len(objects)+1)
+	if !options.NoHeaders {
+		rows = append(rows, Header(r, options))
+	}
+	for _, o := range objects {
+		rows = append(rows, Row(r, o, options))
+	}
+	return Align(w, rows)
+}
+
+// Header returns the names of a kind's columns.
+func Header(r *resource.Resource, options Options) []string {
+	t := tableOf(r)
+	var row []string
+	if options.WithNamespace {
+		row = append(row, "NAMESPACE")
+	}
+	row = append(row, "NAME")
+	aged := t.noAge
+	for _, c := range t.columns {
+		if c.Wide && !aged {
+			row, aged = append(row, "AGE"), true
+		}
+		if !c.Wide || options.Wide {
+			row = append(row, c.Name)
+		}
+	}
+	if !aged {
+		row = append(row, "AGE")
+	}
+	if options.ShowLabels {
+		row = append(row, "LABELS")
+	}
+	return row
+}
+
+// Row returns one object's cells.
+func Row(r *resource.Resource, o structs.Object, options Options) []string {
+	t := tableOf(r)
+	var row []string
+	if options.WithNamespace {
+		row = append(row, o.GetNamespace())
+	}
+	name := o.GetName()
+	if options.WithKind {
+		name = strings.ToLower(r.Kind)
+		if r.Group != "" {
+			name += "." + r.Group
+		}
+		name += "/" + o.GetName()
+	}
+	row = append(row, name)
+	age := Age(o.GetCreationTimestamp(), options.Now)
+	aged := t.noAge
+	var cells []string
+	if t.cells != nil {
+		cells = t.cells(o, options.Now)
+	}
+	for i, c := range t.columns {
+		if c.Wide && !aged {
+			row, aged = append(row, age), true
+		}
+		if !c.Wide || options.Wide {
+			row = append(row, cells[i])
+		}
+	}
+	if !aged {
+		row = append(row, age)
+	}
+	if options.ShowLabels {
+		row = append(row, metav1.FormatLabelSelector(metav1.SetAsLabelSelector(o.GetLabels())))
+	}
+	return row
+}
+
+// Age is how long ago something was, in few characters.
+func Age(t metav1.Time, now time.Time) string {
+	if t.IsZero() {
+		return "<unknown>"
+	}
+	return duration.HumanDuration(now.Sub(t.Time))
+}
+
+// columnGap is what kubectl puts between columns.
+const columnGap = 3
+
+// Align writes rows with their cells under each other.
+func Align(w io.Writer, rows [][]string) error {
+	var widths []int
+	for _, row := range rows {
+		for i, cell := range row {
+			if i == len(widths) {
+				widths = append(widths, 0)
+			}
+			widths[i] = max(widths[i], len([]rune(cell)))
+		}
+	}
+	for _, row := range rows {
+		var line strings.Builder
+		for i, cell := range row {
+			line.WriteString(cell)
+			if i < len(row)-1 {
+				line.WriteString(strings.Repeat(" ", widths[i]-len([]rune(cell))+columnGap))
+			}
+		}
+		if _, err := fmt.Fprintln(w, line.String()); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// tableOf returns how a kind is shown; kinds without columns of their own have NAME and AGE.
+func tableOf(r *resource.Resource) table {
+	return tables()[r.String()]
+}
+
+// orNone is what an empty cell shows.
+func orNone(s string) string {
+	if s == "" {
+		return "<none>"
+	}
+	return s
+}

@@ -1,0 +1,128 @@
+package up
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net"
+
+	"golang.org/x/sync/errgroup"
+	"google.golang.org/grpc"
+
+	"dhow.dev/pkg/identity"
+	"dhow.dev/pkg/pki"
+	"dhow.dev/pkg/transport"
+	"dhow.dev/services/apiserver"
+	controllermanager "dhow.dev/services/controller-manager"
+	"dhow.dev/services/scheduler"
+	"dhow.dev/services/store"
+)
+
+// controlPlane is the four services of the control plane, however they run.
+type controlPlane interface {
+	run(ctx context.Context) error
+	// clients are the addresses for clients on this machine, servers those for nodes.
+	clients() []string
+	servers() []string
+}
+
+func (c *cluster) controlPlane(ctx context.Context, addresses []string, inside string) (controlPlane, error) {
+	if c.config.Separate {
+		return newSeparate(c)
+	}
+	return newInProcess(ctx, c, addresses, inside)
+}
+
+// inProcess is the control plane in this process: the same services, calls and identities as between processes, over memory.
+type inProcess struct {
+	c       *cluster
+	memory  *transport.Memory
+	network net.Listener
+	// inside is where nodes reach the API server.
+	inside string
+}
+
+func newInProcess(ctx context.Context, c *cluster, addresses []string, inside string) (*inProcess, error) {
+	var listeners []net.Listener
+	for _, address := range addresses {
+		l, err := transport.Listen(ctx, address, c.logger)
+		if err != nil {
+			for _, open := range listeners {
+				open.Close()
+			}
+			return nil, err
+		}
+		listeners = append(listeners, l)
+	}
+	return &inProcess{c: c, memory: transport.NewMemory(), network: transport.Several(listeners[0], listeners[1:]...), inside: inside}, nil
+}
+
+func (p *inProcess) clients() []string {
+	host, port, err := splitListen(p.c.config.Listen)
+	if err == nil && host.IsUnspecified() {
+		return []string{fmt.Sprintf("127.0.0.1:%d", port)}
+	}
+	return []string{p.c.config.Listen}
+}
+
+func (p *inProcess) servers() []string { return []string{p.inside} }
+
+func (p *inProcess) logger(service string) *slog.Logger { return p.c.logger.With("service", service) }
+
+func (p *inProcess) dial(name, caller string) (*grpc.ClientConn, error) {
+	return p.memory.Dial(name, identity.Identity{Name: caller})
+}
+
+func (p *inProcess) run(ctx context.Context) error {
+	pair, err := pki.LoadKeyPair(pki.FilesIn(p.c.dir.pki(), "apiserver"))
+	if err != nil {
+		return err
+	}
+	conns := map[string]*grpc.ClientConn{}
+	for _, d := range []struct{ key, name, caller string }{
+		{"store", "store", identity.APIServer}, {"scheduler", "scheduler", identity.APIServer}, {"controller-manager", "controller-manager", identity.APIServer},
+		{"scheduler to apiserver", "apiserver", identity.Scheduler}, {"controller-manager to apiserver", "apiserver", identity.ControllerManager},
+	} {
+		conn, err := p.dial(d.name, d.caller)
+		if err != nil {
+			return err
+		}
+		defer conn.Close()
+		conns[d.key] = conn
+	}
+	config := p.c.config
+	services := map[string]func(context.Context) error{
+		"store": func(ctx context.Context) error {
+			return store.Run(ctx, store.Config{
+				Listener: p.memory.Listen("store"), Credentials: p.memory.ServerCredentials(), Logger: p.logger("store"), DataDir: p.c.dir.path("store"),
+			})
+		},
+		"apiserver": func(ctx context.Context) error {
+			return apiserver.Run(ctx, apiserver.Config{
+				Listener: transport.Several(p.memory.Listen("apiserver"), p.network), Credentials: p.memory.ServerCredentialsAnd(transport.TLSServer(pair)), Logger: p.logger("apiserver"),
+				Store: conns["store"], Scheduler: conns["scheduler"], ControllerManager: conns["controller-manager"],
+				KeyFile: p.c.keyFile(), SessionGrace: config.NodeGrace, TolerationSeconds: config.evictSeconds(),
+				AdvertiseAddress: p.inside,
+			})
+		},
+		"scheduler": func(ctx context.Context) error {
+			return scheduler.Run(ctx, scheduler.Config{
+				Listener: p.memory.Listen("scheduler"), Credentials: p.memory.ServerCredentials(), Logger: p.logger("scheduler"), APIServer: conns["scheduler to apiserver"],
+			})
+		},
+		"controller-manager": func(ctx context.Context) error {
+			return controllermanager.Run(ctx, controllermanager.Config{
+				Listener: p.memory.Listen("controller-manager"), Credentials: p.memory.ServerCredentials(), Logger: p.logger("controller-manager"), APIServer: conns["controller-manager to apiserver"],
+				CACert: p.c.ca.CertificatePEM(),
+			})
+		},
+	}
+	group, ctx := errgroup.WithContext(ctx)
+	for name, run := range services {
+		if name == config.Without {
+			continue
+		}
+		group.Go(func() error { return run(ctx) })
+	}
+	return group.Wait()
+}

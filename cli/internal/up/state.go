@@ -1,0 +1,148 @@
+package up
+
+import (
+	"crypto/rand"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"dhow.dev/pkg/hosts"
+)
+
+// pool is where the private bridges of the clusters of one machine take their subnets from.
+var pool = netip.MustParsePrefix("10.89.0.0/16")
+
+// machine says what the cluster occupies of this machine. It is kept in cluster.json, for `dhow down` and for people and tests that look behind the API.
+type machine struct {
+	// ID tells this cluster's bridge, network namespaces, sockets and cgroups from those of others on the machine.
+	ID     string       `json:"id"`
+	Subnet netip.Prefix `json:"subnet"`
+	// Gateway is the bridge's address: this machine as its nodes see it.
+	Gateway netip.Addr `json:"gateway"`
+	Bridge  string     `json:"bridge"`
+	Nodes   []node     `json:"nodes"`
+}
+
+type node struct {
+	Name    string     `json:"name"`
+	Address netip.Addr `json:"address"`
+	NetNS   string     `json:"netns"`
+	// CRI is the gRPC target of the node's container runtime.
+	CRI string `json:"cri"`
+}
+
+// directory is a cluster's data directory.
+type directory string
+
+func (d directory) path(elements ...string) string {
+	return filepath.Join(append([]string{string(d)}, elements...)...)
+}
+
+func (d directory) pki() string    { return d.path("pki") }
+func (d directory) client() string { return d.path("client.yaml") }
+func (d directory) node(name string, rest ...string) string {
+	return d.path(append([]string{"nodes", name}, rest...)...)
+}
+
+// load reads cluster.json; found is false when there is none.
+func (d directory) load() (m machine, found bool, err error) {
+	file := d.path("cluster.json")
+	content, err := os.ReadFile(file)
+	if errors.Is(err, fs.ErrNotExist) {
+		return m, false, nil
+	}
+	if err != nil {
+		return m, false, err
+	}
+	if err := json.Unmarshal(content, &m); err != nil {
+		return m, false, fmt.Errorf("%s: %w: restore it from a backup, or delete the directory to begin anew", file, err)
+	}
+	return m, true, nil
+}
+
+func (d directory) save(m machine) error {
+	content, err := json.MarshalIndent(m, "", "  ")
+	if err != nil {
+		return err
+	}
+	temporary := d.path("cluster.json.new")
+	if err := os.WriteFile(temporary, append(content, '\n'), 0o644); err != nil {
+		return err
+	}
+	return os.Rename(temporary, d.path("cluster.json"))
+}
+
+// newMachine picks an id and a free subnet for a cluster that is started for the first time.
+func newMachine() (machine, error) {
+	id := make([]byte, 3)
+	if _, err := rand.Read(id); err != nil {
+		return machine{}, err
+	}
+	subnet, err := hosts.FreeSubnet(pool, 24)
+	if err != nil {
+		return machine{}, err
+	}
+	return machine{ID: hex.EncodeToString(id), Subnet: subnet}, nil
+}
+
+// lock makes this process the only one that runs the directory's cluster, until release. The file holds the process' id.
+func (d directory) lock() (release func(), err error) {
+	file, err := os.OpenFile(d.path("lock"), os.O_CREATE|os.O_RDWR, 0o644)
+	if err != nil {
+		return nil, err
+	}
+	if err := syscall.Flock(int(file.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		file.Close()
+		if errors.Is(err, syscall.EWOULDBLOCK) {
+			return nil, fmt.Errorf("a cluster runs on %s already (process %d): use it, stop it with `dhow down --data-dir %s`, or choose another --data-dir", d, d.holder(), d)
+		}
+		return nil, fmt.Errorf("lock %s: %w", d, err)
+	}
+	if err := file.Truncate(0); err != nil {
+		file.Close()
+		return nil, err
+	}
+	if _, err := file.WriteAt([]byte(strconv.Itoa(os.Getpid())+"\n"), 0); err != nil {
+		file.Close()
+		return nil, err
+	}
+	return func() { file.Close() }, nil
+}
+
+// locked says whether a process runs the directory's cluster.
+func (d directory) locked() (bool, error) {
+	file, err := os.Open(d.path("lock"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	defer file.Close()
+	err = syscall.Flock(int(file.Fd()), syscall.LOCK_SH|syscall.LOCK_NB)
+	if errors.Is(err, syscall.EWOULDBLOCK) {
+		return true, nil
+	}
+	return false, err
+}
+
+// holder is the id of the process that holds, or held, the lock; 0 when unknown.
+func (d directory) holder() int {
+	content, err := os.ReadFile(d.path("lock"))
+	if err != nil {
+		return 0
+	}
+	pid, err := strconv.Atoi(strings.TrimSpace(string(content)))
+	if err != nil {
+		return 0
+	}
+	return pid
+}
