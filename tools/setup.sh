@@ -28,6 +28,10 @@ util-linux        nsenter and setsid, to start processes in a node's network nam
 conntrack         connection tracking entries of removed endpoints
 procps            process listings
 busybox-static    the programs inside the example and test images
+python3-grpcio    the Python example client
+python3-protobuf  the Python example client
+protobuf-compiler generates the Python example client from proto/
+protobuf-compiler-grpc generates the Python example client from proto/
 "
 
 # The commands built from the modules pinned in tools/runtime/go.mod: file, build settings, package.
