@@ -37,7 +37,9 @@ const (
 	maxMembers = 256
 	batchBytes = 1 << 20
 	// places is how many batches are on their way at once: while one is applied, the next is written to disk.
-	places = 2
+	places = 8
+	// DefaultPlaces is how many batches are on their way at once: while one is applied, the next are written to disk.
+	DefaultPlaces = 2
 	// maxScan bounds how far a batch looks for members behind those that conflict.
 	maxScan = 4 * maxMembers
 	// timeout bounds a batch. etcd itself gives up after about 7 seconds.
@@ -103,6 +105,8 @@ type Config struct {
 	Engine engine.Engine
 	Tracer trace.Tracer
 	Meter  metric.Meter
+	// Places is how many batches are on their way at once; 0: DefaultPlaces.
+	Places int
 }
 
 // Committer coalesces commits.
@@ -114,7 +118,8 @@ type Committer struct {
 
 	mu     sync.Mutex
 	queue  []*member
-	taken  int // places
+	places int
+	taken  int
 	closed bool
 	idle   sync.WaitGroup // batches on their way
 }
@@ -127,7 +132,10 @@ type metrics struct {
 
 // New returns a Committer.
 func New(config Config) (*Committer, error) {
-	c := &Committer{engine: config.Engine, limits: config.Engine.Limits(), tracer: config.Tracer}
+	c := &Committer{engine: config.Engine, limits: config.Engine.Limits(), tracer: config.Tracer, places: config.Places}
+	if c.places == 0 {
+		c.places = DefaultPlaces
+	}
 	var failed [4]error
 	c.metrics.members, failed[0] = config.Meter.Int64Histogram("dhow.store.batch.commits",
 		metric.WithDescription("Commits in one transaction of the database"), metric.WithUnit("{commit}"),
@@ -208,7 +216,7 @@ func (c *Committer) withdraw(m *member) bool {
 
 // dispatch sends batches while there are places. Called with mu held.
 func (c *Committer) dispatch() {
-	for c.taken < places && len(c.queue) > 0 {
+	for c.taken < c.places && len(c.queue) > 0 {
 		batch := c.take()
 		c.taken++
 		c.idle.Go(func() {
