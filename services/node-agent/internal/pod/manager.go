@@ -279,6 +279,21 @@ func (m *Manager) Pod(namespace, name string) (*corev1.Pod, cri.PodState, bool) 
 	return nil, cri.PodState{}, false
 }
 
+// Ended returns a channel that is closed when a container of a pod does not run any more, or ctx ends.
+func (m *Manager) Ended(ctx context.Context, uid, containerID string) <-chan struct{} {
+	ended := make(chan struct{})
+	m.mu.Lock()
+	w := m.workers[uid]
+	m.mu.Unlock()
+	go func() {
+		defer close(ended)
+		if w != nil {
+			w.awaitEnd(ctx, containerID)
+		}
+	}()
+	return ended
+}
+
 // Running returns the IDs and log paths of running containers.
 func (m *Manager) Running() map[string]string {
 	m.mu.Lock()

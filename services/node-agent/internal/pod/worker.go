@@ -40,6 +40,9 @@ type worker struct {
 	seen        *corev1.Pod
 	seenRuntime cri.PodState
 	seenEnded   bool
+	// changed is closed and replaced when what view answers changes, and when the worker is over.
+	changed chan struct{}
+	over    bool
 
 	ctx      context.Context // ends with the worker
 	traceCtx context.Context // carries the trace of the change that brought the pod here
@@ -83,7 +86,7 @@ type retry struct {
 
 func newWorker(m *Manager, uid string, p *corev1.Pod, state cri.PodState) *worker {
 	w := &worker{
-		m: m, uid: uid, wake: make(chan struct{}, 1), pod: p, seen: p, runtime: state, seenRuntime: state, arrived: time.Now(), traceCtx: context.Background(),
+		m: m, uid: uid, wake: make(chan struct{}, 1), changed: make(chan struct{}), pod: p, seen: p, runtime: state, seenRuntime: state, arrived: time.Now(), traceCtx: context.Background(),
 		ops: map[Key]*operation{}, retries: map[Key]*retry{}, memory: map[string]*Memory{}, health: map[string]*health{}, messages: map[string]string{},
 	}
 	w.runtime.UID = uid
@@ -264,6 +267,8 @@ func (w *worker) sync() (wakeAt time.Time, done bool) {
 	w.report(now, plan)
 	w.mu.Lock()
 	w.seen, w.seenRuntime, w.seenEnded = w.pod, w.runtime, plan.Stopped
+	close(w.changed)
+	w.changed = make(chan struct{})
 	w.mu.Unlock()
 	wakeAt = plan.Wake
 	if !deadline.IsZero() && (wakeAt.IsZero() || deadline.Before(wakeAt)) {
@@ -436,8 +441,30 @@ func (w *worker) settle(step Step, err error, cancelled bool) {
 	w.m.Logger.WarnContext(w.ctx, "step of a pod failed, trying again", append(w.logger(), logkey.Err(err), logkey.Reason(string(step.Action)), logkey.Container(step.Container), logkey.Delay(r.delay))...)
 }
 
+// awaitEnd waits until a container does not run any more, or ctx ends.
+func (w *worker) awaitEnd(ctx context.Context, id string) {
+	for {
+		w.mu.Lock()
+		c, changed, over := w.seenRuntime.ByID(id), w.changed, w.over
+		w.mu.Unlock()
+		if over || c == nil || c.State == cri.StateExited {
+			return
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-changed:
+		}
+	}
+}
+
 // cleanUp forgets the pod everywhere.
 func (w *worker) cleanUp() {
+	w.mu.Lock()
+	w.over = true
+	close(w.changed)
+	w.changed = make(chan struct{})
+	w.mu.Unlock()
 	for _, h := range w.health {
 		h.stop()
 	}

@@ -207,6 +207,19 @@ func expect(path, what string, is bool) error {
 
 // Teardown unmounts and removes everything of a pod's volumes; hostPath volumes are the user's and stay.
 func (m *Manager) Teardown(uid string) error {
+	if err := m.Unmount(uid); err != nil {
+		return err
+	}
+	for _, part := range []string{"volumes", subPaths} {
+		if err := os.RemoveAll(filepath.Join(m.PodDir(uid), part)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Unmount unmounts everything below a pod's folder.
+func (m *Manager) Unmount(uid string) error {
 	var mounts []string
 	// Mounts below the pod's folder are found in the table, not guessed: a restarted agent knows nothing of them. Deepest last in the table.
 	table, err := os.ReadFile("/proc/self/mountinfo")
@@ -224,11 +237,6 @@ func (m *Manager) Teardown(uid string) error {
 	}
 	for _, path := range slices.Backward(mounts) {
 		if err := unmount(path); err != nil {
-			return err
-		}
-	}
-	for _, part := range []string{"volumes", subPaths} {
-		if err := os.RemoveAll(filepath.Join(m.PodDir(uid), part)); err != nil {
 			return err
 		}
 	}

@@ -1,0 +1,215 @@
+package nodeagent
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"net/netip"
+	"strings"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+
+	corev1 "dhow.dev/gen/go/dhow/core/v1"
+	"dhow.dev/pkg/pki"
+	"dhow.dev/pkg/telemetry"
+	"dhow.dev/pkg/telemetry/memlimit"
+	"dhow.dev/pkg/transport"
+	"dhow.dev/pkg/version"
+	"dhow.dev/services/node-agent/internal/bundle"
+)
+
+const binary = "dhow-node-agent"
+
+// Main runs the agent of a process of its own, with flags instead of a Config.
+func Main(ctx context.Context, arguments []string, stderr io.Writer) (err error) {
+	o, err := parse(arguments, stderr)
+	if err != nil {
+		return err
+	}
+	logger, err := telemetry.NewLogger(stderr, o.log)
+	if err != nil {
+		return err
+	}
+	memlimit.Set(logger)
+	pair, err := pki.LoadKeyPair(o.files)
+	if err != nil {
+		return err
+	}
+	o.config.Logger, o.telemetry.Logger = logger, logger
+	shutdown, err := telemetry.Setup(ctx, o.telemetry)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		flushing, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+		defer cancel()
+		err = errors.Join(err, shutdown(flushing))
+	}()
+	conn, err := transport.Dial(o.apiservers, transport.TLSClient(pair, "apiserver.dhow"))
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, conn.Close()) }()
+	o.config.APIServer = conn
+	return Run(ctx, o.config)
+}
+
+// options are the flags, read.
+type options struct {
+	config     Config
+	apiservers string
+	files      pki.Files
+	log        telemetry.LogConfig
+	telemetry  telemetry.Config
+}
+
+// list is a flag that may be given several times, or once with commas.
+type list []string
+
+func (l *list) String() string { return strings.Join(*l, ",") }
+
+func (l *list) Set(text string) error {
+	*l = append(*l, strings.Split(text, ",")...)
+	return nil
+}
+
+// pairs is a flag of NAME=VALUE.
+type pairs map[string]string
+
+func (p pairs) String() string { return fmt.Sprint(map[string]string(p)) }
+
+func (p pairs) Set(text string) error {
+	for item := range strings.SplitSeq(text, ",") {
+		name, value, ok := strings.Cut(item, "=")
+		if !ok || name == "" {
+			return fmt.Errorf("%q: want NAME=VALUE", item)
+		}
+		p[name] = value
+	}
+	return nil
+}
+
+func parse(arguments []string, stderr io.Writer) (options, error) {
+	o := options{log: telemetry.LogConfig{Service: binary}, telemetry: telemetry.Config{Service: binary, Version: version.Version}}
+	c := &o.config
+	c.Labels, c.Capacity, c.Reserved = map[string]string{}, map[string]string{}, map[string]string{}
+	var addresses, taints, clusterCIDRs, serviceCIDRs, registries, archives list
+	var runtime Runtime
+	var clusterDNS string
+	flags := flag.NewFlagSet(binary, flag.ContinueOnError)
+	flags.SetOutput(stderr)
+	flags.StringVar(&c.NodeName, "node-name", "", "the node's name, as in its certificate")
+	flags.Var(&addresses, "address", "an address of the node; none: those of the machine's interfaces")
+	flags.Var(pairs(c.Labels), "label", "a label of the node, NAME=VALUE")
+	flags.Var(&taints, "taint", "a taint of the node, KEY[=VALUE]:EFFECT")
+	flags.Var(pairs(c.Capacity), "capacity", "what the node has instead of what the machine has, for example cpu=2")
+	flags.Var(pairs(c.Reserved), "reserved", "what is kept from pods, for example memory=512Mi")
+	flags.Float64Var(&c.Fraction, "fraction", 0, "part of the machine's CPU and memory that is the node's; 0: all")
+	flags.StringVar(&c.DataDir, "data-dir", "/var/lib/dhow/node", "folder of pods, logs and the agent's memory")
+	flags.StringVar(&o.apiservers, "apiserver", "127.0.0.1:6443", "addresses of the API servers, host:port, separated by commas")
+	flags.StringVar(&c.CRISocket, "cri-socket", "", "socket of a container runtime; empty: the bundled one")
+	flags.StringVar(&runtime.Dir, "runtime-dir", "", "folder of the bundled runtime's programs; empty: it is looked for")
+	flags.StringVar(&runtime.State, "runtime-state", "/run/dhow/runtime", "folder of the bundled runtime's sockets and mounts, at most 40 characters")
+	flags.Var(&registries, "plain-registry", "a registry that speaks HTTP without TLS, host:port")
+	flags.Var(&archives, "image-archive", "an image archive to import into the bundled runtime")
+	flags.StringVar(&c.CgroupRoot, "cgroup-root", "", "the node's own cgroup; empty: /dhow/NODE")
+	flags.BoolVar(&c.Network.External, "external-network", false, "leave the network, Services and DNS to something else")
+	flags.Var(&clusterCIDRs, "cluster-cidr", "network of all pods; none: 10.244.0.0/16")
+	flags.Var(&serviceCIDRs, "service-cidr", "network of all cluster IPs; none: 10.96.0.0/16")
+	flags.StringVar(&clusterDNS, "cluster-dns", "10.96.0.10", "cluster IP of the DNS Service")
+	flags.StringVar(&c.Network.Domain, "cluster-domain", "cluster.local", "the cluster's DNS domain")
+	flags.StringVar(&c.Network.CNIConfDir, "cni-conf-dir", "", "folder of the runtime's network configuration; empty: the runtime's own")
+	flags.IntVar(&c.Network.MTU, "mtu", 0, "MTU of pods' interfaces; 0: the kernel's")
+	flags.StringVar(&c.ResolvConf, "resolv-conf", "/etc/resolv.conf", "the machine's resolver configuration")
+	flags.BoolVar(&c.SeccompDefault, "seccomp-default", false, "give containers without a seccomp profile the runtime's default")
+	flags.IntVar(&c.ParallelStarts, "parallel-starts", 4, "how many sandboxes and containers are started at once")
+	flags.IntVar(&c.ParallelPulls, "parallel-pulls", 3, "how many images are pulled at once")
+	flags.StringVar(&o.files.Authority, "tls-cacert", "", "certificate of the cluster's authority")
+	flags.StringVar(&o.files.Certificate, "tls-cert", "", "certificate of this node")
+	flags.StringVar(&o.files.Key, "tls-key", "", "key of the certificate of this node")
+	flags.StringVar(&o.telemetry.MetricsAddr, "metrics-listen", "", "address of /metrics and /healthz; empty: none")
+	flags.StringVar(&o.telemetry.OTLPEndpoint, "otlp-endpoint", "", "URL of an OpenTelemetry collector; empty: none")
+	flags.StringVar(&o.log.Level, "log-level", "info", "debug, info, warn or error")
+	flags.StringVar(&o.log.Format, "log-format", "text", "text or json")
+	if err := flags.Parse(arguments); err != nil {
+		return options{}, err
+	}
+	if flags.NArg() > 0 {
+		return options{}, fmt.Errorf("unexpected argument %q: all settings are flags", flags.Arg(0))
+	}
+	for _, required := range []struct{ name, value string }{
+		{"--node-name", c.NodeName}, {"--tls-cacert", o.files.Authority}, {"--tls-cert", o.files.Certificate}, {"--tls-key", o.files.Key},
+	} {
+		if required.value == "" {
+			return options{}, fmt.Errorf("%s is required", required.name)
+		}
+	}
+	o.telemetry.Instance = c.NodeName
+	var err error
+	for _, text := range addresses {
+		address, err := netip.ParseAddr(text)
+		if err != nil {
+			return options{}, fmt.Errorf("--address: %w", err)
+		}
+		c.Addresses = append(c.Addresses, address)
+	}
+	for _, text := range taints {
+		taint, err := parseTaint(text)
+		if err != nil {
+			return options{}, err
+		}
+		c.Taints = append(c.Taints, taint)
+	}
+	if c.Network.ClusterCIDRs, err = prefixes("--cluster-cidr", clusterCIDRs, "10.244.0.0/16"); err != nil {
+		return options{}, err
+	}
+	if c.Network.ServiceCIDRs, err = prefixes("--service-cidr", serviceCIDRs, "10.96.0.0/16"); err != nil {
+		return options{}, err
+	}
+	if clusterDNS != "" {
+		if c.Network.DNS, err = netip.ParseAddr(clusterDNS); err != nil {
+			return options{}, fmt.Errorf("--cluster-dns: %w", err)
+		}
+	}
+	if c.CRISocket == "" {
+		if runtime.Dir == "" {
+			if runtime.Dir, err = bundle.FindRuntimeDir(); err != nil {
+				return options{}, err
+			}
+		}
+		if c.CgroupRoot == "" {
+			c.CgroupRoot = "/dhow/" + c.NodeName
+		}
+		runtime.CgroupParent, runtime.Registries, runtime.Archives = c.CgroupRoot, registries, archives
+		c.Runtime = &runtime
+	}
+	return o, nil
+}
+
+func prefixes(name string, given list, byDefault string) ([]netip.Prefix, error) {
+	if len(given) == 0 {
+		given = list{byDefault}
+	}
+	var parsed []netip.Prefix
+	for _, text := range given {
+		p, err := netip.ParsePrefix(text)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", name, err)
+		}
+		parsed = append(parsed, p.Masked())
+	}
+	return parsed, nil
+}
+
+func parseTaint(text string) (*corev1.Taint, error) {
+	what, effect, ok := strings.Cut(text, ":")
+	key, value, _ := strings.Cut(what, "=")
+	switch {
+	case !ok || key == "", effect != "NoSchedule" && effect != "PreferNoSchedule" && effect != "NoExecute":
+		return nil, fmt.Errorf("--taint %q: want KEY[=VALUE]:EFFECT, with effect NoSchedule, PreferNoSchedule or NoExecute", text)
+	}
+	return corev1.Taint_builder{Key: proto.String(key), Value: proto.String(value), Effect: proto.String(effect)}.Build(), nil
+}

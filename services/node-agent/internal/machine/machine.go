@@ -1,0 +1,314 @@
+// Package machine says what the node's machine is and how it is: capacity, system information, conditions.
+package machine
+
+import (
+	"bufio"
+	"bytes"
+	"errors"
+	"fmt"
+	"maps"
+	"net"
+	"net/netip"
+	"os"
+	"runtime"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+	"google.golang.org/protobuf/proto"
+	"k8s.io/apimachinery/pkg/api/resource"
+
+	corev1 "dhow.dev/gen/go/dhow/core/v1"
+	metav1 "dhow.dev/gen/go/dhow/meta/v1"
+	"dhow.dev/pkg/version"
+	"dhow.dev/services/node-agent/internal/cri"
+)
+
+// Kubernetes' defaults.
+const (
+	defaultPods = 110
+	// minMemory is how little available memory is pressure.
+	minMemory = 100 << 20
+	// minDisk and minInodes are which free parts of the disk are pressure, in percent.
+	minDisk, minInodes = 10, 5
+	// minPIDs is how few free process IDs are pressure, in percent.
+	minPIDs = 10
+)
+
+// Labels and annotations that the node gives itself.
+const (
+	LabelCgroupVersion = "dhow.dev/cgroup-version"
+	labelHostname      = "kubernetes.io/hostname"
+	labelOS            = "kubernetes.io/os"
+	labelArch          = "kubernetes.io/arch"
+)
+
+// Config is what a Machine needs.
+type Config struct {
+	NodeName  string
+	Addresses []string
+	Labels    map[string]string
+	Taints    []*corev1.Taint
+	// Capacity replaces what the machine has, by resource name; Reserved is kept from pods.
+	Capacity, Reserved map[string]string
+	// Fraction of the machine's CPU and memory that the node may use, for several nodes on one machine; 0 is all.
+	Fraction float64
+	// Dir is on the file system whose space counts.
+	Dir           string
+	CgroupVersion string
+}
+
+// Machine is the node's machine.
+type Machine struct {
+	config   Config
+	capacity map[string]*metav1.Quantity
+	info     *corev1.NodeSystemInfo
+	memory   int64
+}
+
+// New looks at the machine.
+func New(config Config) (*Machine, error) {
+	m := &Machine{config: config, capacity: map[string]*metav1.Quantity{}}
+	info, err := memoryInfo()
+	if err != nil {
+		return nil, err
+	}
+	m.memory = info["MemTotal"]
+	cpus := int64(runtime.NumCPU()) * 1000
+	memory := m.memory
+	if f := config.Fraction; f > 0 && f < 1 {
+		cpus, memory = int64(float64(cpus)*f), int64(float64(memory)*f)
+	}
+	var disk unix.Statfs_t
+	if err := unix.Statfs(config.Dir, &disk); err != nil {
+		return nil, fmt.Errorf("disk space of %s: %w", config.Dir, err)
+	}
+	set := func(name string, q *resource.Quantity) { m.capacity[name] = quantity(q) }
+	set("cpu", resource.NewMilliQuantity(cpus, resource.DecimalSI))
+	set("memory", resource.NewQuantity(memory>>10<<10, resource.BinarySI))
+	set("ephemeral-storage", resource.NewQuantity(int64(disk.Blocks)*disk.Bsize>>10<<10, resource.BinarySI))
+	set("pods", resource.NewQuantity(defaultPods, resource.DecimalSI))
+	for name, text := range config.Capacity {
+		q, err := resource.ParseQuantity(text)
+		if err != nil {
+			return nil, fmt.Errorf("capacity of %s is %q: %w", name, text, err)
+		}
+		set(name, &q)
+	}
+	for name, text := range config.Reserved {
+		if _, err := resource.ParseQuantity(text); err != nil {
+			return nil, fmt.Errorf("reserved %s is %q: %w", name, text, err)
+		}
+	}
+	m.info = systemInfo()
+	return m, nil
+}
+
+func quantity(q *resource.Quantity) *metav1.Quantity {
+	return metav1.Quantity_builder{String: proto.String(q.String())}.Build()
+}
+
+// Memory returns the machine's memory in bytes.
+func (m *Machine) Memory() int64 { return m.memory }
+
+// Labels returns the node's labels.
+func (m *Machine) Labels() map[string]string {
+	labels := map[string]string{labelHostname: m.config.NodeName, labelOS: runtime.GOOS, labelArch: runtime.GOARCH, LabelCgroupVersion: m.config.CgroupVersion}
+	maps.Copy(labels, m.config.Labels)
+	return labels
+}
+
+// Allocatable returns what pods may use.
+func (m *Machine) Allocatable() map[string]*metav1.Quantity {
+	allocatable := maps.Clone(m.capacity)
+	for name, text := range m.config.Reserved {
+		have := m.capacity[name]
+		if have == nil {
+			continue
+		}
+		left, kept := resource.MustParse(have.GetString()), resource.MustParse(text) // both were checked by New
+		left.Sub(kept)
+		if left.Sign() < 0 {
+			left = resource.MustParse("0")
+		}
+		allocatable[name] = quantity(&left)
+	}
+	return allocatable
+}
+
+// Node returns the Node that the agent registers.
+func (m *Machine) Node(status *corev1.NodeStatus) *corev1.Node {
+	return corev1.Node_builder{
+		Metadata: metav1.ObjectMeta_builder{Name: proto.String(m.config.NodeName), Labels: m.Labels()}.Build(),
+		Spec:     corev1.NodeSpec_builder{Taints: m.config.Taints}.Build(),
+		Status:   status,
+	}.Build()
+}
+
+// Status returns the node's status now. Times of conditions are carried over from before while a condition stays.
+func (m *Machine) Status(before *corev1.NodeStatus, rt cri.Status, runtimeErr error, now time.Time) *corev1.NodeStatus {
+	s := corev1.NodeStatus_builder{Capacity: m.capacity, Allocatable: m.Allocatable()}.Build()
+	var addresses []*corev1.NodeAddress
+	for _, a := range m.config.Addresses {
+		addresses = append(addresses, corev1.NodeAddress_builder{Type: proto.String("InternalIP"), Address: proto.String(a)}.Build())
+	}
+	s.SetAddresses(append(addresses, corev1.NodeAddress_builder{Type: proto.String("Hostname"), Address: proto.String(m.config.NodeName)}.Build()))
+	info := proto.CloneOf(m.info)
+	if rt.Name != "" {
+		info.SetContainerRuntimeVersion(rt.Name + "://" + rt.Version)
+	}
+	s.SetNodeInfo(info)
+	old := map[string]*corev1.NodeCondition{}
+	for _, c := range before.GetConditions() {
+		old[c.GetType()] = c
+	}
+	var conditions []*corev1.NodeCondition
+	for _, v := range []verdict{m.memoryPressure(), m.diskPressure(), pidPressure(), ready(rt, runtimeErr)} {
+		at := metav1.Time_builder{Seconds: proto.Int64(now.Unix()), Nanos: proto.Int32(0)}.Build()
+		since, beat := at, at
+		if o := old[v.kind]; o.GetStatus() == v.status && o.HasLastTransitionTime() {
+			since = o.GetLastTransitionTime()
+			if o.GetReason() == v.reason && o.GetMessage() == v.message {
+				// Heartbeats travel on the session; this time moves with the condition only, or every look would be a change.
+				beat = o.GetLastHeartbeatTime()
+			}
+		}
+		conditions = append(conditions, corev1.NodeCondition_builder{Type: proto.String(v.kind), Status: proto.String(v.status), Reason: proto.String(v.reason),
+			Message: proto.String(v.message), LastTransitionTime: since, LastHeartbeatTime: beat}.Build())
+	}
+	s.SetConditions(conditions)
+	return s
+}
+
+type verdict struct {
+	kind, status, reason, message string
+}
+
+func pressure(kind string, is bool, yes, no, yesText, noText string) verdict {
+	if is {
+		return verdict{kind, "True", yes, yesText}
+	}
+	return verdict{kind, "False", no, noText}
+}
+
+func (m *Machine) memoryPressure() verdict {
+	info, err := memoryInfo()
+	return pressure("MemoryPressure", err == nil && info["MemAvailable"] < minMemory, "KubeletHasInsufficientMemory", "KubeletHasSufficientMemory",
+		"kubelet has insufficient memory available", "kubelet has sufficient memory available")
+}
+
+func (m *Machine) diskPressure() verdict {
+	var disk unix.Statfs_t
+	err := unix.Statfs(m.config.Dir, &disk)
+	full := err == nil && (disk.Bavail*100 < disk.Blocks*minDisk || disk.Files > 0 && disk.Ffree*100 < disk.Files*minInodes)
+	return pressure("DiskPressure", full, "KubeletHasDiskPressure", "KubeletHasNoDiskPressure", "kubelet has disk pressure", "kubelet has no disk pressure")
+}
+
+func pidPressure() verdict {
+	limit, errLimit := number("/proc/sys/kernel/pid_max")
+	used := int64(0)
+	if load, err := os.ReadFile("/proc/loadavg"); err == nil {
+		// The fourth field is runnable/existing.
+		if fields := strings.Fields(string(load)); len(fields) > 3 {
+			_, total, _ := strings.Cut(fields[3], "/")
+			used, _ = strconv.ParseInt(total, 10, 64)
+		}
+	}
+	return pressure("PIDPressure", errLimit == nil && (limit-used)*100 < limit*minPIDs, "KubeletHasInsufficientPID", "KubeletHasSufficientPID",
+		"kubelet has insufficient PID available", "kubelet has sufficient PID available")
+}
+
+func ready(rt cri.Status, err error) verdict {
+	switch {
+	case err != nil:
+		return verdict{"Ready", "False", "KubeletNotReady", "container runtime is down: " + err.Error()}
+	case !rt.RuntimeReady:
+		return verdict{"Ready", "False", "KubeletNotReady", "container runtime not ready: " + rt.Message}
+	case !rt.NetworkReady:
+		return verdict{"Ready", "False", "KubeletNotReady", "container runtime network not ready: " + rt.Message}
+	}
+	return verdict{"Ready", "True", "KubeletReady", "kubelet is posting ready status"}
+}
+
+func number(path string) (int64, error) {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return 0, err
+	}
+	return strconv.ParseInt(string(bytes.TrimSpace(data)), 10, 64)
+}
+
+// memoryInfo reads /proc/meminfo, in bytes.
+func memoryInfo() (map[string]int64, error) {
+	f, err := os.Open("/proc/meminfo")
+	if err != nil {
+		return nil, fmt.Errorf("memory of the machine: %w", err)
+	}
+	defer func() { _ = f.Close() }()
+	info := map[string]int64{}
+	lines := bufio.NewScanner(f)
+	for lines.Scan() {
+		name, rest, _ := strings.Cut(lines.Text(), ":")
+		if fields := strings.Fields(rest); len(fields) > 0 {
+			if n, err := strconv.ParseInt(fields[0], 10, 64); err == nil {
+				info[name] = n << 10
+			}
+		}
+	}
+	return info, lines.Err()
+}
+
+func systemInfo() *corev1.NodeSystemInfo {
+	text := func(path string) string {
+		data, err := os.ReadFile(path)
+		if err != nil {
+			return "" // not every machine has each of these
+		}
+		return strings.TrimSpace(string(data))
+	}
+	image := runtime.GOOS
+	for line := range strings.Lines(text("/etc/os-release")) {
+		if v, ok := strings.CutPrefix(strings.TrimSpace(line), "PRETTY_NAME="); ok {
+			image = strings.Trim(v, `"`)
+		}
+	}
+	id := text("/etc/machine-id")
+	system := text("/sys/class/dmi/id/product_uuid")
+	if system == "" {
+		system = id
+	}
+	kubelet := version.Kubernetes + "+dhow"
+	return corev1.NodeSystemInfo_builder{
+		MachineId: proto.String(id), SystemUuid: proto.String(system), BootId: proto.String(text("/proc/sys/kernel/random/boot_id")),
+		KernelVersion: proto.String(text("/proc/sys/kernel/osrelease")), OsImage: proto.String(image), ContainerRuntimeVersion: proto.String(""),
+		KubeletVersion: proto.String(kubelet), KubeProxyVersion: proto.String(""), OperatingSystem: proto.String(runtime.GOOS), Architecture: proto.String(runtime.GOARCH),
+	}.Build()
+}
+
+// Addresses returns the machine's own address: the first IPv4 one of an interface that is up and neither loopback nor a bridge of containers.
+func Addresses() ([]netip.Addr, error) {
+	interfaces, err := net.Interfaces()
+	if err != nil {
+		return nil, fmt.Errorf("addresses of the machine: %w", err)
+	}
+	var found []netip.Addr
+	for _, i := range interfaces {
+		if i.Flags&net.FlagUp == 0 || i.Flags&net.FlagLoopback != 0 || strings.HasPrefix(i.Name, "dhow-") || strings.HasPrefix(i.Name, "cni") || strings.HasPrefix(i.Name, "docker") {
+			continue
+		}
+		addresses, err := i.Addrs()
+		if err != nil {
+			return nil, fmt.Errorf("addresses of interface %s: %w", i.Name, err)
+		}
+		for _, a := range addresses {
+			if p, err := netip.ParsePrefix(a.String()); err == nil && p.Addr().IsGlobalUnicast() && p.Addr().Is4() {
+				found = append(found, p.Addr())
+			}
+		}
+	}
+	if len(found) == 0 {
+		return nil, errors.New("the machine has no IPv4 address besides loopback: give the node's address")
+	}
+	return found[:1], nil
+}

@@ -1,0 +1,409 @@
+// Package nodeagent makes one machine run its pods: it registers the node and reports on it, runs the pods that are bound to it through CRI, keeps
+// the node's part of the cluster's network (pod network, routes, Services, DNS), and serves logs and exec. It accepts no connections: everything
+// goes over streams that it dials.
+package nodeagent
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	"google.golang.org/grpc"
+	"google.golang.org/protobuf/proto"
+
+	corev1 "dhow.dev/gen/go/dhow/core/v1"
+	discoveryv1 "dhow.dev/gen/go/dhow/discovery/v1"
+	"dhow.dev/pkg/informer"
+	"dhow.dev/pkg/telemetry"
+	"dhow.dev/pkg/telemetry/logkey"
+	"dhow.dev/services/node-agent/internal/bundle"
+	"dhow.dev/services/node-agent/internal/cgroup"
+	"dhow.dev/services/node-agent/internal/cni"
+	"dhow.dev/services/node-agent/internal/cri"
+	"dhow.dev/services/node-agent/internal/dns"
+	"dhow.dev/services/node-agent/internal/event"
+	"dhow.dev/services/node-agent/internal/image"
+	"dhow.dev/services/node-agent/internal/logs"
+	"dhow.dev/services/node-agent/internal/machine"
+	"dhow.dev/services/node-agent/internal/pod"
+	"dhow.dev/services/node-agent/internal/proxy"
+	"dhow.dev/services/node-agent/internal/reference"
+	"dhow.dev/services/node-agent/internal/report"
+	"dhow.dev/services/node-agent/internal/routes"
+	"dhow.dev/services/node-agent/internal/session"
+	"dhow.dev/services/node-agent/internal/state"
+	"dhow.dev/services/node-agent/internal/volume"
+)
+
+// scope names the agent's instruments.
+const scope = "dhow.dev/services/node-agent"
+
+// Status is looked at this often: soon again until the node is ready for the first time, then as Kubernetes does.
+const (
+	startingInterval = 200 * time.Millisecond
+	statusInterval   = 10 * time.Second
+)
+
+// cgroupMount is where Linux has cgroups.
+const cgroupMount = "/sys/fs/cgroup"
+
+// Network is the node's part of the cluster's network.
+type Network struct {
+	// External says that something else is responsible for the network; nothing below counts but DNS and Domain, for pods' resolvers.
+	External bool
+	// ClusterCIDRs hold all pods, ServiceCIDRs all cluster IPs.
+	ClusterCIDRs, ServiceCIDRs []netip.Prefix
+	// DNS is the cluster IP of the DNS Service; Domain the cluster's.
+	DNS    netip.Addr
+	Domain string
+	// CNIConfDir is where the runtime looks for its network; empty: the bundled runtime's own, or /etc/cni/net.d.
+	CNIConfDir string
+	MTU        int
+}
+
+// Config describes a node.
+type Config struct {
+	// NodeName is required, and is what the identity system:node:NAME says.
+	NodeName string
+	// Addresses are the node's; empty: those of the machine's (network namespace's) interfaces.
+	Addresses []netip.Addr
+	Labels    map[string]string
+	Taints    []*corev1.Taint
+	// Capacity replaces what the machine has, by resource name, for example cpu: "2"; Reserved is kept from pods. Fraction of CPU and memory is for
+	// several nodes on one machine.
+	Capacity, Reserved map[string]string
+	Fraction           float64
+
+	// DataDir keeps pods' folders, logs and the agent's memory, and survives a reboot. Required.
+	DataDir string
+	// APIServer is a connection to one of several equal API servers. Required.
+	APIServer grpc.ClientConnInterface
+
+	// CRISocket is a runtime's; Runtime is the bundled one, which the agent supervises. Exactly one of them.
+	CRISocket string
+	Runtime   *Runtime
+	// CgroupRoot is the node's own cgroup; empty: the bundled runtime's parent, or /dhow/NODE.
+	CgroupRoot string
+
+	Network Network
+	// ResolvConf is the machine's; empty: /etc/resolv.conf.
+	ResolvConf string
+	// SeccompDefault gives containers without a seccomp profile the runtime's default. As in Kubernetes they run without one otherwise.
+	SeccompDefault bool
+	// ParallelStarts bounds how many sandboxes and containers are started at once, ParallelPulls how many images are pulled. 0: 4, and 3.
+	ParallelStarts, ParallelPulls int
+
+	Logger *slog.Logger
+}
+
+func (c *Config) complete() error {
+	switch {
+	case c.NodeName == "":
+		return errors.New("node agent: NodeName is required")
+	case c.DataDir == "":
+		return errors.New("node agent: DataDir is required")
+	case c.APIServer == nil:
+		return errors.New("node agent: APIServer is required")
+	case (c.CRISocket == "") == (c.Runtime == nil):
+		return errors.New("node agent: give either CRISocket or Runtime")
+	case !c.Network.External && !c.Network.DNS.IsValid():
+		return errors.New("node agent: Network.DNS is required unless the network is external")
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	c.Logger = c.Logger.With(logkey.Node(c.NodeName))
+	if len(c.Addresses) == 0 {
+		var err error
+		if c.Addresses, err = machine.Addresses(); err != nil {
+			return err
+		}
+	}
+	if c.Runtime != nil && c.CgroupRoot == "" {
+		c.CgroupRoot = c.Runtime.CgroupParent
+	}
+	if c.CgroupRoot == "" {
+		c.CgroupRoot = "/dhow/" + c.NodeName
+	}
+	if c.ResolvConf == "" {
+		c.ResolvConf = "/etc/resolv.conf"
+	}
+	if c.Network.Domain == "" {
+		c.Network.Domain = "cluster.local"
+	}
+	if c.ParallelStarts == 0 {
+		c.ParallelStarts = 4
+	}
+	if c.ParallelPulls == 0 {
+		c.ParallelPulls = 3
+	}
+	return os.MkdirAll(c.DataDir, 0o755)
+}
+
+func (c *Config) podsDir() string  { return filepath.Join(c.DataDir, "pods") }
+func (c *Config) logDir() string   { return filepath.Join(c.DataDir, "logs") }
+func (c *Config) stateDir() string { return filepath.Join(c.DataDir, "state") }
+
+// Run runs the node's agent until ctx ends. Containers go on running then; a later Run finds them.
+func Run(ctx context.Context, config Config) error {
+	if err := config.complete(); err != nil {
+		return err
+	}
+	logger := config.Logger
+
+	// The runtime.
+	socket, conf, data := config.CRISocket, config.Network.CNIConfDir, filepath.Join(config.DataDir, "cni")
+	var runtimeTask func(context.Context) error
+	runtimeReady := make(<-chan struct{})
+	if config.Runtime != nil {
+		bundled, err := bundle.New(config.Runtime.config(config))
+		if err != nil {
+			return err
+		}
+		socket, conf, data = bundled.Endpoint(), bundled.CNIConfDir(), bundled.CNIDataDir()
+		runtimeTask, runtimeReady = bundled.Run, bundled.Ready()
+	} else {
+		open := make(chan struct{})
+		close(open)
+		runtimeReady = open
+	}
+	if conf == "" {
+		conf = "/etc/cni/net.d"
+	}
+	runtime, err := cri.Dial(socket)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = runtime.Close() }()
+
+	// The machine.
+	cgroups, err := cgroup.New(cgroupMount, config.CgroupRoot)
+	if err != nil {
+		return err
+	}
+	addresses := make([]string, len(config.Addresses))
+	for i, a := range config.Addresses {
+		addresses[i] = a.String()
+	}
+	host, err := machine.New(machine.Config{
+		NodeName: config.NodeName, Addresses: addresses, Labels: config.Labels, Taints: config.Taints, Capacity: config.Capacity,
+		Reserved: config.Reserved, Fraction: config.Fraction, Dir: config.DataDir, CgroupVersion: cgroups.Version().String(),
+	})
+	if err != nil {
+		return err
+	}
+
+	// What the API server knows.
+	objects := informer.New(config.APIServer, logger)
+	pods := informer.Add[*corev1.Pod](objects, informer.Options[*corev1.Pod]{FieldSelector: "spec.nodeName=" + config.NodeName})
+	services := informer.Add[*corev1.Service](objects, informer.Options[*corev1.Service]{})
+
+	// Pods.
+	events := event.New(config.APIServer, config.NodeName, logger)
+	reporter := report.New(config.APIServer, logger)
+	saved, err := state.Open(config.stateDir(), logger)
+	if err != nil {
+		return err
+	}
+	var manager *pod.Manager
+	references := reference.New(config.APIServer, logger, func(uids []string) { manager.Changed(uids) })
+	resolver := pod.DNS{Domain: config.Network.Domain, ResolvConf: config.ResolvConf}
+	if config.Network.DNS.IsValid() {
+		resolver.Servers = []string{config.Network.DNS.String()}
+	}
+	volumes := volume.New(config.podsDir())
+	manager, err = pod.New(pod.Config{
+		NodeName: config.NodeName, NodeLabels: host.Labels(), HostIPs: addresses, Allocatable: host.Allocatable(), MemoryBytes: host.Memory(),
+		Runtime: runtime, RuntimeName: "containerd", Images: image.New(runtime, config.ParallelPulls), Volumes: volumes, Cgroups: cgroups,
+		References: references, Services: services.List, Reporter: reporter, Events: events, State: saved, DNS: resolver,
+		LogDir: config.logDir(), SeccompDir: filepath.Join(config.DataDir, "seccomp"), SeccompDefault: config.SeccompDefault,
+		ParallelStarts: config.ParallelStarts, Logger: logger, Tracer: telemetry.Tracer(scope), Meter: telemetry.Meter(scope),
+	})
+	if err != nil {
+		return err
+	}
+	restored, err := saved.Load()
+	if err != nil {
+		return err
+	}
+	for _, p := range restored {
+		manager.Set(ctx, p, true)
+	}
+	pods.OnChangeTraced(func(old, new *corev1.Pod, trace *informer.Trace) {
+		if new == nil {
+			manager.Remove(old.GetMetadata().GetUid())
+			return
+		}
+		ctx := ctx
+		if trace != nil {
+			ctx = telemetry.WithTraceparent(ctx, trace.Traceparent)
+		}
+		manager.Set(ctx, new, false)
+	})
+
+	// The session.
+	requests := &server{pods: manager, runtime: runtime}
+	health := &nodeHealth{machine: host, runtime: runtime}
+	connection := session.New(session.Config{
+		Conn: config.APIServer, Instance: rand.Text(), Node: health.node, Attached: func(*corev1.Node) {}, Serve: requests.serve, Logger: logger,
+	})
+	health.changed = connection.SetStatus
+
+	tasks := []task{
+		{"objects", objects.Run},
+		{"references", references.Run},
+		{"state", saved.Run},
+		{"statuses", reporter.Run},
+		{"events", events.Run},
+		{"session", connection.Run},
+		{"node status", health.run},
+		{"pods", func(ctx context.Context) error { return after(ctx, runtimeReady, manager.Run) }},
+		{"logs", (&logs.Rotator{Running: manager.Running, Reopen: runtime.ReopenLog, Logger: logger}).Run},
+		{"pods sync", func(ctx context.Context) error {
+			if err := objects.WaitForSync(ctx); err != nil {
+				return nil // ctx ended
+			}
+			uids := map[string]bool{}
+			for _, p := range pods.List() {
+				uids[p.GetMetadata().GetUid()] = true
+			}
+			manager.Synced(uids)
+			return nil
+		}},
+	}
+	if runtimeTask != nil {
+		tasks = append(tasks, task{"container runtime", runtimeTask})
+	}
+	if !config.Network.External {
+		network, err := networkTasks(config, objects, pods, services, conf, data)
+		if err != nil {
+			return err
+		}
+		tasks = append(tasks, network...)
+	}
+	return runAll(ctx, tasks)
+}
+
+// networkTasks are the node's part of the cluster's network.
+func networkTasks(config Config, objects *informer.Informer, pods *informer.Store[*corev1.Pod], services *informer.Store[*corev1.Service], conf, data string) ([]task, error) {
+	nodes := informer.Add[*corev1.Node](objects, informer.Options[*corev1.Node]{})
+	slices := informer.Add[*discoveryv1.EndpointSlice](objects, informer.Options[*discoveryv1.EndpointSlice]{})
+	tracer, meter := telemetry.Tracer(scope), telemetry.Meter(scope)
+	podNetwork, err := cni.New(cni.Config{NodeName: config.NodeName, ConfDir: conf, DataDir: data, MTU: config.Network.MTU, Nodes: nodes, Logger: config.Logger})
+	if err != nil {
+		return nil, err
+	}
+	router, err := routes.New(routes.Config{NodeName: config.NodeName, ClusterCIDRs: config.Network.ClusterCIDRs, Nodes: nodes, Synced: objects.WaitForSync, Logger: config.Logger})
+	if err != nil {
+		return nil, err
+	}
+	serviceProxy, err := proxy.New(proxy.Config{
+		NodeName: config.NodeName, NodeIPs: config.Addresses, ClusterCIDRs: config.Network.ClusterCIDRs, ServiceCIDRs: config.Network.ServiceCIDRs,
+		NodeLocal: []netip.Addr{config.Network.DNS}, Bridge: cni.BridgeName(config.NodeName), Services: services, EndpointSlices: slices, Pods: pods, Nodes: nodes,
+		Synced: objects.WaitForSync, Logger: config.Logger, Meter: meter, Tracer: tracer,
+	})
+	if err != nil {
+		return nil, err
+	}
+	names, err := dns.New(dns.Config{
+		Domain: config.Network.Domain, Address: config.Network.DNS, ReverseCIDRs: append(append([]netip.Prefix{}, config.Network.ClusterCIDRs...), config.Network.ServiceCIDRs...),
+		ResolvConf: config.ResolvConf, Services: services, EndpointSlices: slices, Synced: objects.WaitForSync, Logger: config.Logger, Meter: meter,
+	})
+	if err != nil {
+		return nil, err
+	}
+	return []task{{"pod network", podNetwork.Run}, {"routes", router.Run}, {"service proxy", serviceProxy.Run}, {"cluster DNS", names.Run}}, nil
+}
+
+// task is one of the things that an agent does at the same time.
+type task struct {
+	name string
+	run  func(context.Context) error
+}
+
+// runAll runs all tasks until ctx ends or one of them fails, which ends the others.
+func runAll(ctx context.Context, tasks []task) error {
+	group, ctx := errgroup.WithContext(ctx)
+	for _, t := range tasks {
+		group.Go(func() error {
+			if err := t.run(ctx); err != nil && ctx.Err() == nil {
+				return fmt.Errorf("%s: %w", t.name, err)
+			}
+			return nil
+		})
+	}
+	return group.Wait()
+}
+
+// after runs f once ready is closed.
+func after(ctx context.Context, ready <-chan struct{}, f func(context.Context) error) error {
+	select {
+	case <-ctx.Done():
+		return nil
+	case <-ready:
+		return f(ctx)
+	}
+}
+
+// nodeHealth keeps the node's status up to date.
+type nodeHealth struct {
+	machine *machine.Machine
+	runtime cri.Runtime
+	changed func(*corev1.NodeStatus)
+
+	mu     sync.Mutex
+	status *corev1.NodeStatus
+}
+
+// node returns the Node to register.
+func (h *nodeHealth) node() *corev1.Node {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.status == nil {
+		h.status = h.machine.Status(nil, cri.Status{Message: "starting"}, nil, time.Now())
+	}
+	return h.machine.Node(h.status)
+}
+
+func (h *nodeHealth) run(ctx context.Context) error {
+	wait := startingInterval
+	for {
+		if h.look(ctx) {
+			wait = statusInterval
+		}
+		timer := time.NewTimer(wait)
+		select {
+		case <-ctx.Done():
+			timer.Stop()
+			return nil
+		case <-timer.C:
+		}
+	}
+}
+
+// look takes a look and says whether the runtime is ready.
+func (h *nodeHealth) look(ctx context.Context) bool {
+	call, cancel := context.WithTimeout(ctx, statusInterval)
+	defer cancel()
+	rt, err := h.runtime.Status(call)
+	if ctx.Err() != nil {
+		return false
+	}
+	h.mu.Lock()
+	now := h.machine.Status(h.status, rt, err, time.Now())
+	same := h.status != nil && proto.Equal(h.status, now)
+	h.status = now
+	h.mu.Unlock()
+	if !same {
+		h.changed(now)
+	}
+	return err == nil && rt.RuntimeReady && rt.NetworkReady
+}

@@ -1,0 +1,83 @@
+package nodeagent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"dhow.dev/services/node-agent/internal/bundle"
+	"dhow.dev/services/node-agent/internal/volume"
+)
+
+// Runtime is the container runtime that the agent brings along.
+type Runtime struct {
+	// Dir holds its programs; empty: where FindRuntimeDir finds them.
+	Dir string
+	// State keeps sockets and mounts, on a tmpfs, in at most 40 characters. Root, with images and containers, is DataDir/runtime.
+	State string
+	// CgroupParent is the node's own cgroup, for example /dhow/demo/node-1.
+	CgroupParent string
+	// Registries are those that speak plain HTTP, as host:port.
+	Registries []string
+	// Archives are image archives to import.
+	Archives []string
+}
+
+// config is the bundle's.
+func (r *Runtime) config(c Config) bundle.Config {
+	b := bundle.Config{
+		RuntimeDir: r.Dir, Root: filepath.Join(c.DataDir, "runtime"), State: r.State, CNIConfDir: c.Network.CNIConfDir,
+		CgroupParent: r.CgroupParent, Archives: r.Archives, Logger: c.Logger,
+	}
+	for _, host := range r.Registries {
+		b.Registries = append(b.Registries, bundle.Registry{Host: host})
+	}
+	return b
+}
+
+// Preflight says what keeps this machine from running nodes: one line each, with what to do.
+func Preflight() []error {
+	dir, err := bundle.FindRuntimeDir()
+	if err != nil {
+		return []error{err}
+	}
+	return bundle.Preflight(dir)
+}
+
+// Stop ends the bundled runtime of a node whose agent has ended, with all its containers and what the agent had mounted; purge deletes its data too.
+// Only NodeName, DataDir, Runtime and Network.CNIConfDir of the configuration count.
+func Stop(ctx context.Context, config Config, purge bool) error {
+	if config.Runtime == nil {
+		return errors.New("node agent: only the bundled runtime can be stopped")
+	}
+	if err := bundle.Stop(ctx, config.Runtime.config(config), bundle.StopOptions{Containers: true, Data: purge}); err != nil {
+		return fmt.Errorf("stop the runtime of node %q: %w", config.NodeName, err)
+	}
+	volumes := volume.New(config.podsDir())
+	uids, err := volumes.Pods()
+	if err != nil {
+		return err
+	}
+	for _, uid := range uids {
+		// Memory-backed volumes lose their contents as in a reboot; the rest stays unless everything goes.
+		if err := volumes.Unmount(uid); err != nil {
+			return err
+		}
+	}
+	if !purge {
+		return nil
+	}
+	return removeAll(config)
+}
+
+// removeAll deletes the node's data.
+func removeAll(config Config) error {
+	for _, dir := range []string{config.podsDir(), config.logDir(), config.stateDir()} {
+		if err := os.RemoveAll(dir); err != nil {
+			return fmt.Errorf("delete the data of node %q: %w", config.NodeName, err)
+		}
+	}
+	return nil
+}

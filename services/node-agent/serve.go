@@ -1,0 +1,167 @@
+package nodeagent
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"math"
+	"slices"
+	"strings"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	corev1 "dhow.dev/gen/go/dhow/core/v1"
+	nodev1 "dhow.dev/gen/go/dhow/node/v1"
+	"dhow.dev/services/node-agent/internal/cri"
+	"dhow.dev/services/node-agent/internal/exec"
+	"dhow.dev/services/node-agent/internal/logs"
+	"dhow.dev/services/node-agent/internal/pod"
+	"dhow.dev/services/node-agent/internal/session"
+)
+
+// defaultContainer is the annotation by which a pod names the container that logs and exec mean when none is named.
+const defaultContainer = "kubectl.kubernetes.io/default-container"
+
+// server answers requests for logs and execs.
+type server struct {
+	pods    *pod.Manager
+	runtime cri.Runtime
+}
+
+func (s *server) serve(ctx context.Context, request *nodev1.OpenTunnel, tunnel *session.Tunnel) error {
+	switch {
+	case request.HasLog():
+		return s.log(ctx, request.GetLog(), request.GetPodUid(), tunnel)
+	case request.HasExec():
+		return s.exec(ctx, request.GetExec(), request.GetPodUid(), tunnel)
+	}
+	return status.Error(codes.Unimplemented, "the node knows no such request")
+}
+
+// find returns a pod, its runtime state and the container that is meant.
+func (s *server) find(namespace, name, uid, container string) (*corev1.Pod, cri.PodState, string, error) {
+	p, state, ok := s.pods.Pod(namespace, name)
+	if !ok || uid != "" && p.GetMetadata().GetUid() != uid {
+		return nil, cri.PodState{}, "", status.Errorf(codes.NotFound, "pod %q is not on this node", namespace+"/"+name)
+	}
+	var names []string
+	for _, c := range p.GetSpec().GetContainers() {
+		names = append(names, c.GetName())
+	}
+	all := slices.Clone(names)
+	for _, c := range p.GetSpec().GetInitContainers() {
+		all = append(all, c.GetName())
+	}
+	if container == "" {
+		container = p.GetMetadata().GetAnnotations()[defaultContainer]
+	}
+	if container == "" && len(names) == 1 {
+		container = names[0]
+	}
+	if container == "" {
+		return nil, cri.PodState{}, "", status.Errorf(codes.InvalidArgument, "a container name must be specified for pod %s, choose one of: [%s]", name, strings.Join(all, " "))
+	}
+	if !slices.Contains(all, container) {
+		return nil, cri.PodState{}, "", status.Errorf(codes.InvalidArgument, "container %s is not valid for pod %s", container, name)
+	}
+	return p, state, container, nil
+}
+
+func (s *server) log(ctx context.Context, request *corev1.PodLogRequest, uid string, tunnel *session.Tunnel) error {
+	p, state, container, err := s.find(request.GetNamespace(), request.GetName(), uid, request.GetContainer())
+	if err != nil {
+		return err
+	}
+	run := state.Newest(container)
+	if request.GetPrevious() {
+		if run = state.Previous(container); run == nil {
+			return status.Errorf(codes.InvalidArgument, "previous terminated container %q in pod %q not found", container, request.GetName())
+		}
+	}
+	if run == nil || run.State == cri.StateCreated {
+		return status.Errorf(codes.InvalidArgument, "container %q in pod %q is waiting to start", container, request.GetName())
+	}
+	o := logs.Options{Lines: -1, Bytes: -1, Timestamps: request.GetTimestamps(), Follow: request.GetFollow()}
+	if request.HasTailLines() {
+		o.Lines = request.GetTailLines()
+	}
+	if request.HasLimitBytes() {
+		o.Bytes = request.GetLimitBytes()
+	}
+	switch {
+	case request.HasSinceSeconds():
+		o.Since = time.Now().Add(-time.Duration(min(request.GetSinceSeconds(), math.MaxInt64/int64(time.Second))) * time.Second)
+	case request.HasSinceTime():
+		o.Since = time.Unix(request.GetSinceTime().GetSeconds(), int64(request.GetSinceTime().GetNanos()))
+	}
+	if o.Follow {
+		ctx, cancel := context.WithCancel(ctx)
+		defer cancel()
+		o.Ended = s.pods.Ended(ctx, p.GetMetadata().GetUid(), run.ID)
+	}
+	if err := logs.Read(ctx, run.LogPath, o, tunnel.Log()); err != nil {
+		return fmt.Errorf("container %q in pod %q: %w", container, request.GetName(), err)
+	}
+	return nil
+}
+
+func (s *server) exec(ctx context.Context, request *corev1.PodExecRequest_Start, uid string, tunnel *session.Tunnel) error {
+	_, state, container, err := s.find(request.GetNamespace(), request.GetName(), uid, request.GetContainer())
+	if err != nil {
+		return err
+	}
+	run := state.Newest(container)
+	if run == nil || run.State != cri.StateRunning {
+		return status.Errorf(codes.FailedPrecondition, "container %q in pod %q is not running", container, request.GetName())
+	}
+	if len(request.GetCommand()) == 0 {
+		return status.Error(codes.InvalidArgument, "you must specify at least one command for the container")
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	streams := exec.Streams{TTY: request.GetTty()}
+	if request.GetStdout() {
+		streams.Stdout = tunnel.Stdout()
+	}
+	if request.GetStderr() {
+		streams.Stderr = tunnel.Stderr()
+	}
+	sizes := make(chan exec.Size)
+	streams.Sizes = sizes
+	input, feed := io.Pipe()
+	if request.GetStdin() {
+		streams.Stdin = input
+	}
+	// Input and sizes arrive on one stream. A command that reads no input must not hold up what comes after it, but may hold up the caller.
+	go func() {
+		defer close(sizes)
+		defer func() { _ = feed.Close() }()
+		for {
+			r, err := tunnel.Receive()
+			if err != nil {
+				return
+			}
+			switch {
+			case r.HasStdin() && streams.Stdin != nil:
+				if _, err := feed.Write(r.GetStdin()); err != nil {
+					continue // the command has closed its input; sizes may still come
+				}
+			case r.HasCloseStdin():
+				_ = feed.Close()
+			case r.HasResize():
+				select {
+				case sizes <- exec.Size{Width: uint16(r.GetResize().GetWidth()), Height: uint16(r.GetResize().GetHeight())}:
+				case <-ctx.Done():
+				}
+			}
+		}
+	}()
+	code, err := exec.Run(ctx, s.runtime, run.ID, request.GetCommand(), streams)
+	_ = input.Close() // unblocks the feeder
+	if err != nil {
+		return fmt.Errorf("container %q in pod %q: %w", container, request.GetName(), err)
+	}
+	return tunnel.Exit(code)
+}
