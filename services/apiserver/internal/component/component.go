@@ -70,7 +70,9 @@ func describe(name string, err error) *clusterv1.Component {
 	return c
 }
 
-type notServing struct{ state healthpb.HealthCheckResponse_ServingStatus }
+type notServing struct {
+	state healthpb.HealthCheckResponse_ServingStatus
+}
 
 func (e notServing) Error() string { return "it answers " + e.state.String() }
 

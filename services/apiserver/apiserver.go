@@ -1,0 +1,251 @@
+// Package apiserver is Dhow's API server: the only client of the store, and what everything else talks to.
+//
+// This file is its composition. A read's way is grpcapi → authorizer → cache; a write's is grpcapi → authorizer → registry (strategy, allocator, encryption)
+// → store, and back into the cache by the store's watch. Node agents hold their sessions here, and calls into containers go through them.
+package apiserver
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/health"
+	healthpb "google.golang.org/grpc/health/grpc_health_v1"
+	kschema "k8s.io/apimachinery/pkg/runtime/schema"
+
+	storev1 "dhow.dev/gen/go/dhow/store/v1"
+	"dhow.dev/pkg/identity"
+	"dhow.dev/pkg/telemetry"
+	"dhow.dev/pkg/telemetry/logkey"
+	"dhow.dev/pkg/transport"
+	"dhow.dev/pkg/version"
+	"dhow.dev/services/apiserver/internal/allocator"
+	"dhow.dev/services/apiserver/internal/authorizer"
+	"dhow.dev/services/apiserver/internal/cache"
+	"dhow.dev/services/apiserver/internal/codec"
+	"dhow.dev/services/apiserver/internal/component"
+	"dhow.dev/services/apiserver/internal/encryption"
+	"dhow.dev/services/apiserver/internal/grpcapi"
+	"dhow.dev/services/apiserver/internal/registry"
+	"dhow.dev/services/apiserver/internal/session"
+	"dhow.dev/services/apiserver/internal/strategy"
+)
+
+// Config configures Run.
+type Config struct {
+	// Listener is where the service listens. Run closes it.
+	Listener net.Listener
+	// Credentials authenticate callers.
+	Credentials credentials.TransportCredentials
+	// Logger gets the service's records. Nil discards them.
+	Logger *slog.Logger
+
+	// Store is the connection to the store, as identity system:dhow:apiserver.
+	Store grpc.ClientConnInterface
+	// Scheduler and ControllerManager are asked how they are, and the scheduler to explain. May be nil.
+	Scheduler, ControllerManager grpc.ClientConnInterface
+
+	// KeyFile holds the keys that Secrets are encrypted with; it is made when it does not exist. API servers of one cluster need the same file.
+	KeyFile string
+	// AdvertiseAddress is the host:port at which other API servers and pods reach this one. It also names this API server. Empty: the listener's address.
+	AdvertiseAddress string
+	// PeerDial connects to another API server by its advertised address, as identity system:dhow:apiserver. Nil: there is no other.
+	PeerDial func(address string) (*grpc.ClientConn, error)
+
+	// Network says which addresses the cluster gives out. Zero fields have defaults.
+	Network Network
+	// SessionGrace is how long a node may be without session before it is not ready; 0: 40 s.
+	SessionGrace time.Duration
+	// HeartbeatInterval is how often node agents say that they are alive; 0: a quarter of the grace, at most 10 s.
+	HeartbeatInterval time.Duration
+	// TolerationSeconds is how long pods stay on a node that is not ready when they do not say it; 0: 300.
+	TolerationSeconds int64
+	// Started is called once the first call can be answered. Optional.
+	Started func()
+}
+
+// Network says which addresses the cluster gives out.
+type Network struct {
+	// Services is the range of cluster IPs; zero: 10.96.0.0/16. DNS is the one of them that name servers listen on; zero: the tenth.
+	Services netip.Prefix
+	DNS      netip.Addr
+	// Pods is what nodes get a part of, NodeBits long; zero: 10.244.0.0/16 and 24.
+	Pods     netip.Prefix
+	NodeBits int
+	// NodePorts is the range of node ports, both included; zero: 30000 to 32767.
+	FirstNodePort, LastNodePort uint16
+}
+
+func (n *Network) setDefaults() error {
+	if !n.Services.IsValid() {
+		n.Services = netip.MustParsePrefix("10.96.0.0/16")
+	}
+	if !n.Pods.IsValid() {
+		n.Pods = netip.MustParsePrefix("10.244.0.0/16")
+	}
+	if n.NodeBits == 0 {
+		n.NodeBits = 24
+	}
+	if n.FirstNodePort == 0 && n.LastNodePort == 0 {
+		n.FirstNodePort, n.LastNodePort = 30000, 32767
+	}
+	n.Services, n.Pods = n.Services.Masked(), n.Pods.Masked()
+	if !n.DNS.IsValid() {
+		n.DNS = nth(n.Services, 10)
+	}
+	switch {
+	case n.Services.Overlaps(n.Pods):
+		return fmt.Errorf("network: services %s and pods %s overlap: choose ranges that do not", n.Services, n.Pods)
+	case n.NodeBits <= n.Pods.Bits() || n.NodeBits > n.Pods.Addr().BitLen()-2:
+		return fmt.Errorf("network: a node's part of %s cannot be a /%d", n.Pods, n.NodeBits)
+	case !n.Services.Contains(n.DNS):
+		return fmt.Errorf("network: the DNS address %s is not in the service range %s", n.DNS, n.Services)
+	case n.FirstNodePort > n.LastNodePort:
+		return fmt.Errorf("network: node ports %d-%d: the first is above the last", n.FirstNodePort, n.LastNodePort)
+	}
+	return nil
+}
+
+// nth returns the nth address of a range.
+func nth(p netip.Prefix, n int) netip.Addr {
+	a := p.Addr()
+	for range n {
+		a = a.Next()
+	}
+	return a
+}
+
+// scope names the package's spans.
+const scope = "dhow.dev/services/apiserver"
+
+var errNotReady = errors.New("its cache is not filled yet")
+
+// Run serves until the context ends, and returns nil then.
+func Run(ctx context.Context, config Config) error {
+	if err := config.setDefaults(); err != nil {
+		config.Listener.Close()
+		return fmt.Errorf("apiserver: %w", err)
+	}
+	if err := run(ctx, config); err != nil {
+		config.Listener.Close()
+		return fmt.Errorf("apiserver: %w", err)
+	}
+	return nil
+}
+
+func (c *Config) setDefaults() error {
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	if c.Store == nil || c.Credentials == nil || c.KeyFile == "" {
+		return errors.New("Store, Credentials and KeyFile are required")
+	}
+	if c.AdvertiseAddress == "" {
+		c.AdvertiseAddress = c.Listener.Addr().String()
+	}
+	if c.SessionGrace == 0 {
+		c.SessionGrace = 40 * time.Second
+	}
+	if c.HeartbeatInterval == 0 {
+		c.HeartbeatInterval = min(c.SessionGrace/4, 10*time.Second)
+	}
+	if c.TolerationSeconds == 0 {
+		c.TolerationSeconds = 300
+	}
+	return c.Network.setDefaults()
+}
+
+func run(ctx context.Context, config Config) error {
+	logger, tracer := config.Logger, telemetry.Tracer(scope)
+	// What the API server writes on its own account carries its own identity.
+	ctx = identity.NewContext(ctx, identity.Identity{Name: identity.APIServer, Groups: []string{identity.Masters}})
+	tasks, running := errgroup.WithContext(ctx)
+
+	store := storev1.NewStoreClient(config.Store)
+	keys, err := encryption.LoadOrCreate(config.KeyFile)
+	if err != nil {
+		return err
+	}
+	objects, err := cache.New(cache.Config{
+		Store: store, Logger: logger,
+		Transform: func(key string, value []byte, keyID uint32) ([]byte, error) { return keys.Open(key, keyID, value) },
+	})
+	if err != nil {
+		return err
+	}
+	structs, err := codec.New()
+	if err != nil {
+		return err
+	}
+	allocators, err := newAllocators(config.Network, objects)
+	if err != nil {
+		return err
+	}
+	writes, err := registry.New(registry.Config{
+		Store: store, Cache: current{objects}, Codec: structs, Encryption: keys, Allocators: allocators, Tracer: tracer,
+		Strategies: strategy.New(strategy.Config{TolerationSeconds: config.TolerationSeconds, Lookup: lookup{cache: objects, codec: structs}}),
+	})
+	if err != nil {
+		return err
+	}
+	sessions, err := session.New(session.Config{
+		Store: store, Cache: objects, Registry: writes, Codec: structs, Address: config.AdvertiseAddress, PeerDial: config.PeerDial,
+		Grace: config.SessionGrace, HeartbeatInterval: config.HeartbeatInterval, Logger: logger,
+	})
+	if err != nil {
+		return err
+	}
+	board := component.New(component.Config{
+		Services: map[string]grpc.ClientConnInterface{
+			"store": config.Store, "scheduler": config.Scheduler, "controller-manager": config.ControllerManager,
+		},
+		Self: func() error {
+			select {
+			case <-objects.Ready():
+				return nil
+			default:
+				return errNotReady
+			}
+		},
+	})
+	api := grpcapi.New(grpcapi.Config{
+		Cache: objects, Registry: writes, Authorizer: authorizer.New(authorizer.Config{Pods: placements{objects}}),
+		Tunnels: sessions, Sessions: sessions, Components: board, Scheduler: config.Scheduler,
+		Extras: sessions.Extras(), Logger: logger, Version: version.Version,
+	})
+	checks := health.NewServer()
+	checks.SetServingStatus("", healthpb.HealthCheckResponse_NOT_SERVING)
+	front := transport.NewServer(transport.ServerConfig{
+		Credentials: config.Credentials, Logger: logger, Health: checks, Lifetime: running, Options: api.Options(),
+	})
+	api.Register(front)
+
+	tasks.Go(func() error { return objects.Run(running) })
+	tasks.Go(func() error { return sessions.Run(running) })
+	tasks.Go(func() error { return transport.Serve(running, front, config.Listener) })
+	tasks.Go(func() error {
+		start := bootstrap{registry: writes, codec: structs, network: config.Network, logger: logger}
+		if err := start.run(running, objects.Ready()); err != nil {
+			return err
+		}
+		checks.SetServingStatus("", healthpb.HealthCheckResponse_SERVING)
+		logger.LogAttrs(running, slog.LevelInfo, "API server serves", logkey.Address(config.Listener.Addr().String()))
+		if config.Started != nil {
+			config.Started()
+		}
+		return start.publish(running, sessions.Servers)
+	})
+	return tasks.Wait()
+}
+
+// newAllocators returns the allocators by the resource that they serve.
+func newAllocators(Network, *cache.Cache) (map[kschema.GroupResource]allocator.Allocator, error) {
+	return nil, nil
+}
