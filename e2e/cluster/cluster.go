@@ -1,0 +1,345 @@
+// Package cluster starts clusters for end-to-end tests: the real programs, real containers in real network namespaces, in the ways that Dhow runs.
+package cluster
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"dhow.dev/e2e/evidence"
+	"dhow.dev/pkg/image"
+)
+
+// Deadline bounds the wait for anything that a test waits for. It is not an expectation: machines that run tests are slow and shared.
+const Deadline = 2 * time.Minute
+
+// Registry is the name under which every node knows the images of Images.
+const Registry = "registry.dhow:5000"
+
+// Options say how a cluster runs.
+type Options struct {
+	Nodes int
+	// Separate runs the five services as five processes, two API servers among them.
+	Separate bool
+	// Arguments are added to `dhow up`.
+	Arguments []string
+}
+
+// Cluster is a running cluster. It is taken down, and what it leaves is a failure, when the test ends.
+type Cluster struct {
+	evidence.Machine
+	t       *testing.T
+	DataDir string
+	listen  string
+	options Options
+	dhow    string
+
+	mu  sync.Mutex
+	up  *exec.Cmd
+	out *output
+}
+
+// Start starts a cluster and waits until its nodes are ready.
+func Start(t *testing.T, options Options) *Cluster {
+	t.Helper()
+	dhow, err := filepath.Abs(filepath.Join("..", "..", "bin", "dhow"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(dhow); err != nil {
+		t.Fatalf("%v: `make build` makes it", err)
+	}
+	// Not t.TempDir: sockets and cgroups need short names, and a failed test's data is worth reading.
+	dir, err := os.MkdirTemp("", "dhow-e2e-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := &Cluster{t: t, DataDir: filepath.Join(dir, "data"), listen: freePorts(t), options: options, dhow: dhow}
+	t.Cleanup(func() {
+		c.down()
+		if t.Failed() {
+			t.Logf("the cluster said:\n%s", c.Log())
+		}
+		os.RemoveAll(dir)
+	})
+	c.Up()
+	machine, err := evidence.Read(c.DataDir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.Machine = machine
+	return c
+}
+
+// freePorts finds a loopback port that has the ports after it free too, as many as services of their own need.
+func freePorts(t *testing.T) string {
+	t.Helper()
+	const needed = 5
+next:
+	for range 100 {
+		first, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		first.Close()
+		port := first.Addr().(*net.TCPAddr).Port
+		for i := range needed {
+			l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port+i))
+			if err != nil {
+				continue next
+			}
+			l.Close()
+		}
+		return fmt.Sprintf("127.0.0.1:%d", port)
+	}
+	t.Fatal("no free ports on 127.0.0.1")
+	return ""
+}
+
+// Address is where the API answers on this machine.
+func (c *Cluster) Address() string { return c.listen }
+
+// output keeps what a program says and lets one wait for it.
+type output struct {
+	mu      sync.Mutex
+	text    bytes.Buffer
+	changed chan struct{}
+	ended   error
+	end     chan struct{}
+}
+
+func (o *output) Write(p []byte) (int, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	close(o.changed)
+	o.changed = make(chan struct{})
+	return o.text.Write(p)
+}
+
+func (o *output) String() string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.text.String()
+}
+
+// waitFor waits until the output contains a text, or the program has ended.
+func (o *output) waitFor(text string, deadline time.Duration) error {
+	timeout := time.After(deadline)
+	for {
+		o.mu.Lock()
+		changed, found := o.changed, strings.Contains(o.text.String(), text)
+		o.mu.Unlock()
+		if found {
+			return nil
+		}
+		select {
+		case <-changed:
+		case <-o.end:
+			return fmt.Errorf("it ended (%v) before it said %q", o.ended, text)
+		case <-timeout:
+			return fmt.Errorf("it did not say %q within %s", text, deadline)
+		}
+	}
+}
+
+// Up runs `dhow up` and waits until it is ready.
+func (c *Cluster) Up() {
+	c.t.Helper()
+	args := []string{"up", "--data-dir", c.DataDir, "--listen", c.listen, "--nodes", fmt.Sprint(c.options.Nodes)}
+	if c.options.Separate {
+		args = append(args, "--separate")
+	}
+	out := &output{changed: make(chan struct{}), end: make(chan struct{})}
+	cmd := exec.Command(c.dhow, append(args, c.options.Arguments...)...)
+	cmd.Stdout, cmd.Stderr = out, out
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	if err := cmd.Start(); err != nil {
+		c.t.Fatal(err)
+	}
+	go func() {
+		out.ended = cmd.Wait()
+		close(out.end)
+	}()
+	c.mu.Lock()
+	c.up, c.out = cmd, out
+	c.mu.Unlock()
+	if err := out.waitFor("Dhow is ready", Deadline); err != nil {
+		c.t.Fatalf("dhow up: %v:\n%s", err, c.Log())
+	}
+}
+
+// Log is what the cluster's programs have said.
+func (c *Cluster) Log() string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var all strings.Builder
+	if c.out != nil {
+		all.WriteString(c.out.String())
+	}
+	for _, pattern := range []string{"nodes/*/agent.log", "services/*.log"} {
+		files, _ := filepath.Glob(filepath.Join(c.DataDir, pattern))
+		for _, file := range files {
+			content, _ := os.ReadFile(file)
+			if len(content) > 16<<10 {
+				content = content[len(content)-16<<10:]
+			}
+			fmt.Fprintf(&all, "--- %s\n%s\n", file, content)
+		}
+	}
+	return all.String()
+}
+
+// Kill ends `dhow up` by a signal and waits until it has ended.
+func (c *Cluster) Kill(signal syscall.Signal) {
+	c.t.Helper()
+	if err := c.up.Process.Signal(signal); err != nil {
+		c.t.Fatal(err)
+	}
+	select {
+	case <-c.out.end:
+	case <-time.After(Deadline):
+		c.t.Fatalf("dhow up does not end by %s:\n%s", signal, c.Log())
+	}
+}
+
+func (c *Cluster) down() {
+	ctx, cancel := context.WithTimeout(context.Background(), Deadline)
+	defer cancel()
+	log := c.Log()
+	if out, err := exec.CommandContext(ctx, c.dhow, "down", "--purge", "--data-dir", c.DataDir).CombinedOutput(); err != nil {
+		c.t.Errorf("dhow down: %v: %s", err, out)
+	}
+	if c.t.Failed() {
+		c.t.Logf("before it was taken down, the cluster said:\n%s", log)
+	}
+	left, err := c.Leftovers(c.DataDir)
+	if err != nil || len(left) > 0 {
+		c.t.Errorf("dhow down left behind: %v %v", left, err)
+	}
+}
+
+// Command prepares a dhow command line against the cluster.
+func (c *Cluster) Command(ctx context.Context, args ...string) *exec.Cmd {
+	return exec.CommandContext(ctx, c.dhow, append([]string{"--config", filepath.Join(c.DataDir, "client.yaml")}, args...)...)
+}
+
+// Try runs a dhow command line and returns what it printed and its error.
+func (c *Cluster) Try(stdin string, args ...string) (stdout, stderr string, err error) {
+	ctx, cancel := context.WithTimeout(context.Background(), Deadline)
+	defer cancel()
+	cmd := c.Command(ctx, args...)
+	var out, problems bytes.Buffer
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = strings.NewReader(stdin), &out, &problems
+	err = cmd.Run()
+	return out.String(), problems.String(), err
+}
+
+// Dhow runs a dhow command line that must succeed and returns what it printed.
+func (c *Cluster) Dhow(t *testing.T, args ...string) string {
+	t.Helper()
+	out, problems, err := c.Try("", args...)
+	if err != nil {
+		t.Fatalf("dhow %s: %v: %s%s", strings.Join(args, " "), err, out, problems)
+	}
+	return out
+}
+
+// Apply applies a manifest.
+func (c *Cluster) Apply(t *testing.T, manifest string) {
+	t.Helper()
+	if out, problems, err := c.Try(manifest, "apply", "-f", "-"); err != nil {
+		t.Fatalf("apply: %v: %s%s\n%s", err, out, problems, manifest)
+	}
+}
+
+// Namespace makes a namespace for a test and deletes it at its end.
+func (c *Cluster) Namespace(t *testing.T, name string) string {
+	t.Helper()
+	c.Apply(t, "apiVersion: v1\nkind: Namespace\nmetadata: {name: "+name+"}\n")
+	t.Cleanup(func() {
+		if t.Failed() {
+			pods, _, _ := c.Try("", "describe", "pods", "-n", name)
+			t.Logf("pods of %s:\n%s", name, pods)
+		}
+		if out, problems, err := c.Try("", "delete", "namespace", name, "--timeout", Deadline.String()); err != nil {
+			t.Errorf("delete namespace %s: %v: %s%s", name, err, out, problems)
+		}
+	})
+	return name
+}
+
+// Eventually asks until the answer is nil; after the deadline the last answer fails the test.
+func Eventually(t *testing.T, ask func(context.Context) error) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), Deadline)
+	defer cancel()
+	ticker := time.NewTicker(100 * time.Millisecond)
+	defer ticker.Stop()
+	for {
+		err := ask(ctx)
+		if err == nil {
+			return
+		}
+		select {
+		case <-ctx.Done():
+			t.Fatalf("after %s: %v", Deadline, err)
+		case <-ticker.C:
+		}
+	}
+}
+
+// Images serves the test images to the cluster's nodes until the test ends: `tools` holds busybox; `guestbook:v1` and `:v2` the example.
+func (c *Cluster) Images(t *testing.T) {
+	t.Helper()
+	dir := t.TempDir()
+	registry, err := image.NewRegistry(image.RegistryConfig{Dir: filepath.Join(dir, "registry")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	busybox, err := image.FindBusybox()
+	if err != nil {
+		t.Fatal(err)
+	}
+	add := func(name string, spec image.Spec) {
+		spec.Busybox = busybox
+		img, err := image.Build(spec)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := registry.Add(t.Context(), name, img); err != nil {
+			t.Fatal(err)
+		}
+	}
+	add("tools:v1", image.Spec{Entrypoint: []string{"/bin/sh"}})
+	for _, version := range []string{"v1", "v2"} {
+		binary := filepath.Join(dir, "guestbook-"+version)
+		build := exec.CommandContext(t.Context(), "go", "build", "-trimpath", "-ldflags", "-s -w -X main.version="+version, "-o", binary, "dhow.dev/examples/guestbook/app")
+		build.Env = append(os.Environ(), "CGO_ENABLED=0")
+		if out, err := build.CombinedOutput(); err != nil {
+			t.Fatalf("build guestbook: %v: %s", err, out)
+		}
+		add("guestbook:"+version, image.Spec{Files: []image.File{{Path: "/guestbook", Source: binary}}, Entrypoint: []string{"/guestbook"}})
+	}
+	listener, err := net.Listen("tcp", net.JoinHostPort(c.Gateway, "5000"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	served := make(chan error, 1)
+	go func() { served <- registry.Serve(ctx, listener) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-served; err != nil {
+			t.Error(err)
+		}
+	})
+}
