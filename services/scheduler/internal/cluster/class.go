@@ -1,0 +1,131 @@
+package cluster
+
+import (
+	corev1 "dhow.dev/gen/go/dhow/core/v1"
+	"dhow.dev/services/scheduler/internal/snapshot"
+)
+
+// class returns the class of a pod, with one reference more.
+func (c *Cluster) class(o *corev1.Pod) (*class, error) {
+	services := c.services(o.GetMetadata().GetNamespace())
+	key := snapshot.ClassKey(o, services)
+	if known := c.classes[key]; known != nil {
+		known.refs++
+		return known, nil
+	}
+	r := &collector{Cluster: c}
+	compiled, err := snapshot.Compile(r, o, services)
+	if err != nil {
+		return nil, err
+	}
+	n := &class{Class: compiled, key: key, refs: 1, groups: r.groups, perNode: map[int]int32{}}
+	if last := len(c.freeClass) - 1; last >= 0 {
+		compiled.ID, c.freeClass = c.freeClass[last], c.freeClass[:last]
+	} else {
+		compiled.ID = c.nextClass()
+	}
+	for _, g := range n.groups {
+		g.refs++
+	}
+	c.classes[key] = n
+	var links []int32
+	for _, g := range c.groups {
+		if c.snapshot.GroupSelects(g.id, compiled) {
+			links = append(links, g.id)
+		}
+	}
+	c.snapshot.Link(compiled.ID, links)
+	return n, nil
+}
+
+// nextClass is the first id that was never given out: ids in use and free ones fill the range below.
+func (c *Cluster) nextClass() int32 { return int32(len(c.classes) + len(c.freeClass)) }
+
+// release gives a reference back. The last one ends the class, and groups that no class asks for any more.
+func (c *Cluster) release(n *class) {
+	if n.refs--; n.refs > 0 {
+		return
+	}
+	delete(c.classes, n.key)
+	c.snapshot.Link(n.ID, nil)
+	c.freeClass = append(c.freeClass, n.ID)
+	for _, g := range n.groups {
+		if g.refs--; g.refs > 0 {
+			continue
+		}
+		for _, other := range c.classes {
+			c.unlink(other, g.id)
+		}
+		c.snapshot.ClearGroup(g.id)
+		delete(c.groups, g.key)
+		c.freeGroup = append(c.freeGroup, g.id)
+	}
+}
+
+func (c *Cluster) unlink(n *class, group int32) {
+	if !c.snapshot.Counts(group, n.Class) {
+		return
+	}
+	var left []int32
+	for _, id := range c.snapshot.Links(n.ID) {
+		if id != group {
+			left = append(left, id)
+		}
+	}
+	c.snapshot.Link(n.ID, left)
+}
+
+// collector resolves for a class that is being compiled, and remembers the groups that it asks for.
+type collector struct {
+	*Cluster
+	groups []*group
+}
+
+// ResolveGroup finds or begins a group; pods that are there already are counted by class.
+func (r *collector) ResolveGroup(key string, selector snapshot.Selector) int32 {
+	g := r.Cluster.groups[key]
+	if g == nil {
+		g = &group{key: key}
+		if last := len(r.freeGroup) - 1; last >= 0 {
+			g.id, r.freeGroup = r.freeGroup[last], r.freeGroup[:last]
+		} else {
+			g.id = int32(r.snapshot.Groups())
+		}
+		r.Cluster.groups[key] = g
+		r.snapshot.SetGroup(g.id, key, selector)
+		for _, n := range r.classes {
+			if !selector.Selects(n.Class) {
+				continue
+			}
+			r.snapshot.Link(n.ID, append(append([]int32(nil), r.snapshot.Links(n.ID)...), g.id))
+			for slot, pods := range n.perNode {
+				r.snapshot.CountTo(g.id, slot, pods)
+			}
+		}
+	}
+	r.groups = append(r.groups, g)
+	return g.id
+}
+
+// ResolveColumn finds or adds a resource.
+func (c *Cluster) ResolveColumn(name string) int32 {
+	column, known := c.columns[name]
+	if !known {
+		column = int32(c.snapshot.AddColumn(name))
+		c.columns[name] = column
+	}
+	return column
+}
+
+// ResolveTopology finds a label's numbering or begins it.
+func (c *Cluster) ResolveTopology(key string) int32 {
+	topology, known := c.topologies[key]
+	if !known {
+		topology = c.snapshot.AddTopology(key)
+		c.topologies[key] = topology
+	}
+	return topology
+}
+
+// ResolveGroup is for compiling nodes, which ask for none.
+func (c *Cluster) ResolveGroup(string, snapshot.Selector) int32 { return -1 }

@@ -1,0 +1,91 @@
+// Package filter has the rules that keep pods from nodes, one file each. A rule says why, in the words of Kubernetes' scheduler, because the words
+// are read by people and by programs that were written for it.
+package filter
+
+import (
+	"dhow.dev/services/scheduler/internal/snapshot"
+	"dhow.dev/services/scheduler/internal/spread"
+)
+
+// Context is what a rule may look at: a snapshot, the pod's class, and the class's counters.
+type Context struct {
+	Snapshot *snapshot.Snapshot
+	Class    *snapshot.Class
+	Spread   *spread.Hard
+}
+
+// NewContext makes the counters that rules need for a class.
+func NewContext(s *snapshot.Snapshot, c *snapshot.Class) *Context {
+	return &Context{Snapshot: s, Class: c, Spread: spread.NewHard(s, c)}
+}
+
+// Filter is one rule.
+type Filter struct {
+	// Name is that of Kubernetes' plugin.
+	Name string
+	// Helps are the events after which a pod that this rule kept pending may fit.
+	Helps Event
+	// Reject appends the reasons why the pod cannot run on the node of a slot; none when the rule lets it.
+	Reject func(c *Context, slot int, reasons []string) []string
+	// Shared says that the reasons change with pods on other nodes, too.
+	Shared bool
+}
+
+// Event is a set of things that happen in a cluster.
+type Event uint32
+
+// What may make a pending pod fit.
+const (
+	NodeAdded Event = 1 << iota
+	NodeAllocatable
+	NodeLabels
+	NodeTaints
+	NodeSchedulable
+	// PodGone is a pod that left its node, or needs less of it now.
+	PodGone
+	// PodPlaced is a pod that got a node, or whose labels changed: counts of spreading changed.
+	PodPlaced
+	// NodeGone is a domain less to spread over.
+	NodeGone
+)
+
+// All returns the rules in the order in which Kubernetes asks its plugins. The first that rejects a node decides what a pod's condition says of it.
+// Kubernetes' NodeName is not among them: a pod that names its node never comes here.
+func All() []Filter {
+	return []Filter{
+		{Name: "NodeUnschedulable", Helps: NodeAdded | NodeSchedulable, Reject: unschedulable},
+		{Name: "TaintToleration", Helps: NodeAdded | NodeTaints, Reject: taints},
+		{Name: "NodeAffinity", Helps: NodeAdded | NodeLabels, Reject: nodeAffinity},
+		{Name: "NodePorts", Helps: NodeAdded | PodGone, Reject: ports},
+		{Name: "NodeResourcesFit", Helps: NodeAdded | NodeAllocatable | PodGone, Reject: resources},
+		{Name: "PodTopologySpread", Helps: NodeAdded | NodeGone | NodeLabels | NodeTaints | PodGone | PodPlaced, Reject: topologySpread, Shared: true},
+	}
+}
+
+// Rejection is a rule's verdict on a node.
+type Rejection struct {
+	// Filter is the index in the list of rules.
+	Filter  int
+	Reasons []string
+}
+
+// First returns the first rule's rejection of a node, or false. Reasons may reuse buffer.
+func First(filters []Filter, c *Context, slot int, buffer []string) (Rejection, bool) {
+	for i := range filters {
+		if reasons := filters[i].Reject(c, slot, buffer[:0]); len(reasons) > 0 {
+			return Rejection{Filter: i, Reasons: reasons}, true
+		}
+	}
+	return Rejection{}, false
+}
+
+// Every returns the rejections of all rules: what would have to change for the pod to run on the node.
+func Every(filters []Filter, c *Context, slot int) []Rejection {
+	var out []Rejection
+	for i := range filters {
+		if reasons := filters[i].Reject(c, slot, nil); len(reasons) > 0 {
+			out = append(out, Rejection{Filter: i, Reasons: reasons})
+		}
+	}
+	return out
+}

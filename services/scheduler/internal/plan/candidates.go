@@ -1,0 +1,189 @@
+package plan
+
+import (
+	"dhow.dev/services/scheduler/internal/filter"
+	"dhow.dev/services/scheduler/internal/score"
+	"dhow.dev/services/scheduler/internal/snapshot"
+	"dhow.dev/services/scheduler/internal/spread"
+)
+
+// candidates are the nodes that pods of one class may go to, best first.
+type candidates struct {
+	planner *planner
+	context *filter.Context
+	ranking *score.Ranking
+	// static are the rules whose verdict on a node changes by pods on that node alone. The others are asked for a whole bucket when one is picked.
+	static  []filter.Filter
+	buckets []heap
+	// bucketOf and at say where a slot is: at is its place in the bucket's heap, or -1.
+	bucketOf, at []int32
+	points       []int64
+	// cursor is how much of the journal was taken in.
+	cursor  int
+	failure *Failure
+	failed  int
+}
+
+func (p *planner) newCandidates(class *snapshot.Class) *candidates {
+	s := p.snapshot
+	c := &candidates{
+		planner: p, context: filter.NewContext(s, class), cursor: len(p.journal),
+		at: make([]int32, s.Slots()), points: make([]int64, s.Slots()),
+	}
+	for _, f := range p.filters {
+		if !f.Shared {
+			c.static = append(c.static, f)
+		}
+	}
+	feasible := make([]int32, 0, s.Slots())
+	for slot := range c.at {
+		c.at[slot] = -1
+		if s.Node(slot) != nil && c.fits(slot) {
+			feasible = append(feasible, int32(slot))
+		}
+	}
+	c.ranking = score.New(s, class, feasible)
+	of, buckets := spread.Buckets(s.Slots(), c.context.Spread, c.ranking.Spread())
+	c.bucketOf, c.buckets = of, make([]heap, buckets)
+	for _, slot := range feasible {
+		c.points[slot] = c.ranking.Node(int(slot))
+		b := &c.buckets[of[slot]]
+		c.at[slot] = int32(len(*b))
+		*b = append(*b, slot)
+	}
+	for i := range c.buckets {
+		c.heapify(&c.buckets[i])
+	}
+	return c
+}
+
+// fits asks the rules of one node, and the part of spreading that no placement changes.
+func (c *candidates) fits(slot int) bool {
+	if c.context.Spread.Missing(slot) {
+		return false
+	}
+	_, rejected := filter.First(c.static, c.context, slot, c.planner.buffer)
+	return !rejected
+}
+
+// best returns the best node that spreading allows now, or -1.
+func (c *candidates) best() int {
+	best, most := -1, int64(0)
+	for i := range c.buckets {
+		if len(c.buckets[i]) == 0 {
+			continue
+		}
+		slot := int(c.buckets[i][0])
+		if c.context.Spread.Violated(slot) != nil {
+			continue
+		}
+		points := c.points[slot] + c.ranking.Shared(slot)
+		if best < 0 || points > most || points == most && c.tie(slot) > c.tie(best) {
+			best, most = slot, points
+		}
+	}
+	return best
+}
+
+// catchUp takes in the placements since the class was last asked.
+func (c *candidates) catchUp() {
+	journal := c.planner.journal
+	s := c.planner.snapshot
+	for _, p := range journal[c.cursor:] {
+		c.context.Spread.Add(s, p.slot, p.class)
+		c.ranking.Spread().Add(s, p.slot, p.class)
+	}
+	for _, p := range journal[c.cursor:] {
+		if c.at[p.slot] < 0 {
+			continue
+		}
+		b := &c.buckets[c.bucketOf[p.slot]]
+		if !c.fits(p.slot) {
+			c.remove(b, int(c.at[p.slot]))
+			continue
+		}
+		c.points[p.slot] = c.ranking.Node(p.slot)
+		c.fix(b, int(c.at[p.slot]))
+	}
+	c.cursor = len(journal)
+}
+
+// tie orders nodes of equal points: by their names and the seed, so that neither slots nor the order of arrival matter.
+func (c *candidates) tie(slot int) uint64 {
+	x := c.planner.snapshot.Node(slot).Tie ^ c.planner.seed
+	x ^= x >> 30
+	x *= 0xbf58476d1ce4e5b9
+	x ^= x >> 27
+	x *= 0x94d049bb133111eb
+	return x ^ x>>31
+}
+
+// heap is slots with the best first. It is not container/heap because places are kept in candidates.at without an interface call for each swap.
+type heap []int32
+
+func (c *candidates) less(a, b int32) bool {
+	if c.points[a] != c.points[b] {
+		return c.points[a] > c.points[b]
+	}
+	return c.tie(int(a)) > c.tie(int(b))
+}
+
+func (c *candidates) heapify(h *heap) {
+	for i := len(*h)/2 - 1; i >= 0; i-- {
+		c.down(*h, i)
+	}
+}
+
+func (c *candidates) swap(h heap, i, j int) {
+	h[i], h[j] = h[j], h[i]
+	c.at[h[i]], c.at[h[j]] = int32(i), int32(j)
+}
+
+func (c *candidates) down(h heap, i int) bool {
+	from := i
+	for {
+		child := 2*i + 1
+		if child >= len(h) {
+			break
+		}
+		if child+1 < len(h) && c.less(h[child+1], h[child]) {
+			child++
+		}
+		if !c.less(h[child], h[i]) {
+			break
+		}
+		c.swap(h, i, child)
+		i = child
+	}
+	return i > from
+}
+
+func (c *candidates) up(h heap, i int) {
+	for i > 0 {
+		parent := (i - 1) / 2
+		if !c.less(h[i], h[parent]) {
+			break
+		}
+		c.swap(h, i, parent)
+		i = parent
+	}
+}
+
+func (c *candidates) fix(h *heap, i int) {
+	if !c.down(*h, i) {
+		c.up(*h, i)
+	}
+}
+
+func (c *candidates) remove(h *heap, i int) {
+	last := len(*h) - 1
+	gone := (*h)[i]
+	if i != last {
+		c.swap(*h, i, last)
+	}
+	c.at[gone] = -1
+	*h = (*h)[:last]
+	if i != last {
+		c.fix(h, i)
+	}
+}

@@ -1,0 +1,97 @@
+// Package plan decides where pending pods go. Make is a pure function: the same snapshot, pods and seed give the same decisions, and it changes
+// neither snapshot nor pods.
+//
+// Pods of one class are filtered and ranked over all nodes once. Their candidates then wait in heaps, one for each combination of topology
+// domains, and a placement rescores the node it touched, and no other.
+package plan
+
+import (
+	"dhow.dev/services/scheduler/internal/filter"
+	"dhow.dev/services/scheduler/internal/snapshot"
+)
+
+// Pod is a pending pod.
+type Pod struct {
+	// Key names the pod, and holds its host ports.
+	Key   string
+	Class *snapshot.Class
+}
+
+// Decision is what became of one pod.
+type Decision struct {
+	// Slot is the node's, or -1.
+	Slot int
+	// Node is the node's name, empty when no node was found.
+	Node string
+	// Failure says why no node was found.
+	Failure *Failure
+}
+
+// Make decides for pods in their order: the first takes what it needs before the second is looked at. It forks the snapshot.
+func Make(s *snapshot.Snapshot, pods []Pod, seed uint64) []Decision {
+	p := &planner{snapshot: s.Fork(), filters: filter.All(), seed: seed, classes: map[*snapshot.Class]*candidates{}}
+	decisions := make([]Decision, len(pods))
+	waiting := make([]int, 0, len(pods))
+	for i := range pods {
+		if slot := p.place(pods[i]); slot >= 0 {
+			decisions[i] = Decision{Slot: slot, Node: p.snapshot.Node(slot).Name}
+		} else {
+			waiting = append(waiting, i)
+		}
+	}
+	// Spreading can let a pod in after others were placed: the emptiest domain has filled up. So those are tried until nothing moves.
+	for progress := true; progress; {
+		progress = false
+		left := waiting[:0]
+		for _, i := range waiting {
+			slot := -1
+			if c := p.classes[pods[i].Class]; len(pods[i].Class.Hard) > 0 && c.cursor < len(p.journal) {
+				slot = p.place(pods[i])
+			}
+			if slot < 0 {
+				left = append(left, i)
+				continue
+			}
+			decisions[i] = Decision{Slot: slot, Node: p.snapshot.Node(slot).Name}
+			progress = true
+		}
+		waiting = left
+	}
+	for _, i := range waiting {
+		decisions[i] = Decision{Slot: -1, Failure: p.classes[pods[i].Class].diagnose()}
+	}
+	return decisions
+}
+
+type planner struct {
+	snapshot *snapshot.Snapshot
+	filters  []filter.Filter
+	seed     uint64
+	classes  map[*snapshot.Class]*candidates
+	// journal is every placement. Classes read it when they are next asked, so that a class of one pod costs nothing to those after it.
+	journal []placement
+	buffer  []string
+}
+
+type placement struct {
+	slot  int
+	class *snapshot.Class
+}
+
+func (p *planner) place(pod Pod) int {
+	c := p.classes[pod.Class]
+	if c == nil {
+		c = p.newCandidates(pod.Class)
+		p.classes[pod.Class] = c
+	} else {
+		c.catchUp()
+	}
+	slot := c.best()
+	if slot < 0 {
+		return -1
+	}
+	p.snapshot.AddPod(slot, pod.Class, pod.Key)
+	p.snapshot.Count(slot, pod.Class, 1)
+	p.journal = append(p.journal, placement{slot: slot, class: pod.Class})
+	return slot
+}

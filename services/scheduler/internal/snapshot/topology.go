@@ -1,0 +1,134 @@
+package snapshot
+
+import "maps"
+
+// NoDomain is the domain of nodes without the topology's label.
+const NoDomain = -1
+
+// topology is the nodes' values of one label as small numbers.
+type topology struct {
+	key      string
+	ids      map[string]int32
+	domainOf cow[int32]
+	// shared says that others read ids.
+	shared bool
+}
+
+func (t *topology) share() topology {
+	if !t.shared {
+		t.shared = true
+	}
+	out := *t
+	out.domainOf = t.domainOf.share()
+	return out
+}
+
+func (t *topology) set(slot int, n *Node) {
+	domain := int32(NoDomain)
+	if n != nil {
+		if value, ok := n.Labels[t.key]; ok {
+			if domain, ok = t.ids[value]; !ok {
+				if t.shared {
+					t.ids, t.shared = maps.Clone(t.ids), false
+				}
+				domain = int32(len(t.ids))
+				t.ids[value] = domain
+			}
+		}
+	}
+	if t.domainOf.items[slot] != domain {
+		t.domainOf.write()[slot] = domain
+	}
+}
+
+// AddTopology begins to number the values of a node label that no topology has.
+func (s *Snapshot) AddTopology(key string) int32 {
+	t := topology{key: key, ids: map[string]int32{}, domainOf: cow[int32]{items: make([]int32, s.Slots())}}
+	for slot, n := range s.nodes.items {
+		t.domainOf.items[slot] = NoDomain
+		t.set(slot, n)
+	}
+	s.topologies = append(s.topologies, t)
+	return int32(len(s.topologies) - 1)
+}
+
+// Domains returns each slot's domain in a topology (NoDomain without one) and the number of domains. The slice is not to be changed.
+func (s *Snapshot) Domains(topology int32) (domainOf []int32, domains int) {
+	t := &s.topologies[topology]
+	return t.domainOf.items, len(t.ids)
+}
+
+// group counts pods that one selector selects, on each node.
+type group struct {
+	key      string
+	selector Selector
+	perNode  cow[int32]
+}
+
+func (g *group) share() group {
+	out := *g
+	out.perNode = g.perNode.share()
+	return out
+}
+
+// Selector selects pods of one namespace: those that one controller owns, or those with certain labels.
+type Selector struct {
+	Namespace string
+	// OwnerUID selects by controller; Labels is then empty.
+	OwnerUID string
+	Labels   []Requirement
+	// Nothing selects no pod at all.
+	Nothing bool
+}
+
+// Selects says whether the selector selects the pods of a class.
+func (s *Selector) Selects(c *Class) bool {
+	if s.Nothing || s.Namespace != c.Namespace {
+		return false
+	}
+	if s.OwnerUID != "" {
+		return s.OwnerUID == c.OwnerUID
+	}
+	return matchAll(s.Labels, c.Labels)
+}
+
+// SetGroup begins to count the pods of a selector, from zero, under the given id: the id of a group that was cleared, or the next one.
+func (s *Snapshot) SetGroup(id int32, key string, selector Selector) {
+	g := group{key: key, selector: selector, perNode: cow[int32]{items: make([]int32, s.Slots())}}
+	if int(id) == len(s.groups) {
+		s.groups = append(s.groups, g)
+		return
+	}
+	s.groups[id] = g
+}
+
+// ClearGroup stops counting. No class may link to the group any more.
+func (s *Snapshot) ClearGroup(id int32) { s.SetGroup(id, "", Selector{Nothing: true}) }
+
+// Groups returns the number of group ids given out.
+func (s *Snapshot) Groups() int { return len(s.groups) }
+
+// GroupSelects says whether a group is to count the pods of a class.
+func (s *Snapshot) GroupSelects(group int32, c *Class) bool {
+	return s.groups[group].selector.Selects(c)
+}
+
+// CountTo adds pods to one group.
+func (s *Snapshot) CountTo(group int32, slot int, pods int32) {
+	s.groups[group].perNode.write()[slot] += pods
+}
+
+// PerNode returns how many pods of a group each slot has. The slice is not to be changed.
+func (s *Snapshot) PerNode(group int32) []int32 { return s.groups[group].perNode.items }
+
+// Link sets the groups that count the pods of a class: of a known id, or the next one.
+func (s *Snapshot) Link(class int32, groups []int32) {
+	if int(class) == len(s.links.items) {
+		s.links.grow(groups)
+		return
+	}
+	s.links.write()[class] = groups
+}
+
+// Links returns the groups that count the pods of a class.
+func (s *Snapshot) Links(class int32) []int32 { return s.links.items[class] }
