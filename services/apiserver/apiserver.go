@@ -9,8 +9,10 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"net/netip"
+	"slices"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -184,12 +186,16 @@ func run(ctx context.Context, config Config) error {
 	if err != nil {
 		return err
 	}
-	allocators, err := newAllocators(config.Network, objects)
+	allocators, err := newAllocators(store, config.Network)
 	if err != nil {
 		return err
 	}
+	claimants := map[kschema.GroupResource]allocator.Allocator{}
+	for resource, a := range allocators {
+		claimants[resource] = a
+	}
 	writes, err := registry.New(registry.Config{
-		Store: store, Cache: current{objects}, Codec: structs, Encryption: keys, Allocators: allocators, Tracer: tracer,
+		Store: store, Cache: current{objects}, Codec: structs, Encryption: keys, Allocators: claimants, Tracer: tracer,
 		Strategies: strategy.New(strategy.Config{TolerationSeconds: config.TolerationSeconds, Lookup: lookup{cache: objects, codec: structs}}),
 	})
 	if err != nil {
@@ -231,7 +237,7 @@ func run(ctx context.Context, config Config) error {
 	tasks.Go(func() error { return sessions.Run(running) })
 	tasks.Go(func() error { return transport.Serve(running, front, config.Listener) })
 	tasks.Go(func() error {
-		start := bootstrap{registry: writes, codec: structs, network: config.Network, logger: logger}
+		start := bootstrap{registry: writes, codec: structs, network: config.Network, allocators: slices.Collect(maps.Values(allocators)), logger: logger}
 		if err := start.run(running, objects.Ready()); err != nil {
 			return err
 		}
@@ -245,7 +251,23 @@ func run(ctx context.Context, config Config) error {
 	return tasks.Wait()
 }
 
+// repairer makes an allocator's claims and the objects that hold them agree.
+type repairer interface {
+	allocator.Allocator
+	Repair(ctx context.Context, logger *slog.Logger) error
+}
+
 // newAllocators returns the allocators by the resource that they serve.
-func newAllocators(Network, *cache.Cache) (map[kschema.GroupResource]allocator.Allocator, error) {
-	return nil, nil
+func newAllocators(store storev1.StoreClient, network Network) (map[kschema.GroupResource]repairer, error) {
+	forServices, err := allocator.NewServices(allocator.ServicesConfig{
+		Store: store, Range: network.Services, FirstNodePort: network.FirstNodePort, LastNodePort: network.LastNodePort,
+	})
+	if err != nil {
+		return nil, err
+	}
+	forNodes, err := allocator.NewNodes(allocator.NodesConfig{Store: store, Pods: network.Pods, NodeBits: network.NodeBits})
+	if err != nil {
+		return nil, err
+	}
+	return map[kschema.GroupResource]repairer{services.GroupResource(): forServices, nodes.GroupResource(): forNodes}, nil
 }

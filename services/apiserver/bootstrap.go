@@ -47,10 +47,11 @@ var (
 
 // bootstrap makes what every cluster has, and publishes where its API servers are.
 type bootstrap struct {
-	registry *registry.Registry
-	codec    *codec.Codec
-	network  Network
-	logger   *slog.Logger
+	registry   *registry.Registry
+	codec      *codec.Codec
+	network    Network
+	allocators []repairer
+	logger     *slog.Logger
 }
 
 // run makes the system's objects. Several API servers may do so at once; what is there stays as it is.
@@ -62,6 +63,11 @@ func (b bootstrap) run(ctx context.Context, ready <-chan struct{}) error {
 	}
 	ctx, span := telemetry.Tracer(scope).Start(ctx, "apiserver.bootstrap")
 	defer span.End()
+	for _, a := range b.allocators {
+		if err := b.retry(ctx, func() error { return a.Repair(ctx, b.logger) }); err != nil {
+			return err
+		}
+	}
 	for _, name := range systemNamespaces {
 		labels := map[string]string{kcorev1.LabelMetadataName: name}
 		if err := b.ensure(ctx, namespaces, &kcorev1.Namespace{ObjectMeta: kmetav1.ObjectMeta{Name: name, Labels: labels}}); err != nil {

@@ -16,7 +16,10 @@ import (
 	"dhow.dev/services/apiserver/internal/registry"
 )
 
-var pods = resource.For[*corev1.Pod]()
+var (
+	pods  = resource.For[*corev1.Pod]()
+	nodes = resource.For[*corev1.Node]()
+)
 
 // current is the cache as the registry sees it.
 type current struct{ cache *cache.Cache }
