@@ -89,7 +89,9 @@ func TestBind(t *testing.T) {
 		o, _ := k.create("pod", fmt.Sprintf(`{metadata: {name: %s}, spec: {terminationGracePeriodSeconds: 9, containers: [{name: c, image: i}]%s}}`, name, gates))
 		uid[name] = string(o.GetUID())
 	}
-	bind := func(name, node string) Binding { return Binding{Namespace: "shop", Name: name, UID: uid[name], NodeName: node} }
+	bind := func(name, node string) Binding {
+		return Binding{Namespace: "shop", Name: name, UID: uid[name], NodeName: node}
+	}
 	if errs, _ := k.Bind(t.Context(), []Binding{bind("bound", "n1"), bind("going", "n1")}, nil); errs[0] != nil || errs[1] != nil {
 		t.Fatal(errs)
 	}
