@@ -8,8 +8,10 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"sync"
 	"testing"
 
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
@@ -32,19 +34,19 @@ func Start(t testing.TB, config store.Config) storev1.StoreClient {
 // StartStop is Start for a test that stops the store itself.
 func StartStop(t testing.TB, config store.Config) (client storev1.StoreClient, stop func()) {
 	t.Helper()
-	client, _, stop = start(t, config, identity.APIServer)
-	return client, stop
+	conn, stop := start(t, config, identity.APIServer)
+	return storev1.NewStoreClient(conn), stop
 }
 
-// StartAs runs a store whose client has another identity.
-func StartAs(t testing.TB, config store.Config, caller string) storev1.StoreClient {
+// Dial runs a store until the test ends and returns a connection of another caller.
+func Dial(t testing.TB, config store.Config, caller string) *grpc.ClientConn {
 	t.Helper()
-	client, _, stop := start(t, config, caller)
+	conn, stop := start(t, config, caller)
 	t.Cleanup(stop)
-	return client
+	return conn
 }
 
-func start(t testing.TB, config store.Config, caller string) (storev1.StoreClient, *transport.Memory, func()) {
+func start(t testing.TB, config store.Config, caller string) (*grpc.ClientConn, func()) {
 	t.Helper()
 	network := transport.NewMemory()
 	config.Listener = network.Listen("store")
@@ -67,18 +69,13 @@ func start(t testing.TB, config store.Config, caller string) (storev1.StoreClien
 		cancel()
 		t.Fatal(err)
 	}
-	stopped := false
-	return storev1.NewStoreClient(conn), network, func() {
-		if stopped {
-			return
-		}
-		stopped = true
+	return conn, sync.OnceFunc(func() {
 		conn.Close()
 		cancel()
 		if err := <-done; err != nil {
 			t.Errorf("the store ended with %v", err)
 		}
-	}
+	})
 }
 
 // Fixture is a store under test. All keys of a test are below its Root, so that tests share a database.
