@@ -113,7 +113,7 @@ func parse(arguments []string, stderr io.Writer) (options, error) {
 	flags.StringVar(&c.CRISocket, "cri-socket", "", "socket of a container runtime; empty: the bundled one")
 	flags.StringVar(&runtime.Dir, "runtime-dir", "", "folder of the bundled runtime's programs; empty: it is looked for")
 	flags.StringVar(&runtime.State, "runtime-state", "/run/dhow/runtime", "folder of the bundled runtime's sockets and mounts, at most 40 characters")
-	flags.Var(&registries, "plain-registry", "a registry that speaks HTTP without TLS, host:port")
+	flags.Var(&registries, "plain-registry", "a registry that speaks HTTP without TLS, host:port or NAME=URL")
 	flags.Var(&archives, "image-archive", "an image archive to import into the bundled runtime")
 	flags.StringVar(&c.CgroupRoot, "cgroup-root", "", "the node's own cgroup; empty: /dhow/NODE")
 	flags.BoolVar(&c.Network.External, "external-network", false, "leave the network, Services and DNS to something else")

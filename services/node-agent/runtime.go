@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"dhow.dev/services/node-agent/internal/bundle"
 	"dhow.dev/services/node-agent/internal/volume"
@@ -19,7 +20,7 @@ type Runtime struct {
 	State string
 	// CgroupParent is the node's own cgroup, for example /dhow/demo/node-1.
 	CgroupParent string
-	// Registries are those that speak plain HTTP, as host:port.
+	// Registries are those that speak plain HTTP, as host:port, or NAME=URL where images name them otherwise than they are reached.
 	Registries []string
 	// Archives are image archives to import.
 	Archives []string
@@ -31,20 +32,23 @@ func (r *Runtime) config(c Config) bundle.Config {
 		RuntimeDir: r.Dir, Root: filepath.Join(c.DataDir, "runtime"), State: r.State, CNIConfDir: c.Network.CNIConfDir,
 		CgroupParent: r.CgroupParent, Archives: r.Archives, Logger: c.Logger,
 	}
-	for _, host := range r.Registries {
-		b.Registries = append(b.Registries, bundle.Registry{Host: host})
+	for _, registry := range r.Registries {
+		host, endpoint, _ := strings.Cut(registry, "=")
+		b.Registries = append(b.Registries, bundle.Registry{Host: host, Endpoint: endpoint})
 	}
 	return b
 }
 
-// Preflight says what keeps this machine from running nodes: one line each, with what to do.
-func Preflight() []error {
-	dir, err := bundle.FindRuntimeDir()
-	if err != nil {
-		return []error{err}
+// FindRuntimeDir finds the bundled runtime's programs: in dir, or, when that is empty, beside this program or where packages install them.
+func FindRuntimeDir(dir string) (string, error) {
+	if dir != "" {
+		return filepath.Abs(dir)
 	}
-	return bundle.Preflight(dir)
+	return bundle.FindRuntimeDir()
 }
+
+// Preflight says what keeps this machine from running nodes with the bundled runtime in dir: one line each, with what to do.
+func Preflight(dir string) []error { return bundle.Preflight(dir) }
 
 // Stop ends the bundled runtime of a node whose agent has ended, with all its containers and what the agent had mounted; purge deletes its data too.
 // Only NodeName, DataDir, Runtime and Network.CNIConfDir of the configuration count.

@@ -22,8 +22,10 @@ type DownConfig struct {
 	DataDir string
 	// Purge deletes the data too.
 	Purge bool
-	Out   io.Writer
-	Err   io.Writer
+	// RuntimeDir holds the bundled container runtime; empty: where `make setup` builds it.
+	RuntimeDir string
+	Out        io.Writer
+	Err        io.Writer
 }
 
 // controlPlaneGrace is how long the control plane may take to end.
@@ -52,11 +54,17 @@ func Down(ctx context.Context, config DownConfig) error {
 	if err := stopControlPlane(ctx, dir); err != nil {
 		return err
 	}
+	runtimeDir := ""
+	if len(m.Nodes) > 0 {
+		if runtimeDir, err = nodeagent.FindRuntimeDir(config.RuntimeDir); err != nil {
+			return err
+		}
+	}
 	logger := slog.New(slog.NewTextHandler(config.Err, &slog.HandlerOptions{Level: slog.LevelWarn}))
 	group, groupCtx := errgroup.WithContext(ctx)
 	for _, n := range m.Nodes {
 		group.Go(func() error {
-			if err := stopNode(groupCtx, dir, m, n, config.Purge, logger); err != nil {
+			if err := stopNode(groupCtx, dir, m, n, runtimeDir, config.Purge, logger); err != nil {
 				return fmt.Errorf("node %s: %w", n.Name, err)
 			}
 			return nil
@@ -133,7 +141,7 @@ func stopControlPlane(ctx context.Context, dir directory) error {
 }
 
 // stopNode ends a node's agent, then its pods and its runtime.
-func stopNode(ctx context.Context, dir directory, m machine, n node, purge bool, logger *slog.Logger) error {
+func stopNode(ctx context.Context, dir directory, m machine, n node, runtimeDir string, purge bool, logger *slog.Logger) error {
 	agentProcess, err := process.Find(dir.node(n.Name, "agent.json"))
 	if err != nil {
 		return err
@@ -143,12 +151,8 @@ func stopNode(ctx context.Context, dir directory, m machine, n node, purge bool,
 			return err
 		}
 	}
-	runtimeDir, err := nodeagent.FindRuntimeDir("")
-	if err != nil {
-		return err
-	}
-	return nodeagent.Stop(ctx, nodeagent.StopConfig{
-		DataDir: dir.node(n.Name, "data"), RuntimeDir: runtimeDir, RuntimeState: m.state(n.Name), CgroupParent: m.cgroup(n.Name),
-		NetNS: n.NetNS, Purge: purge, Logger: logger,
-	})
+	return nodeagent.Stop(ctx, nodeagent.Config{
+		NodeName: n.Name, DataDir: dir.node(n.Name, "data"), Logger: logger,
+		Runtime: &nodeagent.Runtime{Dir: runtimeDir, State: m.state(n.Name), CgroupParent: m.cgroup(n.Name)},
+	}, purge)
 }

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
 
@@ -73,6 +74,7 @@ type agent struct {
 	servers    []string
 	registries []string
 	logLevel   string
+	otlp       string
 }
 
 func (a agent) file() string { return a.dir.node(a.node.Name, "agent.json") }
@@ -83,17 +85,22 @@ func (a agent) arguments() []string {
 	args := []string{
 		"node-agent",
 		"--node-name", a.node.Name,
-		"--node-ip", a.node.Address.String(),
+		"--address", a.node.Address.String(),
+		// The nodes share the machine.
+		"--fraction", strconv.FormatFloat(1/float64(len(a.machine.Nodes)), 'f', 4, 64),
 		"--apiserver", strings.Join(a.servers, ","),
 		"--tls-cacert", files.Authority, "--tls-cert", files.Certificate, "--tls-key", files.Key,
 		"--data-dir", a.dir.node(a.node.Name, "data"),
 		"--runtime-dir", a.runtimeDir,
 		"--runtime-state", a.machine.state(a.node.Name),
-		"--cgroup-parent", a.machine.cgroup(a.node.Name),
+		"--cgroup-root", a.machine.cgroup(a.node.Name),
 		"--log-level", a.logLevel,
 	}
+	if a.otlp != "" {
+		args = append(args, "--otlp-endpoint", a.otlp)
+	}
 	for _, r := range a.registries {
-		args = append(args, "--registry", r)
+		args = append(args, "--plain-registry", r)
 	}
 	return args
 }

@@ -199,7 +199,7 @@ func (c *cluster) agent(n node, servers []string) (agent, error) {
 	}
 	return agent{
 		dir: c.dir, machine: c.machine, node: n, program: program, runtimeDir: c.config.RuntimeDir, servers: servers,
-		registries: []string{fmt.Sprintf("%s=http://%s:5000", DefaultRegistry, c.machine.Gateway)}, logLevel: c.config.LogLevel,
+		registries: []string{fmt.Sprintf("%s=http://%s:5000", DefaultRegistry, c.machine.Gateway)}, logLevel: c.config.LogLevel, otlp: c.config.OTLP,
 	}, nil
 }
 
