@@ -8,10 +8,12 @@ import (
 	"syscall"
 
 	"dhow.dev/cli/internal/command"
+	"dhow.dev/cli/internal/local"
 )
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	os.Exit(command.Main(ctx, os.Args[1:], command.Streams{In: os.Stdin, Out: os.Stdout, Err: os.Stderr}))
+	streams := command.Streams{In: os.Stdin, Out: os.Stdout, Err: os.Stderr}
+	os.Exit(command.Main(ctx, os.Args[1:], streams, local.Commands(streams)...))
 }

@@ -36,8 +36,8 @@ type exitError int
 func (e exitError) Error() string { return fmt.Sprintf("exit code %d", int(e)) }
 
 // Main runs one command line and returns the exit code.
-func Main(ctx context.Context, args []string, streams Streams) int {
-	root := New(streams)
+func Main(ctx context.Context, args []string, streams Streams, extra ...*cobra.Command) int {
+	root := New(streams, extra...)
 	root.SetArgs(args)
 	err := root.ExecuteContext(ctx)
 	var exit exitError
@@ -84,8 +84,8 @@ type session struct {
 	explicit bool
 }
 
-// New returns the command tree.
-func New(streams Streams) *cobra.Command {
+// New returns the command tree, with the extra commands in it.
+func New(streams Streams, extra ...*cobra.Command) *cobra.Command {
 	s := &session{Streams: streams}
 	root := &cobra.Command{
 		Use:           "dhow",
@@ -108,7 +108,7 @@ func New(streams Streams) *cobra.Command {
 	}
 	root.AddCommand(clusterCommands...)
 	root.AddCommand(newVersion(s))
-	root.AddCommand(newUp(streams), newDown(streams), newNodeAgent(streams))
+	root.AddCommand(extra...)
 	return root
 }
 

@@ -1,4 +1,5 @@
-package command
+// Package local holds the commands that run a cluster on this machine. They need the services themselves; package command needs none.
+package local
 
 import (
 	"fmt"
@@ -7,11 +8,17 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"dhow.dev/cli/internal/command"
 	"dhow.dev/cli/internal/up"
 	nodeagent "dhow.dev/services/node-agent"
 )
 
-func newUp(streams Streams) *cobra.Command {
+// Commands returns them.
+func Commands(streams command.Streams) []*cobra.Command {
+	return []*cobra.Command{newUp(streams), newDown(streams), newNodeAgent(streams)}
+}
+
+func newUp(streams command.Streams) *cobra.Command {
 	config := up.Config{Out: streams.Out, Err: streams.Err}
 	c := &cobra.Command{
 		Use:   "up",
@@ -37,7 +44,7 @@ runtime that outlive it. Data survives restarts, kill -9 included. Ctrl-C stops 
 	return c
 }
 
-func newDown(streams Streams) *cobra.Command {
+func newDown(streams command.Streams) *cobra.Command {
 	config := up.DownConfig{Out: streams.Out, Err: streams.Err}
 	c := &cobra.Command{
 		Use:   "down",
@@ -46,12 +53,13 @@ func newDown(streams Streams) *cobra.Command {
 		RunE:  func(c *cobra.Command, _ []string) error { return up.Down(c.Context(), config) },
 	}
 	c.Flags().StringVar(&config.DataDir, "data-dir", up.DefaultDataDir, "where the cluster is kept")
+	c.Flags().StringVar(&config.RuntimeDir, "runtime-dir", "", "the bundled container runtime, as for dhow up")
 	c.Flags().BoolVar(&config.Purge, "purge", false, "delete the data too")
 	return c
 }
 
 // newNodeAgent is what `dhow up` starts for each node: the node agent's own command line.
-func newNodeAgent(streams Streams) *cobra.Command {
+func newNodeAgent(streams command.Streams) *cobra.Command {
 	return &cobra.Command{
 		Use:                "node-agent",
 		Short:              "Run this machine as a node (started by dhow up)",
