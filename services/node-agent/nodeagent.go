@@ -214,6 +214,13 @@ func Run(ctx context.Context, config Config) error {
 		return err
 	}
 	var manager *pod.Manager
+	var network []task
+	var listed func(map[string]bool)
+	if !config.Network.External {
+		if network, listed, err = networkTasks(config, objects, pods, services, conf, data); err != nil {
+			return err
+		}
+	}
 	references := reference.New(config.APIServer, logger, func(uids []string) { manager.Changed(uids) })
 	resolver := pod.DNS{Domain: config.Network.Domain, ResolvConf: config.ResolvConf}
 	if config.Network.DNS.IsValid() {
@@ -223,7 +230,7 @@ func Run(ctx context.Context, config Config) error {
 	manager, err = pod.New(pod.Config{
 		NodeName: config.NodeName, NodeLabels: host.Labels(), HostIPs: addresses, Allocatable: host.Allocatable(), MemoryBytes: host.Memory(),
 		Runtime: runtime, RuntimeName: "containerd", Images: image.New(runtime, config.ParallelPulls), Volumes: volumes, Cgroups: cgroups,
-		References: references, Services: services.List, Reporter: reporter, Events: events, State: saved, DNS: resolver,
+		References: references, Services: services.List, Reporter: reporter, Events: events, State: saved, Listed: listed, DNS: resolver,
 		LogDir: config.logDir(), SeccompDir: filepath.Join(config.DataDir, "seccomp"), SeccompDefault: config.SeccompDefault,
 		ParallelStarts: config.ParallelStarts, Logger: logger, Tracer: telemetry.Tracer(scope), Meter: telemetry.Meter(scope),
 	})
@@ -282,28 +289,21 @@ func Run(ctx context.Context, config Config) error {
 	if runtimeTask != nil {
 		tasks = append(tasks, task{"container runtime", runtimeTask})
 	}
-	if !config.Network.External {
-		network, err := networkTasks(config, objects, pods, services, conf, data)
-		if err != nil {
-			return err
-		}
-		tasks = append(tasks, network...)
-	}
-	return runAll(ctx, tasks)
+	return runAll(ctx, append(tasks, network...))
 }
 
-// networkTasks are the node's part of the cluster's network.
-func networkTasks(config Config, objects *informer.Informer, pods *informer.Store[*corev1.Pod], services *informer.Store[*corev1.Service], conf, data string) ([]task, error) {
+// networkTasks are the node's part of the cluster's network. listed frees the addresses of sandboxes that are not there any more.
+func networkTasks(config Config, objects *informer.Informer, pods *informer.Store[*corev1.Pod], services *informer.Store[*corev1.Service], conf, data string) (tasks []task, listed func(sandboxes map[string]bool), err error) {
 	nodes := informer.Add[*corev1.Node](objects, informer.Options[*corev1.Node]{})
 	slices := informer.Add[*discoveryv1.EndpointSlice](objects, informer.Options[*discoveryv1.EndpointSlice]{})
 	tracer, meter := telemetry.Tracer(scope), telemetry.Meter(scope)
 	podNetwork, err := cni.New(cni.Config{NodeName: config.NodeName, ConfDir: conf, DataDir: data, MTU: config.Network.MTU, Nodes: nodes, Logger: config.Logger})
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	router, err := routes.New(routes.Config{NodeName: config.NodeName, ClusterCIDRs: config.Network.ClusterCIDRs, Nodes: nodes, Synced: objects.WaitForSync, Logger: config.Logger})
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	serviceProxy, err := proxy.New(proxy.Config{
 		NodeName: config.NodeName, NodeIPs: config.Addresses, ClusterCIDRs: config.Network.ClusterCIDRs, ServiceCIDRs: config.Network.ServiceCIDRs,
@@ -311,16 +311,24 @@ func networkTasks(config Config, objects *informer.Informer, pods *informer.Stor
 		Synced: objects.WaitForSync, Logger: config.Logger, Meter: meter, Tracer: tracer,
 	})
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	names, err := dns.New(dns.Config{
 		Domain: config.Network.Domain, Address: config.Network.DNS, ReverseCIDRs: append(append([]netip.Prefix{}, config.Network.ClusterCIDRs...), config.Network.ServiceCIDRs...),
 		ResolvConf: config.ResolvConf, Services: services, EndpointSlices: slices, Synced: objects.WaitForSync, Logger: config.Logger, Meter: meter,
 	})
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	return []task{{"pod network", podNetwork.Run}, {"routes", router.Run}, {"service proxy", serviceProxy.Run}, {"cluster DNS", names.Run}}, nil
+	listed = func(sandboxes map[string]bool) {
+		freed, err := podNetwork.Reclaim(sandboxes)
+		if err != nil {
+			config.Logger.Warn("addresses of lost sandboxes not freed", logkey.Err(err))
+		} else if freed > 0 {
+			config.Logger.Info("addresses of lost sandboxes freed", logkey.Count(freed))
+		}
+	}
+	return []task{{"pod network", podNetwork.Run}, {"routes", router.Run}, {"service proxy", serviceProxy.Run}, {"cluster DNS", names.Run}}, listed, nil
 }
 
 // task is one of the things that an agent does at the same time.

@@ -82,6 +82,8 @@ type Config struct {
 	Reporter Reporter
 	Events   Events
 	State    State
+	// Listed is told the IDs of all sandboxes once, before the first pod is started. Nil: nobody is told.
+	Listed func(sandboxes map[string]bool)
 
 	DNS DNS
 	// LogDir holds the pods' log folders, SeccompDir the profiles that pods name.
@@ -360,6 +362,15 @@ func (m *Manager) onList(pods []cri.PodState) {
 	}
 	if !m.hasListed {
 		m.hasListed = true
+		if m.Listed != nil {
+			sandboxes := map[string]bool{}
+			for _, p := range pods {
+				for _, s := range p.Sandboxes {
+					sandboxes[s.ID] = true
+				}
+			}
+			m.Listed(sandboxes)
+		}
 		for _, f := range m.waiting {
 			f()
 		}
