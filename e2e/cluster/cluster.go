@@ -16,14 +16,11 @@ import (
 	"time"
 
 	"dhow.dev/e2e/evidence"
-	"dhow.dev/pkg/image"
+	"dhow.dev/e2e/images"
 )
 
 // Deadline bounds the wait for anything that a test waits for. It is not an expectation: machines that run tests are slow and shared.
 const Deadline = 2 * time.Minute
-
-// Registry is the name under which every node knows the images of Images.
-const Registry = "registry.dhow:5000"
 
 // Options say how a cluster runs.
 type Options struct {
@@ -297,48 +294,19 @@ func Eventually(t *testing.T, ask func(context.Context) error) {
 	}
 }
 
-// Images serves the test images to the cluster's nodes until the test ends: `tools` holds busybox; `guestbook:v1` and `:v2` the example.
+// Images serves the images of package images to the cluster's nodes until the test ends.
 func (c *Cluster) Images(t *testing.T) {
 	t.Helper()
-	dir := t.TempDir()
-	registry, err := image.NewRegistry(image.RegistryConfig{Dir: filepath.Join(dir, "registry")})
+	registry, err := images.Build(t.Context(), filepath.Join("..", ".."), t.TempDir())
 	if err != nil {
 		t.Fatal(err)
 	}
-	busybox, err := image.FindBusybox()
+	stop, err := registry.Start(c.Gateway)
 	if err != nil {
 		t.Fatal(err)
 	}
-	add := func(name string, spec image.Spec) {
-		spec.Busybox = busybox
-		img, err := image.Build(spec)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := registry.Add(t.Context(), name, img); err != nil {
-			t.Fatal(err)
-		}
-	}
-	add("tools:v1", image.Spec{Entrypoint: []string{"/bin/sh"}})
-	for _, version := range []string{"v1", "v2"} {
-		binary := filepath.Join(dir, "guestbook-"+version)
-		build := exec.CommandContext(t.Context(), "go", "build", "-trimpath", "-ldflags", "-s -w -X main.version="+version, "-o", binary, "dhow.dev/examples/guestbook/app")
-		build.Env = append(os.Environ(), "CGO_ENABLED=0")
-		if out, err := build.CombinedOutput(); err != nil {
-			t.Fatalf("build guestbook: %v: %s", err, out)
-		}
-		add("guestbook:"+version, image.Spec{Files: []image.File{{Path: "/guestbook", Source: binary}}, Entrypoint: []string{"/guestbook"}})
-	}
-	listener, err := net.Listen("tcp", net.JoinHostPort(c.Gateway, "5000"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(context.Background())
-	served := make(chan error, 1)
-	go func() { served <- registry.Serve(ctx, listener) }()
 	t.Cleanup(func() {
-		cancel()
-		if err := <-served; err != nil {
+		if err := stop(); err != nil {
 			t.Error(err)
 		}
 	})

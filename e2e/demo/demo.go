@@ -49,7 +49,7 @@ type Demo struct {
 	machine  evidence.Machine
 	up       *exec.Cmd
 	upEnded  chan error
-	registry func()        // stops the image registry
+	registry func() error  // stops the image registry
 	images   string        // the registry's folder
 	lost     evidence.Node // the node that was cut off
 	done     []finished
@@ -248,7 +248,9 @@ func (l *lastLines) String() string {
 // cleanUp takes everything down and looks for what is left.
 func cleanUp(ctx context.Context, d *Demo) (string, error) {
 	if d.registry != nil {
-		d.registry()
+		if err := d.registry(); err != nil {
+			return "", err
+		}
 	}
 	if d.images != "" {
 		if err := os.RemoveAll(d.images); err != nil {

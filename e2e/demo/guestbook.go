@@ -5,22 +5,19 @@ import (
 	"fmt"
 	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 
 	"dhow.dev/e2e/evidence"
-	"dhow.dev/pkg/image"
+	"dhow.dev/e2e/images"
 )
 
 const (
-	namespace    = "guestbook"
-	nodePort     = "30080"
-	registryName = "registry.dhow:5000"
-	registryPort = "5000"
+	namespace = "guestbook"
+	nodePort  = "30080"
 )
 
-func imageName(version string) string { return registryName + "/guestbook:" + version }
+func imageName(version string) string { return images.Name + "/guestbook:" + version }
 
 // serveImages builds two versions of the application's image and serves them where the nodes can reach it.
 func serveImages(ctx context.Context, d *Demo) (string, error) {
@@ -29,46 +26,18 @@ func serveImages(ctx context.Context, d *Demo) (string, error) {
 		return "", err
 	}
 	d.images = dir
-	registry, err := image.NewRegistry(image.RegistryConfig{Dir: filepath.Join(dir, "registry")})
+	registry, err := images.Build(ctx, d.Repository, dir)
 	if err != nil {
 		return "", err
 	}
-	busybox, err := image.FindBusybox()
-	if err != nil {
+	if d.registry, err = registry.Start(d.machine.Gateway); err != nil {
 		return "", err
 	}
-	for _, version := range []string{"v1", "v2"} {
-		binary := filepath.Join(dir, "guestbook-"+version)
-		build := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags", "-s -w -X main.version="+version, "-o", binary, "./guestbook/app")
-		build.Dir = filepath.Join(d.Repository, "examples")
-		build.Env = append(os.Environ(), "CGO_ENABLED=0")
-		if out, err := build.CombinedOutput(); err != nil {
-			return "", fmt.Errorf("build guestbook %s: %w: %s", version, err, out)
-		}
-		img, err := image.Build(image.Spec{
-			Files:      []image.File{{Path: "/guestbook", Source: binary}},
-			Busybox:    busybox,
-			Entrypoint: []string{"/guestbook"},
-		})
-		if err != nil {
-			return "", err
-		}
-		if err := registry.Add(ctx, "guestbook:"+version, img); err != nil {
-			return "", err
-		}
-	}
-	listener, err := net.Listen("tcp", net.JoinHostPort(d.machine.Gateway, registryPort))
-	if err != nil {
+	address := net.JoinHostPort(d.machine.Gateway, images.Port)
+	if _, err := evidence.HTTP(ctx, "GET", "http://"+address+"/v2/guestbook/manifests/v2", ""); err != nil {
 		return "", err
 	}
-	serving, stop := context.WithCancel(context.WithoutCancel(ctx))
-	ended := make(chan error, 1)
-	go func() { ended <- registry.Serve(serving, listener) }()
-	d.registry = func() { stop(); <-ended }
-	if _, err := evidence.HTTP(ctx, "GET", "http://"+listener.Addr().String()+"/v2/guestbook/manifests/v2", ""); err != nil {
-		return "", err
-	}
-	return fmt.Sprintf("guestbook:v1 and :v2 at %s, known to the nodes as %s", listener.Addr(), registryName), nil
+	return fmt.Sprintf("guestbook:v1 and :v2 at %s, known to the nodes as %s", address, images.Name), nil
 }
 
 func (d *Demo) manifests() string {
