@@ -43,14 +43,21 @@ var unremarkable = map[string]bool{
 	"simple token is not cryptographically signed": true,
 }
 
+// stopping are reasons why background work did not end: the server was closed. The next start goes on with it.
+var stopping = map[string]bool{
+	"interrupted due to stop signal": true,
+	"etcdserver: request cancelled":  true,
+	"etcdserver: server stopped":     true,
+}
+
 // Write implements zapcore.Core.
 func (c *zapCore) Write(entry zapcore.Entry, fields []zapcore.Field) error {
 	values := zapcore.NewMapObjectEncoder()
 	for _, field := range slices.Concat(c.fields, fields) {
 		field.AddTo(values)
 	}
-	if values.Fields["error"] == "interrupted due to stop signal" {
-		return nil // a compaction that the next start goes on with
+	if reason, ok := values.Fields["error"].(string); ok && stopping[reason] {
+		return nil
 	}
 	attributes := make([]any, 0, len(values.Fields)+1)
 	for key, value := range values.Fields {
