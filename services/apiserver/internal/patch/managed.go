@@ -1,6 +1,7 @@
 package patch
 
 import (
+	stdjson "encoding/json"
 	"fmt"
 	"slices"
 	"sync"
@@ -39,9 +40,11 @@ func (p *Patcher) ParseText(res *resource.Resource, data []byte, validation code
 	if err != nil {
 		return Configuration{}, err
 	}
-	raw, err := yaml.YAMLToJSON(data)
-	if err != nil {
-		return Configuration{}, apierrors.NewBadRequest(fmt.Sprintf("error decoding YAML: %v", err))
+	raw := data
+	if !stdjson.Valid(data) {
+		if raw, err = yaml.YAMLToJSON(data); err != nil {
+			return Configuration{}, apierrors.NewBadRequest(fmt.Sprintf("error decoding YAML: %v", err))
+		}
 	}
 	var tree map[string]any
 	if err := json.Unmarshal(raw, &tree); err != nil {

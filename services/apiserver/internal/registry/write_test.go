@@ -67,7 +67,7 @@ func TestCreateRefuses(t *testing.T) {
 		"finalizer":        {"cm", in(`metadata: {name: a, finalizers: ["x y"]}`), apierrors.IsInvalid, `metadata.finalizers: Invalid value: "x y"`},
 		"version":          {"cm", in(`metadata: {name: a, resourceVersion: "5"}`), apierrors.IsBadRequest, `resourceVersion should not be set on objects to be created`},
 		"unknown field":    {"cm", in(`{metadata: {name: a}, dat: {}}`), apierrors.IsBadRequest, `ConfigMap in version "v1" cannot be handled as a ConfigMap: strict decoding error: unknown field "dat"`},
-		"duplicate field":  {"cm", in(`{"metadata": {"name": "a", "name": "b"}}`), apierrors.IsBadRequest, `already set in map`},
+		"duplicate field":  {"cm", in(`{"metadata": {"name": "a", "name": "b"}}`), apierrors.IsBadRequest, `strict decoding error: duplicate field "metadata.name"`},
 		"wrong type":       {"deploy", in(`{metadata: {name: a}, spec: {replicas: many}}`), apierrors.IsBadRequest, `cannot be handled as a Deployment`},
 		"other kind":       {"cm", in(`{apiVersion: v1, kind: Secret, metadata: {name: a}}`), apierrors.IsBadRequest, `does not match the expected`},
 		"other namespace":  {"cm", in(`metadata: {name: a, namespace: other}`), apierrors.IsBadRequest, `the namespace of the provided object does not match the namespace sent on the request`},
