@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"sync"
 
 	jsonpatch "gopkg.in/evanphx/json-patch.v4"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -45,6 +46,8 @@ const maxOperations = 10000
 type Patcher struct {
 	codec    *codec.Codec
 	managers *managers
+	// names remembers by struct type what its tags say: map[int]fieldName.
+	names sync.Map
 }
 
 // New returns a patcher.

@@ -27,7 +27,7 @@ func (p *Patcher) ParseProto(res *dhowresource.Resource, data []byte) (Configura
 		return Configuration{}, apierrors.NewBadRequest(fmt.Sprintf("%s in version %q cannot be decoded as protobuf: %v", res.Kind, res.Version, err))
 	}
 	tree := map[string]any{}
-	if err := present(message.ProtoReflect(), reflect.TypeOf(p.codec.New(res)).Elem(), tree); err != nil {
+	if err := p.present(message.ProtoReflect(), reflect.TypeOf(p.codec.New(res)).Elem(), tree); err != nil {
 		return Configuration{}, apierrors.NewBadRequest(fmt.Sprintf("%s in version %q cannot be applied: %v", res.Kind, res.Version, err))
 	}
 	return newConfiguration(res, tree, nil), nil
@@ -35,8 +35,8 @@ func (p *Patcher) ParseProto(res *dhowresource.Resource, data []byte) (Configura
 
 // present writes the present fields of a message into a JSON tree. JSON's names, and which messages JSON spreads into their parent, are read from the
 // tags of the struct of k8s.io/api that encodes alike.
-func present(m protoreflect.Message, t reflect.Type, tree map[string]any) error {
-	names := namesOf(t)
+func (p *Patcher) present(m protoreflect.Message, t reflect.Type, tree map[string]any) error {
+	names := p.namesOf(t)
 	var failed error
 	m.Range(func(fd protoreflect.FieldDescriptor, v protoreflect.Value) bool {
 		name, ok := names[int(fd.Number())]
@@ -45,10 +45,10 @@ func present(m protoreflect.Message, t reflect.Type, tree map[string]any) error 
 			return false
 		}
 		if name.inline {
-			failed = present(v.Message(), name.typ, tree)
+			failed = p.present(v.Message(), name.typ, tree)
 			return failed == nil
 		}
-		value, err := fieldValue(fd, v, name.typ)
+		value, err := p.fieldValue(fd, v, name.typ)
 		if err != nil {
 			failed = err
 			return false
@@ -59,13 +59,13 @@ func present(m protoreflect.Message, t reflect.Type, tree map[string]any) error 
 	return failed
 }
 
-func fieldValue(fd protoreflect.FieldDescriptor, v protoreflect.Value, t reflect.Type) (any, error) {
+func (p *Patcher) fieldValue(fd protoreflect.FieldDescriptor, v protoreflect.Value, t reflect.Type) (any, error) {
 	switch {
 	case fd.IsMap():
 		object := make(map[string]any, v.Map().Len())
 		var failed error
 		v.Map().Range(func(k protoreflect.MapKey, item protoreflect.Value) bool {
-			value, err := singleValue(fd.MapValue(), item, element(t.Elem()))
+			value, err := p.singleValue(fd.MapValue(), item, element(t.Elem()))
 			failed = err
 			object[k.String()] = value
 			return err == nil
@@ -74,7 +74,7 @@ func fieldValue(fd protoreflect.FieldDescriptor, v protoreflect.Value, t reflect
 	case fd.IsList():
 		list := make([]any, 0, v.List().Len())
 		for i := range v.List().Len() {
-			value, err := singleValue(fd, v.List().Get(i), element(t.Elem()))
+			value, err := p.singleValue(fd, v.List().Get(i), element(t.Elem()))
 			if err != nil {
 				return nil, err
 			}
@@ -82,14 +82,14 @@ func fieldValue(fd protoreflect.FieldDescriptor, v protoreflect.Value, t reflect
 		}
 		return list, nil
 	default:
-		return singleValue(fd, v, t)
+		return p.singleValue(fd, v, t)
 	}
 }
 
-func singleValue(fd protoreflect.FieldDescriptor, v protoreflect.Value, t reflect.Type) (any, error) {
+func (p *Patcher) singleValue(fd protoreflect.FieldDescriptor, v protoreflect.Value, t reflect.Type) (any, error) {
 	switch fd.Kind() {
 	case protoreflect.MessageKind:
-		return messageValue(v.Message(), t)
+		return p.messageValue(v.Message(), t)
 	case protoreflect.BytesKind:
 		return base64.StdEncoding.EncodeToString(v.Bytes()), nil
 	case protoreflect.StringKind:
@@ -106,7 +106,7 @@ func singleValue(fd protoreflect.FieldDescriptor, v protoreflect.Value, t reflec
 }
 
 // messageValue converts a message. Those that JSON writes as something else than an object are decoded by their own struct, which knows how.
-func messageValue(m protoreflect.Message, t reflect.Type) (any, error) {
+func (p *Patcher) messageValue(m protoreflect.Message, t reflect.Type) (any, error) {
 	switch t {
 	case reflect.TypeFor[metav1.Time]():
 		return timeValue(m, time.RFC3339), nil
@@ -126,7 +126,7 @@ func messageValue(m protoreflect.Message, t reflect.Type) (any, error) {
 		return viaStruct(m, t)
 	}
 	tree := map[string]any{}
-	return tree, present(m, t, tree)
+	return tree, p.present(m, t, tree)
 }
 
 var jsonMarshaler = reflect.TypeFor[interface{ MarshalJSON() ([]byte, error) }]()
@@ -174,8 +174,11 @@ type fieldName struct {
 	typ reflect.Type
 }
 
-// namesOf reads the field numbers and JSON names of a struct from its tags.
-func namesOf(t reflect.Type) map[int]fieldName {
+// namesOf returns the field numbers and JSON names of a struct, read from its tags once.
+func (p *Patcher) namesOf(t reflect.Type) map[int]fieldName {
+	if known, ok := p.names.Load(t); ok {
+		return known.(map[int]fieldName)
+	}
 	names := make(map[int]fieldName, t.NumField())
 	for i := range t.NumField() {
 		f := t.Field(i)
@@ -191,6 +194,7 @@ func namesOf(t reflect.Type) map[int]fieldName {
 		name, options, _ := strings.Cut(f.Tag.Get("json"), ",")
 		names[number] = fieldName{json: name, inline: name == "" && strings.Contains(options, "inline"), typ: element(f.Type)}
 	}
+	p.names.Store(t, names)
 	return names
 }
 

@@ -133,3 +133,13 @@ func TestZeroValuesArePresent(t *testing.T) {
 		t.Errorf("got  %s\nwant %s", got, want)
 	}
 }
+
+// BenchmarkSchema is what the first apply of a server's life pays: the schema of all kinds is parsed then.
+func BenchmarkSchema(b *testing.B) {
+	for b.Loop() {
+		p, _ := newPatcher(b)
+		if _, err := p.managers.get(resource.Lookup("", "pods"), ""); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
