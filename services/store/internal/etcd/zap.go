@@ -39,6 +39,9 @@ var unremarkable = map[string]bool{
 	"retrying of unary invoker failed": true,
 	// It serves neither.
 	"Running http and grpc server on single port. This is not recommended for production.": true,
+	// A new database may be looked at before its first entry is applied; etcd looks again every few seconds.
+	"Failed to detect schema version":  true,
+	"failed to update storage version": true,
 	// It has no users.
 	"simple token is not cryptographically signed": true,
 }
