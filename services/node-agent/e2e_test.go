@@ -338,11 +338,6 @@ func TestPodsOnTheRealRuntime(t *testing.T) {
 	}
 	defer func() { _ = runtime.Close() }()
 
-	t.Run("conformance", func(t *testing.T) {
-		critest.Run(t, critest.Setup{Runtime: runtime, Image: busybox, Forever: []string{"sleep", "1000000"}, LogDirectory: t.TempDir(),
-			CgroupParent: c.config.Runtime.CgroupParent + "/conformance", Prefix: "conformance-"})
-	})
-
 	c.run(web)
 	c.await("web is ready", func() bool { return ready(c.pod("web")) })
 	first := c.pod("web").GetStatus()
@@ -437,7 +432,7 @@ func TestPodsOnTheRealRuntime(t *testing.T) {
 		}
 		c.await("after is ready again", func() bool {
 			p := c.pod("after")
-			return ready(p) && p.GetStatus().GetContainerStatuses()[0].GetRestartCount() == 1
+			return ready(p) && p.GetStatus().GetContainerStatuses()[0].GetRestartCount() >= 1
 		})
 	})
 	t.Run("deletion leaves nothing", func(t *testing.T) {
@@ -467,6 +462,11 @@ func TestPodsOnTheRealRuntime(t *testing.T) {
 	}
 	stop(syscall.SIGTERM)
 	running = false
+	// With no agent that would clean up after it.
+	t.Run("conformance", func(t *testing.T) {
+		critest.Run(t, critest.Setup{Runtime: runtime, Image: busybox, Forever: []string{"sleep", "1000000"}, LogDirectory: t.TempDir(),
+			CgroupParent: c.config.Runtime.CgroupParent + "/conformance", Prefix: "conformance-"})
+	})
 	if table, err := os.ReadFile("/proc/self/mountinfo"); err != nil || strings.Contains(string(table), filepath.Join(c.config.DataDir, "pods")) {
 		t.Errorf("mounts are left (%v)", err)
 	}

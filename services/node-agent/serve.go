@@ -76,7 +76,11 @@ func (s *server) log(ctx context.Context, request *corev1.PodLogRequest, uid str
 	}
 	run := state.Newest(container)
 	if request.GetPrevious() {
-		if run = state.Previous(container); run == nil {
+		// While a container waits to be started again, its last run is the previous one.
+		if run == nil || run.State != cri.StateExited || !restarts(p, run) {
+			run = state.Previous(container)
+		}
+		if run == nil {
 			return status.Errorf(codes.InvalidArgument, "previous terminated container %q in pod %q not found", container, request.GetName())
 		}
 	}
@@ -105,6 +109,17 @@ func (s *server) log(ctx context.Context, request *corev1.PodLogRequest, uid str
 		return fmt.Errorf("container %q in pod %q: %w", container, request.GetName(), err)
 	}
 	return nil
+}
+
+// restarts says whether a run that has ended is followed by another.
+func restarts(p *corev1.Pod, run *cri.Container) bool {
+	switch p.GetSpec().GetRestartPolicy() {
+	case "Never":
+		return false
+	case "OnFailure":
+		return run.ExitCode != 0
+	}
+	return !p.GetMetadata().HasDeletionTimestamp()
 }
 
 func (s *server) exec(ctx context.Context, request *corev1.PodExecRequest_Start, uid string, tunnel *session.Tunnel) error {

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/status"
@@ -36,7 +37,10 @@ type Client struct {
 func Dial(socket string) (*Client, error) {
 	conn, err := grpc.NewClient("unix://"+strings.TrimPrefix(socket, "unix://"),
 		grpc.WithTransportCredentials(insecure.NewCredentials()), // a unix socket, guarded by the file's mode
-		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(16<<20)))
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(16<<20)),
+		// A runtime on this machine that was started a moment ago must not wait for gRPC's default of seconds.
+		grpc.WithConnectParams(grpc.ConnectParams{Backoff: backoff.Config{BaseDelay: 20 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: 500 * time.Millisecond},
+			MinConnectTimeout: time.Second}))
 	if err != nil {
 		return nil, fmt.Errorf("container runtime %q: %w", socket, err)
 	}

@@ -457,6 +457,9 @@ func (s *Situation) initialize(p *Plan, sandbox *cri.Sandbox) bool {
 
 // start starts a container's next run, after its back-off when there was a run before. Containers of a pod are started one at a time, in order.
 func (s *Situation) start(p *Plan, c *corev1.Container, before *cri.Container) {
+	if s.Busy[Key{StartContainer, c.GetName()}] {
+		return
+	}
 	if before != nil {
 		m := s.Memory[c.GetName()]
 		forgiven := before.FinishedAt.Sub(before.StartedAt) >= forgivenAfter
