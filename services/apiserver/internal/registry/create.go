@@ -38,6 +38,9 @@ func (r *Registry) createStep(op Operation) step {
 		if op.Options.Subresource != "" {
 			return nil, noSubresource(op.Resource, op.Options.Subresource)
 		}
+		if err := checkManager("CreateOptions", op.Options, false); err != nil {
+			return nil, err
+		}
 		obj, warnings, err := r.decode(ctx, op.Resource, op.Input, op.Options.FieldValidation)
 		if err != nil {
 			return nil, err
@@ -132,7 +135,7 @@ func (tx *txn) nameAndProbe(res *resource.Resource, obj codec.Object, born *birt
 
 // isMine says whether the object that has the name is the one of this call, written by an attempt that was not answered.
 func (tx *txn) isMine(res *resource.Resource, entry Entry, obj codec.Object) (bool, error) {
-	if !tx.uncertain {
+	if !tx.uncertain() {
 		return false, nil
 	}
 	current, err := tx.registry.codec.DecodeProto(res, entry.Object)

@@ -25,6 +25,8 @@ var immortal = []string{metav1.NamespaceDefault, metav1.NamespaceSystem, metav1.
 
 func (r *Registry) deleteStep(op Operation) step {
 	res, options := op.Resource, op.Delete
+	// last is the object as an attempt that was not answered would have removed it.
+	var last []byte
 	return func(ctx context.Context, tx *txn) (*outcome, error) {
 		if isNamespace(res) && slices.Contains(immortal, op.Name) {
 			return nil, apierrors.NewForbidden(res.GroupResource(), op.Name, errors.New("this namespace may not be deleted"))
@@ -36,17 +38,24 @@ func (r *Registry) deleteStep(op Operation) step {
 		}
 		entry, old, err := r.current(ctx, tx, res, op.Namespace, op.Name)
 		if err != nil {
-			if tx.uncertain && apierrors.IsNotFound(err) {
+			if tx.uncertain() && apierrors.IsNotFound(err) {
 				// The attempt that was not answered has done it.
-				return &outcome{result: Result{Deleted: true}}, nil
+				return &outcome{result: Result{Object: last, Deleted: true}}, nil
 			}
 			return nil, err
+		}
+		if o := tx.done(Key(res, op.Namespace, op.Name), entry, nil); o != nil {
+			return o, nil
 		}
 		old.SetResourceVersion(version(entry.Revision))
 		if err := preconditions(res, old, options); err != nil {
 			return nil, err
 		}
-		return r.delete(ctx, tx, res, entry, old, options)
+		o, err := r.delete(ctx, tx, res, entry, old, options)
+		if err == nil && o.result.Deleted {
+			last = o.result.Object
+		}
+		return o, err
 	}
 }
 

@@ -46,6 +46,8 @@ type Encryption interface {
 	Seal(key string, plain []byte) (sealed []byte, keyID uint32, err error)
 	// Open returns values of key id 0 as they are.
 	Open(key string, keyID uint32, value []byte) ([]byte, error)
+	// IsCurrent says whether Seal uses this key.
+	IsCurrent(keyID uint32) bool
 }
 
 // Config is what a registry is made of.

@@ -57,8 +57,22 @@ type txn struct {
 	writes map[string]*storev1.Operation
 	order  []string
 	after  []func()
-	// uncertain says that an earlier attempt may have been committed although the store did not answer.
-	uncertain bool
+	// attempted is what earlier attempts that the store did not answer may have written, by object key; nil when there were none.
+	attempted map[string][]byte
+	// plain is what this attempt writes, by object key, not sealed.
+	plain map[string][]byte
+}
+
+// uncertain says that an earlier attempt may have been committed although the store did not answer.
+func (tx *txn) uncertain() bool { return tx.attempted != nil }
+
+// done returns the outcome of a change that an earlier attempt has made after all, nil for none. A change must not be made twice: it may be a patch
+// that appends.
+func (tx *txn) done(key string, entry Entry, warnings []string) *outcome {
+	if mine, ok := tx.attempted[key]; !ok || !bytes.Equal(mine, entry.Object) {
+		return nil
+	}
+	return &outcome{key: key, result: Result{Object: entry.Object, Revision: entry.Revision, Warnings: warnings}}
 }
 
 // one runs a single operation.
@@ -99,12 +113,13 @@ func (r *Registry) step(op Operation) step {
 func (r *Registry) run(ctx context.Context, dryRun bool, steps []step) ([]Result, int64, error) {
 	known := map[string]*storev1.Entry{}
 	uncertain := 0
+	var attempted map[string][]byte
 	for attempt := range maxAttempts {
 		if err := r.pause(ctx, attempt); err != nil {
 			return nil, 0, err
 		}
 		tx := r.begin(known)
-		tx.uncertain = uncertain > 0
+		tx.attempted = attempted
 		outcomes, planErr := tx.plan(ctx, steps)
 		if planErr != nil || len(tx.writes) == 0 || dryRun {
 			// Nothing will be committed, so nothing checks what the plan rests on but this.
@@ -128,6 +143,7 @@ func (r *Registry) run(ctx context.Context, dryRun bool, steps []step) ([]Result
 			continue
 		case errors.Is(err, errUncertain) && uncertain < maxUncertain:
 			uncertain++
+			attempted = tx.plain
 			if _, err := r.fetch(ctx, known, slices.Clone(tx.order)); err != nil {
 				return nil, 0, err
 			}
@@ -167,6 +183,7 @@ func results(outcomes []*outcome, revisions map[string]int64) []Result {
 func (r *Registry) begin(known map[string]*storev1.Entry) *txn {
 	return &txn{
 		registry: r, known: known, reads: map[string]int64{}, unconfirmed: map[string]bool{}, claims: map[string]int64{}, writes: map[string]*storev1.Operation{},
+		plain: map[string][]byte{},
 	}
 }
 
@@ -254,6 +271,7 @@ func (tx *txn) put(res *resource.Resource, key string, object []byte) error {
 	op.SetKey([]byte(key))
 	op.SetPut(sealed)
 	op.SetEncryptionKeyId(keyID)
+	tx.plain[key] = object
 	tx.write(key, op)
 	return nil
 }

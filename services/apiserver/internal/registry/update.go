@@ -51,6 +51,9 @@ func (r *Registry) updateStep(op Operation) step {
 		if err != nil {
 			return nil, err
 		}
+		if o := tx.done(Key(op.Resource, obj.GetNamespace(), obj.GetName()), entry, warnings); o != nil {
+			return o, nil
+		}
 		return r.update(ctx, tx, change{resource: op.Resource, options: op.Options, entry: entry, old: old, obj: obj, warnings: warnings})
 	}
 }
@@ -73,6 +76,9 @@ func (r *Registry) patchStep(op Operation) step {
 		entry, old, err := r.current(ctx, tx, op.Resource, op.Patch.Namespace, op.Patch.Name)
 		if err != nil {
 			return nil, err
+		}
+		if o := tx.done(Key(op.Resource, op.Patch.Namespace, op.Patch.Name), entry, nil); o != nil {
+			return o, nil
 		}
 		old.SetResourceVersion(version(entry.Revision))
 		obj, warnings, err := r.patches.Patch(op.Resource, old, op.Patch.Type, op.Patch.Data, op.Options.FieldValidation)
@@ -104,9 +110,15 @@ func (r *Registry) applyStep(op Operation) step {
 		if meta.GetName() == "" {
 			return nil, apierrors.NewInvalid(res.GroupVersionKind().GroupKind(), "", field.ErrorList{field.Required(field.NewPath("metadata", "name"), "apply needs the object's name")})
 		}
+		if !res.Namespaced && meta.GetNamespace() != "" {
+			return nil, notNamespaced(res, meta.GetName())
+		}
 		entry, found, err := tx.read(ctx, res, meta.GetNamespace(), meta.GetName())
 		if err != nil {
 			return nil, err
+		}
+		if o := tx.done(Key(res, meta.GetNamespace(), meta.GetName()), entry, config.Warnings()); found && o != nil {
+			return o, nil
 		}
 		if !found {
 			if options.Subresource != "" {
@@ -172,6 +184,9 @@ func (r *Registry) current(ctx context.Context, tx *txn, res *resource.Resource,
 	if res.Namespaced && namespace == "" {
 		return Entry{}, nil, apierrors.NewInvalid(res.GroupVersionKind().GroupKind(), name, field.ErrorList{field.Required(field.NewPath("metadata", "namespace"), "")})
 	}
+	if !res.Namespaced && namespace != "" {
+		return Entry{}, nil, notNamespaced(res, name)
+	}
 	entry, found, err := tx.read(ctx, res, namespace, name)
 	if err != nil {
 		return Entry{}, nil, err
@@ -181,6 +196,10 @@ func (r *Registry) current(ctx context.Context, tx *txn, res *resource.Resource,
 	}
 	old, err := r.codec.DecodeProto(res, entry.Object)
 	return entry, old, err
+}
+
+func notNamespaced(res *resource.Resource, name string) error {
+	return apierrors.NewInvalid(res.GroupVersionKind().GroupKind(), name, field.ErrorList{field.Forbidden(field.NewPath("metadata", "namespace"), "not allowed on this type")})
 }
 
 // change is a new state of an object and the one before.
@@ -200,7 +219,8 @@ func (r *Registry) update(ctx context.Context, tx *txn, c change) (*outcome, err
 	s := r.strategies.For(res)
 	key := Key(res, old.GetNamespace(), old.GetName())
 	old.SetResourceVersion(version(c.entry.Revision))
-	if v := obj.GetResourceVersion(); v != "" && v != old.GetResourceVersion() {
+	// Kubernetes reads 0 as no condition, like none.
+	if v := obj.GetResourceVersion(); v != "" && v != "0" && v != old.GetResourceVersion() {
 		return nil, apierrors.NewConflict(res.GroupResource(), old.GetName(), errors.New(modified))
 	}
 	obj.SetResourceVersion(old.GetResourceVersion())

@@ -13,6 +13,7 @@ import (
 	storev1 "dhow.dev/gen/go/dhow/store/v1"
 	"dhow.dev/pkg/resource"
 	"dhow.dev/services/apiserver/internal/codec"
+	"dhow.dev/services/apiserver/internal/encryption"
 	"dhow.dev/services/apiserver/internal/patch"
 )
 
@@ -277,6 +278,28 @@ func TestSecretsAreSealed(t *testing.T) {
 	}
 }
 
+func TestKeyRotation(t *testing.T) {
+	k := newCluster(t)
+	k.create("secret", `{metadata: {name: a}, data: {x: aHVudGVyMg==}}`)
+	k.create("secret", `{metadata: {name: b}}`)
+	rotated, err := encryption.NewRing([]encryption.Key{{ID: 2, Secret: [encryption.KeySize]byte{1}}, {ID: 1}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	k.encryption, k.cache.ring = rotated, rotated
+	for _, want := range []int{2, 0} {
+		if n, err := k.Reseal(t.Context()); err != nil || n != want {
+			t.Errorf("sealed %d anew, %v; want %d", n, err, want)
+		}
+	}
+	if e := k.store.Entry("/registry/core/secrets/shop/a"); e.GetEncryptionKeyId() != 2 {
+		t.Errorf("sealed with key %d", e.GetEncryptionKeyId())
+	}
+	if s := k.stored("secret", "a").(*corev1.Secret); string(s.Data["x"]) != "hunter2" {
+		t.Errorf("got %q", s.Data)
+	}
+}
+
 // The store did not answer; the write happened, or it did not. Either way the caller gets the right answer, and it is written once.
 func TestUnansweredCommits(t *testing.T) {
 	for name, fault := range map[string]func(*cluster){
@@ -302,7 +325,17 @@ func TestUnansweredCommits(t *testing.T) {
 				t.Errorf("update: %+v", r)
 			}
 			fault(k)
-			if r, err := k.Delete(t.Context(), res("cm"), "shop", "a", DeleteOptions{}); err != nil || !r.Deleted {
+			k.patch("cm", "a", `[{op: add, path: /metadata/finalizers, value: [x.dev/a]}]`, patch.JSON)
+			fault(k)
+			k.patch("cm", "a", `[{op: add, path: /metadata/finalizers/-, value: x.dev/b}]`, patch.JSON)
+			if f := k.stored("cm", "a").GetFinalizers(); len(f) != 2 {
+				t.Errorf("a patch that appends was made twice: %q", f)
+			}
+			fault(k)
+			at := version(k.store.Entry("/registry/core/configmaps/shop/a").GetRevision())
+			k.update("cm", `{metadata: {name: a, resourceVersion: "`+at+`"}, data: {x: "2"}}`, WriteOptions{})
+			fault(k)
+			if r, err := k.Delete(t.Context(), res("cm"), "shop", "a", DeleteOptions{}); err != nil || len(r.Object) == 0 || !r.Deleted && k.stored("cm", "a").GetDeletionTimestamp() == nil {
 				t.Errorf("delete: %+v, %v", r, err)
 			}
 			k.store.RefuseCommits(100)
