@@ -41,6 +41,8 @@ type Compactor struct {
 	engine  engine.Engine
 	history time.Duration
 	logger  *slog.Logger
+	// unsaved are marks that a full database refused. Deletes still make revisions there, and compacting to them is the way out.
+	unsaved []mark
 }
 
 // New returns a Compactor.
@@ -86,6 +88,9 @@ func (c *Compactor) round(ctx context.Context, now time.Time) error {
 			return fmt.Errorf("read the marks: %w", err)
 		}
 	}
+	if len(c.unsaved) > 0 && (len(marks) == 0 || c.unsaved[len(c.unsaved)-1].Time.After(marks[len(marks)-1].Time)) {
+		marks = c.unsaved
+	}
 	// The last round's own write is no change: an idle cluster stays idle.
 	if newest != items[0].Revision && !recent(marks, now, c.history/rounds/2) {
 		marks = append(drop(marks, now.Add(-c.history)), mark{Time: now, Revision: newest})
@@ -107,7 +112,11 @@ func (c *Compactor) round(ctx context.Context, now time.Time) error {
 	if err != nil {
 		return err
 	}
-	if target <= status.Compacted {
+	size, err := c.engine.Size(ctx)
+	if err != nil {
+		return err
+	}
+	if target <= status.Compacted && !size.Full {
 		return nil
 	}
 	if err := c.engine.Compact(ctx, target); err != nil {
@@ -141,11 +150,12 @@ func (c *Compactor) write(ctx context.Context, marks []mark, read engine.Revisio
 		Writes:     []engine.Write{{Key: key, Value: value}},
 	}})
 	if errors.Is(err, engine.ErrNoSpace) {
-		// Compaction is the way out of a full database; the marks that are there will do.
+		c.unsaved = marks
 		return true, nil
 	}
 	if err != nil {
 		return false, fmt.Errorf("write the marks: %w", err)
 	}
+	c.unsaved = nil
 	return result.Outcomes[0].Held, nil
 }

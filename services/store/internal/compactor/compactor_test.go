@@ -1,6 +1,7 @@
 package compactor
 
 import (
+	"context"
 	"fmt"
 	"log/slog"
 	"testing"
@@ -97,5 +98,51 @@ func TestSurvivesRestart(t *testing.T) {
 		if oldest, _ := compacted(t, e); oldest <= first {
 			t.Fatalf("after 30 minutes and as many restarts nothing is compacted")
 		}
+	})
+}
+
+// full is a database that refuses puts until it was compacted past a revision.
+type full struct {
+	*memory.Engine
+	until engine.Revision
+	at    engine.Revision
+}
+
+func (f *full) Commit(ctx context.Context, members []engine.Member) (engine.Result, error) {
+	for _, m := range members {
+		for _, w := range m.Writes {
+			if f.at < f.until && !w.Delete {
+				return engine.Result{}, engine.ErrNoSpace
+			}
+		}
+	}
+	return f.Engine.Commit(ctx, members)
+}
+
+func (f *full) Compact(ctx context.Context, to engine.Revision) error {
+	f.at = max(f.at, to)
+	return f.Engine.Compact(ctx, to)
+}
+
+func (f *full) Size(context.Context) (engine.Size, error) {
+	return engine.Size{Full: f.at < f.until}, nil
+}
+
+// TestFull: what is deleted in a full database is compacted, though marks cannot be written there.
+func TestFull(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := &full{Engine: memory.New(memory.Config{})}
+		put(t, f, 1)
+		go New(Config{Engine: f, Logger: slog.New(slog.DiscardHandler)}).Run(t.Context())
+		time.Sleep(30 * time.Minute)
+		_, newest := compacted(t, f)
+		f.until = newest + 1 // full: only the delete's revision sets it free
+		result, err := f.Commit(t.Context(), []engine.Member{{Writes: []engine.Write{{Key: []byte("/k"), Delete: true}}}})
+		if err != nil || result.Revision != f.until {
+			t.Fatalf("delete: %v %v", result, err)
+		}
+		time.Sleep(15 * time.Minute)
+		synctest.Wait()
+		put(t, f, 2)
 	})
 }

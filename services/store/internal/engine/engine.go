@@ -131,6 +131,8 @@ type Status struct {
 type Size struct {
 	// Total is the file's size, InUse the part of it that holds data, Quota where writes stop.
 	Total, InUse, Quota int64
+	// Full says that the quota was reached and puts are refused, until compaction wins back space.
+	Full bool
 }
 
 // Limits are the largest transaction that an engine takes.
@@ -156,7 +158,7 @@ type Engine interface {
 	Watch(ctx context.Context, from Revision) (Watcher, error)
 	// Status reads the newest revision linearizably.
 	Status(context.Context) (Status, error)
-	// Compact forgets what was before the revision. Compacting again is no error.
+	// Compact forgets what was before the revision. Compacting again is no error; in a full database it tries again to win back space.
 	Compact(context.Context, Revision) error
 	// Grant makes a lease and returns it with its time to live in seconds, which may be longer than asked.
 	Grant(ctx context.Context, ttl int64) (lease, granted int64, err error)

@@ -269,7 +269,7 @@ func readErrorOrNil(ctx context.Context, err error) error {
 // Size implements engine.Engine.
 func (e *Embedded) Size(context.Context) (engine.Size, error) {
 	backend := e.server.Backend()
-	return engine.Size{Total: backend.Size(), InUse: backend.SizeInUse(), Quota: e.quota}, nil
+	return engine.Size{Total: backend.Size(), InUse: backend.SizeInUse(), Quota: e.quota, Full: e.full()}, nil
 }
 
 // Wait returns when etcd has failed by itself, or nil when the context ends.
