@@ -53,6 +53,9 @@ type Pod struct {
 	holder string
 }
 
+// Terminating says that the pod is being deleted.
+func (p *Pod) Terminating() bool { return !p.counted }
+
 // Class returns what the pod has in common with others.
 func (p *Pod) Class() *snapshot.Class { return p.class.Class }
 
@@ -219,10 +222,10 @@ func (c *Cluster) DeletePod(key object.Key) filter.Event {
 	return helps
 }
 
-// Assume places a pending pod before its binding is seen. False: it is not there any more, is another one, or has a node.
-func (c *Cluster) Assume(key object.Key, uid, node string) bool {
+// Assume places a pending pod before its binding is seen. False: the pod that was decided about is gone, has changed or has a node, or the node is gone.
+func (c *Cluster) Assume(key object.Key, decided *snapshot.Class, node string) bool {
 	p, known := c.pods[key]
-	if !known || p.UID != uid || p.NodeName != "" || !p.counted {
+	if !known || p.Class() != decided || p.NodeName != "" || !p.counted {
 		return false
 	}
 	if _, known := c.slots[node]; !known {

@@ -79,7 +79,7 @@ func BenchmarkPlan(b *testing.B) {
 						pending[i] = plan.Pod{Key: p.Key.String(), Class: p.Class()}
 					}
 					for i, d := range plan.Make(c.Snapshot(), pending, 1) {
-						if d.Slot < 0 || !c.Assume(object.KeyOf(some[i]), some[i].GetMetadata().GetUid(), d.Node) {
+						if d.Slot < 0 || !c.Assume(object.KeyOf(some[i]), pending[i].Class, d.Node) {
 							b.Fatalf("pod %s not placed", pending[i].Key)
 						}
 						placed++

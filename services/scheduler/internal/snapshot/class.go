@@ -260,7 +260,7 @@ func podRequests(spec *corev1.PodSpec, weighed bool) map[string]int64 {
 	of := func(container *corev1.Container) map[string]int64 {
 		out := map[string]int64{}
 		for name, q := range container.GetResources().GetRequests() {
-			out[name] = amountOf(name, q)
+			out[name] = AmountOf(name, q)
 		}
 		if weighed {
 			for name, value := range map[string]int64{"cpu": unrequestedCPU, "memory": unrequestedMemory} {
@@ -292,11 +292,11 @@ func podRequests(spec *corev1.PodSpec, weighed bool) map[string]int64 {
 	}
 	for name, q := range pod {
 		if name == "cpu" || name == "memory" || strings.HasPrefix(name, "hugepages-") {
-			total[name] = amountOf(name, q)
+			total[name] = AmountOf(name, q)
 		}
 	}
 	for name, q := range spec.GetOverhead() {
-		total[name] += amountOf(name, q)
+		total[name] += AmountOf(name, q)
 	}
 	return total
 }
@@ -318,20 +318,25 @@ func hostPorts(spec *corev1.PodSpec) []Port {
 				if p.GetHostPort() <= 0 {
 					continue
 				}
-				port := Port{Protocol: p.GetProtocol(), IP: p.GetHostIp(), Number: p.GetHostPort()}
-				if port.Protocol == "" {
-					port.Protocol = "TCP"
-				}
-				if port.IP == "" || port.IP == "::" {
-					port.IP = anyIP
-				}
-				out = append(out, port)
+				out = append(out, PortOf(p))
 			}
 		}
 	}
 	collect(spec.GetContainers(), true)
 	collect(spec.GetInitContainers(), false)
 	return out
+}
+
+// PortOf reads a container's port.
+func PortOf(p *corev1.ContainerPort) Port {
+	port := Port{Protocol: p.GetProtocol(), IP: p.GetHostIp(), Number: p.GetHostPort()}
+	if port.Protocol == "" {
+		port.Protocol = "TCP"
+	}
+	if port.IP == "" || port.IP == "::" {
+		port.IP = anyIP
+	}
+	return port
 }
 
 // Derive registers a changed pod of a class: same namespace, labels and controller, another spec. For what-if questions on a fork.

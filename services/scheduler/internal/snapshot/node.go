@@ -88,18 +88,18 @@ func CompileNode(r Resolver, n *corev1.Node) *Node {
 	}
 	for resourceName, q := range n.GetStatus().GetAllocatable() {
 		if resourceName == "pods" {
-			out.AllowedPods = int32(min(amountOf(resourceName, q), math.MaxInt32))
+			out.AllowedPods = int32(min(AmountOf(resourceName, q), math.MaxInt32))
 			continue
 		}
 		if column := r.ResolveColumn(resourceName); column >= 0 {
-			out.Allocatable = append(out.Allocatable, Amount{Column: column, Value: amountOf(resourceName, q)})
+			out.Allocatable = append(out.Allocatable, Amount{Column: column, Value: AmountOf(resourceName, q)})
 		}
 	}
 	return out
 }
 
-// amountOf reads a quantity in the resource's unit, rounded up as Kubernetes does. What cannot be read, which the API does not let in, is nothing.
-func amountOf(name string, q *metav1.Quantity) int64 {
+// AmountOf reads a quantity in the resource's unit, rounded up as Kubernetes does. What cannot be read, which the API does not let in, is nothing.
+func AmountOf(name string, q *metav1.Quantity) int64 {
 	parsed, err := resource.ParseQuantity(q.GetString())
 	if err != nil {
 		return 0

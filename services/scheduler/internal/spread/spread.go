@@ -91,20 +91,39 @@ func (h *Hard) Violated(slot int) *snapshot.Constraint {
 		return nil
 	}
 	for i := range h.constraints {
-		k := &h.constraints[i]
-		minimum := k.min
-		if k.domains < k.MinDomains {
-			minimum = 0
-		}
-		pods := k.counts[k.domainOf[slot]]
-		if k.Self {
-			pods++
-		}
-		if pods-minimum > k.MaxSkew {
-			return k.Constraint
+		if h.constraints[i].violated(slot) {
+			return h.constraints[i].Constraint
 		}
 	}
 	return nil
+}
+
+func (k *hard) violated(slot int) bool {
+	minimum := k.min
+	if k.domains < k.MinDomains {
+		minimum = 0
+	}
+	pods := k.counts[k.domainOf[slot]]
+	if k.Self {
+		pods++
+	}
+	return pods-minimum > k.MaxSkew
+}
+
+// Unmet returns all constraints that keep a pod of the class from the node: violated ones, or those whose label it lacks.
+func (h *Hard) Unmet(slot int) []*snapshot.Constraint {
+	var out []*snapshot.Constraint
+	if h == nil {
+		return nil
+	}
+	for i := range h.constraints {
+		k := &h.constraints[i]
+		lacks := k.domainOf[slot] == snapshot.NoDomain
+		if lacks || !h.missing[slot] && k.violated(slot) {
+			out = append(out, k.Constraint)
+		}
+	}
+	return out
 }
 
 // Add takes in that a pod of some class was placed on a node.

@@ -1,0 +1,130 @@
+// Package scheduler is Dhow's scheduler service: it binds pods to nodes, and says why a pod is where it is or what keeps it from running.
+//
+// This file is its composition. Changes come in from the API server's watch (informer → loop → cluster, queue), decisions are made by a pure function
+// (plan, of snapshot, filter, score and spread) and go out through the binder. Explain answers from the same picture with the same function.
+package scheduler
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
+
+	corev1 "dhow.dev/gen/go/dhow/core/v1"
+	schedulerv1 "dhow.dev/gen/go/dhow/scheduler/v1"
+	"dhow.dev/pkg/informer"
+	"dhow.dev/pkg/telemetry"
+	"dhow.dev/pkg/telemetry/logkey"
+	"dhow.dev/pkg/transport"
+	"dhow.dev/services/scheduler/internal/event"
+	"dhow.dev/services/scheduler/internal/explain"
+	"dhow.dev/services/scheduler/internal/leader"
+	"dhow.dev/services/scheduler/internal/loop"
+)
+
+// Config configures Run.
+type Config struct {
+	// Listener is where the service listens. Run closes it.
+	Listener net.Listener
+	// Credentials authenticate callers: API servers, which pass on Explain.
+	Credentials credentials.TransportCredentials
+	// Logger gets the service's records. Nil discards them.
+	Logger *slog.Logger
+
+	// APIServer is the connection to the API servers, as identity system:kube-scheduler.
+	APIServer grpc.ClientConnInterface
+	// SchedulerName is which pods are decided about; empty: default-scheduler.
+	SchedulerName string
+	// LeaderElect lets several schedulers run of which one decides at a time.
+	LeaderElect bool
+	// Instance tells processes apart in the lease; empty: host name and process id.
+	Instance string
+	// Seed decides between equal nodes. The same seed, cluster and pods give the same decisions.
+	Seed uint64
+}
+
+// component names the package's spans and instruments.
+const component = "dhow.dev/services/scheduler"
+
+// The lease, named as Kubernetes names it.
+const (
+	leaseNamespace = "kube-system"
+	leaseName      = "kube-scheduler"
+)
+
+// Run serves until the context ends, and returns nil then.
+func Run(ctx context.Context, config Config) error {
+	if err := run(ctx, config); err != nil {
+		config.Listener.Close()
+		return fmt.Errorf("scheduler: %w", err)
+	}
+	return nil
+}
+
+func run(ctx context.Context, config Config) error {
+	if err := config.setDefaults(); err != nil {
+		return err
+	}
+	logger, tracer := config.Logger, telemetry.Tracer(component)
+	objects := informer.New(config.APIServer, logger)
+	events := event.New(config.APIServer, logger, time.Now)
+	decisions, err := loop.New(loop.Config{
+		Conn: config.APIServer, Informer: objects, Events: events,
+		// Nodes come first, so that in the first snapshot pods find theirs.
+		Nodes: informer.Add(objects, informer.Options[*corev1.Node]{}),
+		Services: informer.Add(objects, informer.Options[*corev1.Service]{Indexes: map[string]func(*corev1.Service) []string{
+			loop.ByNamespace: func(s *corev1.Service) []string { return []string{s.GetMetadata().GetNamespace()} },
+		}}),
+		Pods:          informer.Add(objects, informer.Options[*corev1.Pod]{}),
+		SchedulerName: config.SchedulerName, Seed: config.Seed,
+		Logger: logger, Tracer: tracer, Meter: telemetry.Meter(component), Now: time.Now,
+	})
+	if err != nil {
+		return err
+	}
+	elector := leader.New(leader.Config{
+		Conn: config.APIServer, Namespace: leaseNamespace, Name: leaseName, Identity: config.Instance, Logger: logger,
+	})
+
+	tasks, running := errgroup.WithContext(ctx)
+	front := transport.NewServer(transport.ServerConfig{Credentials: config.Credentials, Logger: logger, Lifetime: running})
+	schedulerv1.RegisterSchedulerServer(front, explain.NewServer(explain.Config{Pictures: decisions, Synced: objects.WaitForSync, Seed: config.Seed}))
+	logger.LogAttrs(ctx, slog.LevelInfo, "scheduler serves", logkey.Address(config.Listener.Addr().String()))
+	tasks.Go(func() error { return transport.Serve(running, front, config.Listener) })
+	tasks.Go(func() error { return objects.Run(running) })
+	tasks.Go(func() error { return events.Run(running) })
+	tasks.Go(func() error {
+		if config.LeaderElect {
+			return elector.Run(running, decisions.Run)
+		}
+		return decisions.Run(running)
+	})
+	return tasks.Wait()
+}
+
+func (c *Config) setDefaults() error {
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	if c.APIServer == nil || c.Credentials == nil {
+		return errors.New("Credentials and APIServer are required")
+	}
+	if c.SchedulerName == "" {
+		c.SchedulerName = loop.DefaultSchedulerName
+	}
+	if c.Instance == "" {
+		host, err := os.Hostname()
+		if err != nil {
+			return fmt.Errorf("name of this host, for the lease: %w", err)
+		}
+		c.Instance = fmt.Sprintf("%s_%d", host, os.Getpid())
+	}
+	return nil
+}
