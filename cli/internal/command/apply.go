@@ -5,19 +5,25 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	kmetav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"dhow.dev/cli/internal/manifest"
 	clusterv1 "dhow.dev/gen/go/dhow/cluster/v1"
+	corev1 "dhow.dev/gen/go/dhow/core/v1"
 	metav1 "dhow.dev/gen/go/dhow/meta/v1"
 	"dhow.dev/pkg/apistatus"
 	"dhow.dev/pkg/client"
 	"dhow.dev/pkg/object"
+	"dhow.dev/pkg/resource"
 )
 
 // maxOperations is what one Commit may hold (proto/dhow/cluster/v1/cluster.proto).
@@ -27,7 +33,7 @@ type applyOptions struct {
 	files          []string
 	recursive      bool
 	atomic         bool
-	dryRun         bool
+	dryRun         dryRun
 	forceConflicts bool
 	fieldManager   string
 }
@@ -47,7 +53,7 @@ manager, all others are left alone. Everything is validated before anything is w
 	flags.StringArrayVarP(&o.files, "filename", "f", nil, "a file, a folder, or - for standard input; may be repeated")
 	flags.BoolVarP(&o.recursive, "recursive", "R", false, "go into folders of folders")
 	flags.BoolVar(&o.atomic, "atomic", false, "write everything in one commit, or nothing")
-	flags.BoolVar(&o.dryRun, "dry-run", false, "validate everything on the server and write nothing")
+	addDryRun(flags, &o.dryRun)
 	flags.BoolVar(&o.forceConflicts, "force-conflicts", false, "take over fields that other managers own")
 	flags.StringVar(&o.fieldManager, "field-manager", fieldManager, "who owns the fields")
 	c.MarkFlagRequired("filename")
@@ -62,6 +68,7 @@ func (s *session) apply(ctx context.Context, o applyOptions) error {
 	if len(objects) > maxOperations {
 		return fmt.Errorf("%d objects: at most %d are applied at once: split the manifests", len(objects), maxOperations)
 	}
+	namespacesFirst(objects)
 	before, err := s.versions(ctx, objects)
 	if err != nil {
 		return err
@@ -69,15 +76,19 @@ func (s *session) apply(ctx context.Context, o applyOptions) error {
 	// One dry commit validates all objects as they would be together: a namespace and what is in it.
 	results, err := s.commit(ctx, objects, o, true)
 	if err != nil {
-		return err
+		return s.allErrors(ctx, objects, o, err)
 	}
-	suffix := " (dry run)"
+	suffix := dryRunSuffix
 	switch {
-	case o.dryRun:
+	case bool(o.dryRun):
 	case o.atomic:
 		suffix = ""
 		if results, err = s.commit(ctx, objects, o, false); err != nil {
-			return err
+			i, text := placeError(err, objects)
+			if i < 0 {
+				return err
+			}
+			return nothingWritten([]string{text})
 		}
 	default:
 		return s.applyEach(ctx, objects, before, o)
@@ -90,7 +101,7 @@ func (s *session) apply(ctx context.Context, o applyOptions) error {
 		if err := proto.Unmarshal(r.GetObject(), after); err != nil {
 			return err
 		}
-		fmt.Fprintf(s.Out, "%s %s%s\n", objects[i], changeWord(before[i], after, o.dryRun), suffix)
+		fmt.Fprintf(s.Out, "%s %s%s\n", objects[i], changeWord(before[i], after, bool(o.dryRun)), suffix)
 	}
 	return nil
 }
@@ -149,47 +160,97 @@ func (s *session) commit(ctx context.Context, objects []manifest.Object, o apply
 	request.SetOperations(operations)
 	response, err := clusterv1.NewObjectsClient(s.conn).Commit(ctx, request)
 	if err != nil {
-		return nil, placeErrors(apistatus.FromGRPC(err), objects)
+		return nil, apistatus.FromGRPC(err)
 	}
 	return response.GetResults(), nil
 }
 
 var operationPrefix = regexp.MustCompile(`^operations\[(\d+)\](?:\.|: )?`)
 
-// placeErrors says of each cause of a commit's error which object of which file it is about.
-func placeErrors(err error, objects []manifest.Object) error {
+// placeError says which object of which file a commit's error is about, and what is wrong with it. The index is -1 when it is about none.
+func placeError(err error, objects []manifest.Object) (int, string) {
 	var api apierrors.APIStatus
 	if !errors.As(err, &api) {
-		return err
+		return -1, ""
 	}
-	place := func(text string) (string, bool) {
-		m := operationPrefix.FindStringSubmatch(text)
-		if m == nil {
-			return text, false
-		}
-		i, parseErr := strconv.Atoi(m[1])
-		if parseErr != nil || i >= len(objects) {
-			return text, false
-		}
-		return fmt.Sprintf("%s: %s: %s", objects[i].Source, objects[i], strings.TrimPrefix(text, m[0])), true
+	s := api.Status()
+	i := 0
+	// The commit of a single operation does not number it.
+	if m := operationPrefix.FindStringSubmatch(s.Message); m != nil {
+		i, _ = strconv.Atoi(m[1])
+	} else if len(objects) != 1 || status.Code(err) == codes.Unavailable {
+		return -1, ""
+	}
+	if i >= len(objects) {
+		return -1, ""
+	}
+	where := fmt.Sprintf("%s: %s: ", objects[i].Source, objects[i])
+	unnumbered := func(text string) string { return operationPrefix.ReplaceAllString(text, "") }
+	if s.Details == nil || len(s.Details.Causes) == 0 {
+		return i, where + unnumbered(s.Message)
+	}
+	if s.Reason == kmetav1.StatusReasonConflict {
+		return i, where + unnumbered(s.Message) + ": apply the fields with the value that they have, leave them out, or take them over with --force-conflicts"
 	}
 	var lines []string
-	if details := api.Status().Details; details != nil {
-		for _, cause := range details.Causes {
-			if where, ok := place(cause.Field); ok {
-				lines = append(lines, where+": "+cause.Message)
+	for _, cause := range s.Details.Causes {
+		cause.Field = unnumbered(cause.Field)
+		lines = append(lines, where+describeCause(cause))
+	}
+	return i, strings.Join(lines, "\n  ")
+}
+
+// maxErrors bounds how many objects' errors are looked for.
+const maxErrors = 20
+
+// allErrors finds out what else is wrong, because a commit tells of one object only: it tries again without those that are known to be.
+func (s *session) allErrors(ctx context.Context, objects []manifest.Object, o applyOptions, err error) error {
+	var texts []string
+	lost := map[string]bool{}
+	for len(objects) > 0 && err != nil {
+		i, text := placeError(err, objects)
+		if i < 0 {
+			if len(texts) == 0 {
+				return err
 			}
+			break
+		}
+		bad := objects[i]
+		// What is in a namespace that is wrong itself is not to blame.
+		if !lost[bad.Namespace] || !apierrors.IsNotFound(err) {
+			texts = append(texts, text)
+		}
+		if bad.Resource == resource.For[*corev1.Namespace]() {
+			lost[bad.Name] = true
+		}
+		if len(texts) == maxErrors {
+			texts = append(texts, "there may be more")
+			break
+		}
+		objects = slices.Delete(slices.Clone(objects), i, i+1)
+		if len(objects) > 0 {
+			_, err = s.commit(ctx, objects, o, true)
 		}
 	}
-	if len(lines) == 0 {
-		if message, ok := place(api.Status().Message); ok {
-			lines = append(lines, message)
+	return nothingWritten(texts)
+}
+
+func nothingWritten(texts []string) error {
+	return fmt.Errorf("nothing was written:\n  %s", strings.Join(texts, "\n  "))
+}
+
+// namespacesFirst lets a folder hold a namespace and what is in it, in files of any names.
+func namespacesFirst(objects []manifest.Object) {
+	namespaces := resource.For[*corev1.Namespace]()
+	slices.SortStableFunc(objects, func(a, b manifest.Object) int {
+		switch {
+		case a.Resource == namespaces && b.Resource != namespaces:
+			return -1
+		case a.Resource != namespaces && b.Resource == namespaces:
+			return 1
 		}
-	}
-	if len(lines) == 0 {
-		return err
-	}
-	return fmt.Errorf("nothing was written:\n  %s", strings.Join(lines, "\n  "))
+		return 0
+	})
 }
 
 // applyEach writes one object after the other, and goes on after an error.

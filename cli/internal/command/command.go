@@ -10,11 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
-	"google.golang.org/grpc/status"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"dhow.dev/cli/internal/connect"
 	"dhow.dev/pkg/client"
@@ -30,6 +26,9 @@ type Streams struct {
 // fieldManager owns the fields that dhow writes.
 const fieldManager = "dhow"
 
+// exitInterrupted is the exit code of a command that SIGINT has ended, as shells give it.
+const exitInterrupted = 130
+
 // exitError ends the program with a code of its own, without a message.
 type exitError int
 
@@ -40,6 +39,9 @@ func Main(ctx context.Context, args []string, streams Streams, extra ...*cobra.C
 	root := New(streams, extra...)
 	root.SetArgs(args)
 	err := root.ExecuteContext(ctx)
+	if err != nil && strings.HasPrefix(err.Error(), "unknown command") {
+		err = fmt.Errorf("%w\nSee 'dhow --help' for the commands", err)
+	}
 	var exit exitError
 	switch {
 	case err == nil:
@@ -50,27 +52,6 @@ func Main(ctx context.Context, args []string, streams Streams, extra ...*cobra.C
 		fmt.Fprintln(streams.Err, describeError(err))
 		return 1
 	}
-}
-
-// describeError words an error as kubectl users know it.
-func describeError(err error) string {
-	var api apierrors.APIStatus
-	if errors.As(err, &api) {
-		s := api.Status()
-		if s.Reason == metav1.StatusReasonServiceUnavailable || status.Code(err) == codes.Unavailable {
-			return fmt.Sprintf("the API server cannot be reached: %s: see `dhow status`, or start a cluster with `dhow up`", s.Message)
-		}
-		// An error that says more than the server (the object that it is about) keeps it.
-		message := err.Error()
-		if prefix, _, found := strings.Cut(message, s.Message); found && s.Message != "" {
-			message = prefix + s.Message
-		}
-		if s.Reason == metav1.StatusReasonUnknown {
-			return "Error from server: " + message
-		}
-		return fmt.Sprintf("Error from server (%s): %s", s.Reason, message)
-	}
-	return "error: " + err.Error()
 }
 
 // session is what the commands that talk to a cluster share.
@@ -96,9 +77,12 @@ func New(streams Streams, extra ...*cobra.Command) *cobra.Command {
 	root.SetIn(streams.In)
 	root.SetOut(streams.Out)
 	root.SetErr(streams.Err)
+	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
+		return fmt.Errorf("%w\nSee '%s --help' for usage", err, c.CommandPath())
+	})
 	flags := root.PersistentFlags()
 	flags.StringVar(&s.configFile, "config", "", "the file that says how to reach the cluster (default $"+connect.Environment+" or "+connect.Default+")")
-	flags.StringVarP(&s.namespace, "namespace", "n", "", "the namespace (default the configuration's, or `default`)")
+	flags.StringVarP(&s.namespace, "namespace", "n", "", "the namespace (by default the one of the configuration, or \"default\")")
 	clusterCommands := []*cobra.Command{
 		newApply(s), newGet(s), newDescribe(s), newDelete(s), newLogs(s), newExec(s), newRun(s), newScale(s), newRollout(s), newWait(s),
 		newCordon(s), newUncordon(s), newWhy(s), newStatus(s),
@@ -125,7 +109,11 @@ func connectFirst(s *session, c *cobra.Command) {
 		if err := s.open(c); err != nil {
 			return err
 		}
-		return run(c, args)
+		err := run(c, args)
+		if c.Context().Err() != nil {
+			return exitError(exitInterrupted) // who pressed Ctrl-C knows why
+		}
+		return err
 	}
 }
 
@@ -143,7 +131,7 @@ func (s *session) open(c *cobra.Command) error {
 	}
 	conn, err := config.Dial()
 	if err != nil {
-		return err
+		return fmt.Errorf("%s: %w", connect.File(s.configFile), err)
 	}
 	context.AfterFunc(c.Context(), func() { conn.Close() })
 	s.conn = conn
@@ -175,7 +163,12 @@ type target struct {
 }
 
 // String names the target as kubectl does in messages, for example `deployment.apps/web`.
-func (t target) String() string { return kindName(t.resource) + "/" + t.name }
+func (t target) String() string {
+	if t.name == "" {
+		return kindName(t.resource)
+	}
+	return kindName(t.resource) + "/" + t.name
+}
 
 // kindName is the singular with its group.
 func kindName(r *resource.Resource) string {
@@ -188,7 +181,7 @@ func kindName(r *resource.Resource) string {
 // targets parses `KIND NAME...`, `KIND/NAME...` and `KIND,KIND`. A target without a name means all of its kind.
 func targets(args []string) ([]target, error) {
 	if len(args) == 0 {
-		return nil, errors.New("you must specify the type of resource, for example `pods` or `deployment/web`")
+		return nil, errors.New("you must specify the type of resource, and which, for example `pods` or `deployment/web`")
 	}
 	if strings.Contains(args[0], "/") {
 		var list []target
@@ -206,7 +199,7 @@ func targets(args []string) ([]target, error) {
 		return list, nil
 	}
 	var kinds []*resource.Resource
-	for _, word := range strings.Split(args[0], ",") {
+	for word := range strings.SplitSeq(args[0], ",") {
 		if word == "all" {
 			for _, r := range resource.All() {
 				if r.InAll {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -70,6 +71,9 @@ func (s *session) delete(ctx context.Context, args []string, o deleteOptions) er
 	if o.force && o.gracePeriod > 0 {
 		return errors.New("--force and --grace-period greater than 0 cannot be specified together")
 	}
+	if o.gracePeriod < -1 {
+		return fmt.Errorf("--grace-period=%d: give seconds, 0 or more, or -1 for the pod's own", o.gracePeriod)
+	}
 	if o.gracePeriod == 0 && !o.force {
 		// As kubectl does: without --force the node still confirms, in the shortest time there is.
 		o.gracePeriod = 1
@@ -83,6 +87,9 @@ func (s *session) delete(ctx context.Context, args []string, o deleteOptions) er
 	list, err := s.toDelete(ctx, args, o)
 	if err != nil {
 		return err
+	}
+	if s.explicit && slices.ContainsFunc(list, func(l located) bool { return !l.resource.Namespaced }) {
+		fmt.Fprintln(s.Err, "Warning: deleting cluster-scoped resources, not scoped to the provided namespace")
 	}
 	options := metav1.DeletionOptions_builder{PropagationPolicy: policy}.Build()
 	if o.gracePeriod >= 0 {
@@ -101,7 +108,7 @@ func (s *session) delete(ctx context.Context, args []string, o deleteOptions) er
 			continue
 		}
 		word := "deleted"
-		if o.force {
+		if o.gracePeriod == 0 {
 			word = "force deleted"
 		}
 		fmt.Fprintf(s.Out, "%s %q %s%s\n", kindName(l.resource), l.name, word, inNamespace(l))
@@ -178,42 +185,4 @@ func (s *session) waitGone(ctx context.Context, l located, uid string) error {
 	return s.follow(ctx, l, func(o object.Object) (bool, error) {
 		return o == nil || o.GetMetadata().GetUid() != uid, nil
 	})
-}
-
-// follow watches one object, nil when it does not exist, until done says so.
-func (s *session) follow(ctx context.Context, l located, done func(object.Object) (bool, error)) error {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	watch, err := client.Dynamic(s.conn, l.resource).Watch(ctx, metav1.WatchRequest_builder{Namespace: l.namespace, FieldSelector: "metadata.name=" + l.name}.Build())
-	if err != nil {
-		return err
-	}
-	var now object.Object
-	synced := false
-	for {
-		batch, err := watch.Next()
-		if errors.Is(ctx.Err(), context.DeadlineExceeded) {
-			return fmt.Errorf("timed out waiting for the condition on %s/%s", l.resource, l.name)
-		}
-		if err != nil {
-			return err
-		}
-		for _, change := range batch.Changes {
-			now = change.Object
-			if change.Type == metav1.EventType_EVENT_TYPE_DELETED {
-				now = nil
-			}
-			if synced {
-				if ok, err := done(now); ok || err != nil {
-					return err
-				}
-			}
-		}
-		if batch.Synced {
-			synced = true
-			if ok, err := done(now); ok || err != nil {
-				return err
-			}
-		}
-	}
 }

@@ -7,21 +7,15 @@ import (
 	"io"
 	"os"
 	"os/signal"
-	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 	"google.golang.org/grpc"
-	"k8s.io/apimachinery/pkg/selection"
 
 	corev1 "dhow.dev/gen/go/dhow/core/v1"
 	"dhow.dev/pkg/apistatus"
 )
-
-func selectionOperator(word string) selection.Operator { return selection.Operator(word) }
-
-func quoted(names []string) string { return strings.Join(names, ", ") }
 
 func newExec(s *session) *cobra.Command {
 	var container string
@@ -62,6 +56,11 @@ func (s *session) exec(ctx context.Context, start *corev1.PodExecRequest_Start) 
 	defer cancel()
 	terminal, isTerminal := s.In.(*os.File)
 	isTerminal = isTerminal && term.IsTerminal(int(terminal.Fd()))
+	// A terminal that nothing can be typed into is none.
+	if start.GetTty() && !start.GetStdin() {
+		start.SetTty(false)
+		start.SetStderr(true)
+	}
 	if start.GetTty() && !isTerminal {
 		fmt.Fprintln(s.Err, "Unable to use a TTY - input is not a terminal or the right kind of file")
 		start.SetTty(false)

@@ -1,6 +1,7 @@
 package command
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -65,7 +66,7 @@ func (s *session) get(ctx context.Context, args []string, o getOptions) error {
 	}
 	if o.watch {
 		if len(list) != 1 {
-			return errors.New("you may only watch one kind, or one object")
+			return fmt.Errorf("watch is only supported on one kind or one object, %d were named: leave --watch out, or name one", len(list))
 		}
 		return s.watch(ctx, list[0], o)
 	}
@@ -79,7 +80,7 @@ func (s *session) get(ctx context.Context, args []string, o getOptions) error {
 		}
 		groups = addGroup(groups, t.resource, objects)
 	}
-	if err := s.print(groups, list, o); err != nil {
+	if err := s.print(groups, list, o, len(errs) > 0); err != nil {
 		return err
 	}
 	return errors.Join(errs...)
@@ -105,8 +106,8 @@ func (s *session) find(ctx context.Context, t target, o getOptions) ([]structs.O
 	kind := client.Dynamic(s.conn, t.resource)
 	namespace := s.namespaceOf(t.resource)
 	if t.name != "" {
-		if o.labels != "" || o.allNamespaces && t.resource.Namespaced {
-			return nil, errors.New("a resource cannot be retrieved by name together with a selector or across all namespaces")
+		if o.labels != "" || o.fields != "" || o.allNamespaces && t.resource.Namespaced {
+			return nil, fmt.Errorf("%s: a resource cannot be retrieved by name together with a selector or across all namespaces: leave the name or the flag out", t)
 		}
 		m, err := kind.Get(ctx, namespace, t.name)
 		if err != nil {
@@ -148,7 +149,8 @@ func sortEvents(objects []structs.Object) {
 	slices.SortStableFunc(objects, func(a, b structs.Object) int { return at(a).Compare(at(b)) })
 }
 
-func (s *session) print(groups []group, list []target, o getOptions) error {
+// print shows what was found. Nothing found is said, unless an error says why.
+func (s *session) print(groups []group, list []target, o getOptions, failed bool) error {
 	total := 0
 	for _, g := range groups {
 		total += len(g.objects)
@@ -165,11 +167,9 @@ func (s *session) print(groups []group, list []target, o getOptions) error {
 		}
 		return nil
 	}
-	if total == 0 && len(groups) > 0 {
-		if o.allNamespaces || !slices.ContainsFunc(groups, func(g group) bool { return g.resource.Namespaced }) {
-			fmt.Fprintln(s.Err, "No resources found")
-		} else {
-			fmt.Fprintf(s.Err, "No resources found in %s namespace.\n", s.namespace)
+	if total == 0 {
+		if !failed {
+			s.nothingFound(o.allNamespaces || !slices.ContainsFunc(groups, func(g group) bool { return g.resource.Namespaced }))
 		}
 		return nil
 	}
@@ -187,6 +187,14 @@ func (s *session) print(groups []group, list []target, o getOptions) error {
 		}
 	}
 	return nil
+}
+
+func (s *session) nothingFound(anywhere bool) {
+	if anywhere {
+		fmt.Fprintln(s.Err, "No resources found")
+	} else {
+		fmt.Fprintf(s.Err, "No resources found in %s namespace.\n", s.namespace)
+	}
 }
 
 func (s *session) tableOptions(r *resource.Resource, o getOptions, withKind bool) printer.Options {
@@ -221,17 +229,32 @@ func printObjects(w io.Writer, groups []group, single bool, format string) error
 }
 
 func printValue(w io.Writer, value any, format string) error {
-	encoded, err := json.MarshalIndent(value, "", "    ")
-	if err == nil && format == "yaml" {
+	encoded, err := json.Marshal(value)
+	if err != nil {
+		return err
+	}
+	if format == "yaml" {
 		encoded, err = yaml.JSONToYAML(encoded)
-	} else if err == nil {
-		encoded = append(encoded, '\n')
+	} else {
+		encoded, err = indented(encoded)
 	}
 	if err != nil {
 		return err
 	}
 	_, err = w.Write(encoded)
 	return err
+}
+
+// indented sorts the keys, as kubectl shows them, and keeps numbers as they are written.
+func indented(encoded []byte) ([]byte, error) {
+	decoder := json.NewDecoder(bytes.NewReader(encoded))
+	decoder.UseNumber()
+	var value any
+	if err := decoder.Decode(&value); err != nil {
+		return nil, err
+	}
+	encoded, err := json.MarshalIndent(value, "", "    ")
+	return append(encoded, '\n'), err
 }
 
 // watch shows the state and then each change, a row or a document each, until the user ends it.
@@ -243,45 +266,32 @@ func (s *session) watch(ctx context.Context, t target, o getOptions) error {
 	if o.allNamespaces {
 		namespace = ""
 	}
-	watch, err := client.Dynamic(s.conn, t.resource).Watch(ctx, metav1.WatchRequest_builder{Namespace: namespace, LabelSelector: o.labels, FieldSelector: fields}.Build())
-	if err != nil {
-		return err
-	}
+	rows := printer.NewRows(s.Out)
 	var initial []object.Object
 	synced := false
-	rows := rowWriter{w: s.Out}
-	for {
-		batch, err := watch.Next()
-		if ctx.Err() != nil {
-			return nil // the user has seen enough
-		}
-		if err != nil {
-			return err
-		}
+	restart := func() { initial, synced = nil, false }
+	request := metav1.WatchRequest_builder{Namespace: namespace, LabelSelector: o.labels, FieldSelector: fields}.Build()
+	return s.batches(ctx, t.resource, request, restart, func(batch client.Batch[object.Object]) (bool, error) {
 		var changed []object.Object
 		for _, change := range batch.Changes {
 			changed = append(changed, change.Object)
 		}
 		if !synced {
+			// The state is shown at once, so that its columns are as wide as they must be.
 			initial = append(initial, changed...)
 			if !batch.Synced {
-				continue
+				return false, nil
 			}
-			synced = true
+			synced, changed = true, initial
 			if t.name != "" && len(initial) == 0 {
-				if _, err := client.Dynamic(s.conn, t.resource).Get(ctx, namespace, t.name); err != nil {
-					return err
-				}
+				return false, notFound(located{t, namespace})
 			}
-			changed = initial
 		}
-		if err := s.printChanged(&rows, t.resource, changed, o); err != nil {
-			return err
-		}
-	}
+		return false, s.printChanged(rows, t.resource, changed, o)
+	})
 }
 
-func (s *session) printChanged(rows *rowWriter, r *resource.Resource, changed []object.Object, o getOptions) error {
+func (s *session) printChanged(rows *printer.Rows, r *resource.Resource, changed []object.Object, o getOptions) error {
 	options := s.tableOptions(r, o, false)
 	var table [][]string
 	for _, m := range changed {
@@ -291,9 +301,10 @@ func (s *session) printChanged(rows *rowWriter, r *resource.Resource, changed []
 		}
 		switch o.output {
 		case "yaml", "json":
-			if o.output == "yaml" {
+			if o.output == "yaml" && rows.Begun() {
 				fmt.Fprintln(s.Out, "---")
 			}
+			rows.Begin()
 			if err := printObjects(s.Out, []group{{r, []structs.Object{found}}}, true, o.output); err != nil {
 				return err
 			}
@@ -306,40 +317,8 @@ func (s *session) printChanged(rows *rowWriter, r *resource.Resource, changed []
 	if len(table) == 0 {
 		return nil
 	}
-	if !rows.begun && !o.noHeaders {
+	if !rows.Begun() && !o.noHeaders {
 		table = append([][]string{printer.Header(r, options)}, table...)
 	}
-	return rows.write(table)
-}
-
-// rowWriter aligns rows that come one after the other with those before.
-type rowWriter struct {
-	w      io.Writer
-	begun  bool
-	widths []int
-}
-
-func (r *rowWriter) write(rows [][]string) error {
-	r.begun = true
-	for _, row := range rows {
-		for i, cell := range row {
-			if i == len(r.widths) {
-				r.widths = append(r.widths, 0)
-			}
-			r.widths[i] = max(r.widths[i], len([]rune(cell)))
-		}
-	}
-	for _, row := range rows {
-		var line strings.Builder
-		for i, cell := range row {
-			line.WriteString(cell)
-			if i < len(row)-1 {
-				line.WriteString(strings.Repeat(" ", r.widths[i]-len([]rune(cell))+3))
-			}
-		}
-		if _, err := fmt.Fprintln(r.w, line.String()); err != nil {
-			return err
-		}
-	}
-	return nil
+	return rows.Write(table)
 }

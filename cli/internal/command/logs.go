@@ -6,11 +6,12 @@ import (
 	"fmt"
 	"io"
 	"slices"
-	"strconv"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 	klabels "k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/selection"
 
 	appsv1 "dhow.dev/gen/go/dhow/apps/v1"
 	corev1 "dhow.dev/gen/go/dhow/core/v1"
@@ -36,11 +37,25 @@ type logOptions struct {
 func newLogs(s *session) *cobra.Command {
 	var o logOptions
 	c := &cobra.Command{
-		Use:     "logs POD | KIND/NAME",
+		Use:     "logs POD|KIND/NAME [CONTAINER]",
 		Short:   "Show a container's log",
 		Example: "  dhow logs -f deploy/web\n  dhow logs web-0 --previous --tail=20",
-		Args:    cobra.ExactArgs(1),
-		RunE:    func(c *cobra.Command, args []string) error { return s.logs(c.Context(), args[0], o) },
+		Args:    cobra.RangeArgs(1, 2),
+		RunE: func(c *cobra.Command, args []string) error {
+			if len(args) == 2 {
+				if o.container != "" {
+					return fmt.Errorf("the container is given twice: as %q and with -c", args[1])
+				}
+				o.container = args[1]
+			}
+			if o.tail < -1 {
+				return fmt.Errorf("--tail=%d: give a number of lines, or -1 for all", o.tail)
+			}
+			if o.since < 0 || c.Flags().Changed("since") && o.since == 0 {
+				return fmt.Errorf("--since=%s: give a duration above 0, for example 5m", o.since)
+			}
+			return s.logs(c.Context(), args[0], o)
+		},
 	}
 	flags := c.Flags()
 	flags.StringVarP(&o.container, "container", "c", "", "the container; by default the pod's only or first one")
@@ -98,6 +113,9 @@ func (s *session) podOf(ctx context.Context, word string) (*corev1.Pod, error) {
 	pods := client.For[*corev1.Pod](s.conn)
 	t, err := oneTarget([]string{word})
 	if err != nil {
+		if strings.Contains(word, "/") {
+			return nil, err
+		}
 		return pods.Get(ctx, s.namespace, word)
 	}
 	var selector *metav1.LabelSelector
@@ -144,8 +162,10 @@ func (s *session) podOf(ctx context.Context, word string) (*corev1.Pod, error) {
 func selectorText(selector *metav1.LabelSelector) (string, error) {
 	set := klabels.SelectorFromSet(selector.GetMatchLabels())
 	for _, e := range selector.GetMatchExpressions() {
-		operators := map[string]string{"In": "in", "NotIn": "notin", "Exists": "exists", "DoesNotExist": "!"}
-		r, err := klabels.NewRequirement(e.GetKey(), selectionOperator(operators[e.GetOperator()]), e.GetValues())
+		operators := map[string]selection.Operator{
+			"In": selection.In, "NotIn": selection.NotIn, "Exists": selection.Exists, "DoesNotExist": selection.DoesNotExist,
+		}
+		r, err := klabels.NewRequirement(e.GetKey(), operators[e.GetOperator()], e.GetValues())
 		if err != nil {
 			return "", err
 		}
@@ -160,9 +180,10 @@ func (s *session) containerOf(pod *corev1.Pod, name string) (string, error) {
 	for _, c := range pod.GetSpec().GetContainers() {
 		names = append(names, c.GetName())
 	}
-	all := slices.Clone(names)
+	all, shown := slices.Clone(names), slices.Clone(names)
 	for _, c := range pod.GetSpec().GetInitContainers() {
 		all = append(all, c.GetName())
+		shown = append(shown, c.GetName()+" (init)")
 	}
 	if name == "" {
 		name = pod.GetMetadata().GetAnnotations()[defaultContainer]
@@ -171,11 +192,11 @@ func (s *session) containerOf(pod *corev1.Pod, name string) (string, error) {
 	case name != "" && slices.Contains(all, name):
 		return name, nil
 	case name != "":
-		return "", fmt.Errorf("container %s is not valid for pod %s: use one of %s", strconv.Quote(name), pod.GetMetadata().GetName(), quoted(all))
+		return "", fmt.Errorf("container %s is not valid for pod %s: use one of %s", name, pod.GetMetadata().GetName(), strings.Join(all, ", "))
 	case len(names) == 0:
 		return "", fmt.Errorf("pod %s has no containers", pod.GetMetadata().GetName())
-	case len(names) > 1:
-		fmt.Fprintf(s.Err, "Defaulted container %q out of: %s\n", names[0], quoted(all))
+	case len(all) > 1:
+		fmt.Fprintf(s.Err, "Defaulted container %q out of: %s\n", names[0], strings.Join(shown, ", "))
 	}
 	return names[0], nil
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -72,7 +73,7 @@ func (s *session) rolloutStatus(ctx context.Context, t target, timeout time.Dura
 	last := ""
 	return s.follow(ctx, located{t, s.namespace}, func(o object.Object) (bool, error) {
 		if o == nil {
-			return false, fmt.Errorf("deployments.apps %q not found", t.name)
+			return false, notFound(located{t, s.namespace})
 		}
 		message, done, err := rolloutProgress(o.(*appsv1.Deployment))
 		if err != nil {
@@ -121,6 +122,9 @@ func newRolloutUndo(s *session) *cobra.Command {
 			if err != nil {
 				return err
 			}
+			if to < 0 {
+				return fmt.Errorf("--to-revision=%d: give a revision, or 0 for the one before the present one", to)
+			}
 			return s.rolloutUndo(c.Context(), t, to)
 		},
 	}
@@ -136,7 +140,7 @@ func (s *session) rolloutUndo(ctx context.Context, t target, to int64) error {
 		return err
 	}
 	if d.GetSpec().GetPaused() {
-		return fmt.Errorf("you cannot rollback a paused deployment; resume it first and try again")
+		return fmt.Errorf("you cannot roll back the paused deployment %q: set its spec.paused to false and try again", t.name)
 	}
 	sets, err := client.For[*appsv1.ReplicaSet](s.conn).List(ctx, metav1.ListRequest_builder{Namespace: s.namespace}.Build())
 	if err != nil {
@@ -164,9 +168,10 @@ func (s *session) rolloutUndo(ctx context.Context, t target, to int64) error {
 		fmt.Fprintf(s.Out, "%s skipped rollback (current template already matches revision %d)\n", t, revisionOf(chosen))
 		return nil
 	}
-	// A JSON patch replaces the whole template, so that nothing of the newer one stays; the test keeps a change in between from being lost.
+	// A JSON patch replaces the whole template, so that nothing of the newer one stays. The test keeps a change of the spec in between from being lost; the
+	// controllers' changes of the status, which come all the time, do not fail it.
 	patch, err := json.Marshal([]map[string]any{
-		{"op": "test", "path": "/metadata/resourceVersion", "value": d.GetMetadata().GetResourceVersion()},
+		{"op": "test", "path": "/metadata/generation", "value": d.GetMetadata().GetGeneration()},
 		{"op": "replace", "path": "/spec/template", "value": json.RawMessage(is)},
 	})
 	if err != nil {
@@ -223,7 +228,7 @@ func revisionToRestore(d *appsv1.Deployment, sets []*appsv1.ReplicaSet, to int64
 	slices.SortFunc(own, func(a, b *appsv1.ReplicaSet) int { return int(revisionOf(b) - revisionOf(a)) })
 	if to == 0 {
 		if len(own) < 2 {
-			return nil, fmt.Errorf("no rollout history found for deployment %q", d.GetMetadata().GetName())
+			return nil, fmt.Errorf("no rollout history found for deployment %q: there is no earlier revision to go back to", d.GetMetadata().GetName())
 		}
 		return own[1], nil
 	}
@@ -232,5 +237,9 @@ func revisionToRestore(d *appsv1.Deployment, sets []*appsv1.ReplicaSet, to int64
 			return r, nil
 		}
 	}
-	return nil, fmt.Errorf("unable to find specified revision %d in history", to)
+	var known []string
+	for _, r := range own {
+		known = append(known, strconv.FormatInt(revisionOf(r), 10))
+	}
+	return nil, fmt.Errorf("unable to find specified revision %d in history: there are %s", to, strings.Join(known, ", "))
 }

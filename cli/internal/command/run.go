@@ -19,7 +19,7 @@ type runOptions struct {
 	port     int32
 	env      []string
 	command  bool
-	dryRun   bool
+	dryRun   dryRun
 }
 
 func newRun(s *session) *cobra.Command {
@@ -42,10 +42,10 @@ func newRun(s *session) *cobra.Command {
 			}
 			template := podTemplate(args[0], container)
 			header, warn := s.warn()
-			options := metav1.WriteOptions_builder{FieldManager: fieldManager + "-run", DryRun: o.dryRun}.Build()
+			options := metav1.WriteOptions_builder{FieldManager: fieldManager + "-run", DryRun: bool(o.dryRun)}.Build()
 			suffix := ""
 			if o.dryRun {
-				suffix = " (dry run)"
+				suffix = dryRunSuffix
 			}
 			if !c.Flags().Changed("replicas") {
 				pod := corev1.Pod_builder{Metadata: template.GetMetadata(), Spec: template.GetSpec()}.Build()
@@ -83,7 +83,7 @@ func newRun(s *session) *cobra.Command {
 	flags.Int32Var(&o.port, "port", 0, "the port that the container listens on")
 	flags.StringArrayVar(&o.env, "env", nil, "an environment variable, NAME=VALUE; may be repeated")
 	flags.BoolVar(&o.command, "command", false, "what stands behind -- replaces the image's command, not its arguments")
-	flags.BoolVar(&o.dryRun, "dry-run", false, "validate on the server and write nothing")
+	addDryRun(flags, &o.dryRun)
 	c.MarkFlagRequired("image")
 	return c
 }

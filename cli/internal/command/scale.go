@@ -4,12 +4,15 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"strings"
 
 	"github.com/spf13/cobra"
 
+	corev1 "dhow.dev/gen/go/dhow/core/v1"
 	metav1 "dhow.dev/gen/go/dhow/meta/v1"
 	"dhow.dev/pkg/client"
 	"dhow.dev/pkg/object"
+	"dhow.dev/pkg/resource"
 )
 
 // mergePatch changes one object by a JSON merge patch.
@@ -48,7 +51,7 @@ func newScale(s *session) *cobra.Command {
 			}
 			for _, t := range list {
 				if t.name == "" || !hasReplicas(t) {
-					return fmt.Errorf("%s: name something that has replicas, for example deployment/web", t)
+					return fmt.Errorf("%s cannot be scaled: name something that has replicas, for example deployment/web", t)
 				}
 				if _, err := s.mergePatch(c.Context(), t, map[string]any{"spec": map[string]any{"replicas": replicas}}); err != nil {
 					return err
@@ -71,6 +74,14 @@ func newUncordon(s *session) *cobra.Command {
 	return s.cordonCommand("uncordon", "Let new pods onto a node again", false)
 }
 
+// nodeWords lets a node be called NAME, node/NAME or no/NAME.
+func nodeWords(name string) []string {
+	if strings.Contains(name, "/") {
+		return []string{name}
+	}
+	return []string{"node", name}
+}
+
 func (s *session) cordonCommand(word, short string, unschedulable bool) *cobra.Command {
 	return &cobra.Command{
 		Use:   word + " NODE...",
@@ -78,12 +89,15 @@ func (s *session) cordonCommand(word, short string, unschedulable bool) *cobra.C
 		Args:  cobra.MinimumNArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
 			for _, name := range args {
-				list, err := targets([]string{"node", name})
+				list, err := targets(nodeWords(name))
 				if err != nil {
 					return err
 				}
-				nodes := client.Dynamic(s.conn, list[0].resource)
-				before, err := nodes.Get(c.Context(), "", name)
+				node := list[0]
+				if node.resource != resource.For[*corev1.Node]() {
+					return fmt.Errorf("%s: only nodes can be %sed", name, word)
+				}
+				before, err := client.Dynamic(s.conn, node.resource).Get(c.Context(), "", node.name)
 				if err != nil {
 					return err
 				}
@@ -92,14 +106,14 @@ func (s *session) cordonCommand(word, short string, unschedulable bool) *cobra.C
 				if unschedulable {
 					value = true
 				}
-				after, err := s.mergePatch(c.Context(), list[0], map[string]any{"spec": map[string]any{"unschedulable": value}})
+				after, err := s.mergePatch(c.Context(), node, map[string]any{"spec": map[string]any{"unschedulable": value}})
 				if err != nil {
 					return err
 				}
 				if object.Revision(before) == object.Revision(after) {
-					fmt.Fprintf(s.Out, "node/%s already %sed\n", name, word)
+					fmt.Fprintf(s.Out, "%s already %sed\n", node, word)
 				} else {
-					fmt.Fprintf(s.Out, "node/%s %sed\n", name, word)
+					fmt.Fprintf(s.Out, "%s %sed\n", node, word)
 				}
 			}
 			return nil

@@ -39,15 +39,13 @@ func newWait(s *session) *cobra.Command {
 	c.Flags().StringVar(&condition, "for", "", "what to wait for")
 	c.Flags().StringVarP(&labels, "selector", "l", "", "wait for the objects with these labels")
 	c.Flags().BoolVar(&all, "all", false, "wait for all objects of the kind in the namespace")
-	c.Flags().DurationVar(&timeout, "timeout", 30*time.Second, "how long to wait for each; 0: look once; negative: a week")
+	c.Flags().DurationVar(&timeout, "timeout", 30*time.Second, "how long to wait; 0: look once; negative: a week")
 	c.MarkFlagRequired("for")
 	return c
 }
 
 // check says whether an object, nil when it does not exist, is as it should be.
 type check struct {
-	// word is what is printed when it is.
-	word string
 	// absent: the object need not exist at the start.
 	absent bool
 	met    func(object.Object) (bool, error)
@@ -57,9 +55,9 @@ func parseFor(text string) (check, error) {
 	kind, rest, _ := strings.Cut(text, "=")
 	switch strings.ToLower(kind) {
 	case "delete":
-		return check{word: "deleted", absent: true, met: func(o object.Object) (bool, error) { return o == nil, nil }}, nil
+		return check{absent: true, met: func(o object.Object) (bool, error) { return o == nil, nil }}, nil
 	case "create":
-		return check{word: "created", absent: true, met: func(o object.Object) (bool, error) { return o != nil, nil }}, nil
+		return check{absent: true, met: func(o object.Object) (bool, error) { return o != nil, nil }}, nil
 	case "condition":
 		name, status, found := strings.Cut(rest, "=")
 		if !found {
@@ -68,7 +66,7 @@ func parseFor(text string) (check, error) {
 		if name == "" {
 			break
 		}
-		return check{word: "condition met", met: func(o object.Object) (bool, error) { return conditionIs(o, name, status) }}, nil
+		return check{met: func(o object.Object) (bool, error) { return conditionIs(o, name, status) }}, nil
 	case "jsonpath":
 		return parseJSONPath(rest)
 	}
@@ -135,7 +133,7 @@ func parseJSONPath(text string) (check, error) {
 		return check{}, fmt.Errorf("--for=jsonpath=%s: %w", path, err)
 	}
 	want = strings.Trim(want, "'\"")
-	return check{word: "condition met", met: func(o object.Object) (bool, error) {
+	return check{met: func(o object.Object) (bool, error) {
 		if o == nil {
 			return false, nil
 		}
@@ -185,39 +183,39 @@ func (s *session) wait(ctx context.Context, args []string, labels string, all bo
 		}
 	}
 	if len(list) == 0 {
-		return errors.New("no matching resources found")
+		return errors.New("no matching resources found: check the namespace and the selector")
 	}
 	if timeout < 0 {
 		timeout = 7 * 24 * time.Hour
 	}
 	var errs []error
-	for _, l := range list {
-		if err := s.waitOne(ctx, l, timeout, c); err != nil {
-			errs = append(errs, err)
-			continue
-		}
-		fmt.Fprintf(s.Out, "%s %s\n", l.target, c.word)
-	}
-	return errors.Join(errs...)
-}
-
-func (s *session) waitOne(ctx context.Context, l located, timeout time.Duration, c check) error {
 	if timeout > 0 {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, timeout)
 		defer cancel()
 	}
+	for _, l := range list {
+		if err := s.waitOne(ctx, l, timeout == 0, c); err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		fmt.Fprintf(s.Out, "%s condition met\n", l.target)
+	}
+	return errors.Join(errs...)
+}
+
+func (s *session) waitOne(ctx context.Context, l located, once bool, c check) error {
 	first := true
 	return s.follow(ctx, l, func(o object.Object) (bool, error) {
 		if o == nil && !c.absent {
 			if first {
-				return false, fmt.Errorf("Error from server (NotFound): %s %q not found", l.resource, l.name)
+				return false, notFound(l)
 			}
 			return false, fmt.Errorf("%s was deleted while it was waited for", l.target)
 		}
 		first = false
 		met, err := c.met(o)
-		if err == nil && !met && timeout == 0 {
+		if err == nil && !met && once {
 			err = fmt.Errorf("condition not met for %s", l.target)
 		}
 		return met, err

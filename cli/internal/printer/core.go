@@ -204,13 +204,42 @@ func someOf(list []string) string {
 
 func eventTable() table {
 	return table{
-		columns: []Column{{"LAST SEEN", false}, {"TYPE", false}, {"REASON", false}, {"OBJECT", false}, {"MESSAGE", false}},
-		noAge:   true,
+		columns: []Column{
+			{"LAST SEEN", false}, {"TYPE", false}, {"REASON", false}, {"OBJECT", false}, {"SUBOBJECT", true}, {"SOURCE", true}, {"MESSAGE", false},
+			{"FIRST SEEN", true}, {"COUNT", true}, {"NAME", true},
+		},
+		noAge: true, noName: true,
 		cells: func(o structs.Object, now time.Time) []string {
 			e := o.(*corev1.Event)
-			return []string{EventAge(e, now), e.Type, e.Reason, strings.ToLower(e.InvolvedObject.Kind) + "/" + e.InvolvedObject.Name, strings.TrimSpace(e.Message)}
+			object := strings.ToLower(e.InvolvedObject.Kind)
+			if e.InvolvedObject.Name != "" {
+				object += "/" + e.InvolvedObject.Name
+			}
+			first := Age(e.FirstTimestamp, now)
+			if e.FirstTimestamp.IsZero() && !e.EventTime.IsZero() {
+				first = durationSince(e.EventTime.Time, now)
+			}
+			count := max(e.Count, 1)
+			if e.Series != nil {
+				count = e.Series.Count
+			}
+			return []string{
+				EventAge(e, now), e.Type, e.Reason, object, e.InvolvedObject.FieldPath, eventSource(e), strings.TrimSpace(e.Message),
+				first, strconv.Itoa(int(count)), e.Name,
+			}
 		},
 	}
+}
+
+func eventSource(e *corev1.Event) string {
+	component, host := e.Source.Component, e.Source.Host
+	if component == "" {
+		component, host = e.ReportingController, e.ReportingInstance
+	}
+	if host != "" {
+		return component + ", " + host
+	}
+	return component
 }
 
 // EventAge is when an event was last seen.

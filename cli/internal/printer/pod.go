@@ -35,7 +35,7 @@ func podReadiness(pod *corev1.Pod) (ready, total int) {
 	restartable := restartableInit(pod)
 	total += len(restartable)
 	for _, s := range pod.Status.InitContainerStatuses {
-		if restartable[s.Name] && s.Ready {
+		if restartable[s.Name] && s.Started != nil && *s.Started && s.Ready {
 			ready++
 		}
 	}
@@ -153,6 +153,7 @@ func podRestarts(pod *corev1.Pod, now time.Time) string {
 		}
 	}
 	initializing, _ := initStatus(pod)
+	initializing = initializing && !conditionTrue(pod, corev1.PodInitialized)
 	for _, s := range pod.Status.InitContainerStatuses {
 		if initializing || restartable[s.Name] {
 			count(s)

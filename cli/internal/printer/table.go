@@ -6,6 +6,7 @@ import (
 	"io"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/duration"
@@ -27,6 +28,8 @@ type table struct {
 	cells   func(o structs.Object, now time.Time) []string
 	// noAge: the columns hold AGE themselves, or the kind has none.
 	noAge bool
+	// noName: the columns hold NAME themselves.
+	noName bool
 }
 
 // Options say what is shown.
@@ -58,7 +61,9 @@ func Header(r *resource.Resource, options Options) []string {
 	if options.WithNamespace {
 		row = append(row, "NAMESPACE")
 	}
-	row = append(row, "NAME")
+	if !t.noName {
+		row = append(row, "NAME")
+	}
 	aged := t.noAge
 	for _, c := range t.columns {
 		if c.Wide && !aged {
@@ -92,7 +97,9 @@ func Row(r *resource.Resource, o structs.Object, options Options) []string {
 		}
 		name += "/" + o.GetName()
 	}
-	row = append(row, name)
+	if !t.noName {
+		row = append(row, name)
+	}
 	age := Age(o.GetCreationTimestamp(), options.Now)
 	aged := t.noAge
 	var cells []string
@@ -124,18 +131,41 @@ func Age(t metav1.Time, now time.Time) string {
 	return duration.HumanDuration(now.Sub(t.Time))
 }
 
-// columnGap is what kubectl puts between columns.
-const columnGap = 3
+const (
+	// columnGap is what kubectl puts between columns.
+	columnGap = 3
+	// columnWidth is the least that a column takes, its gap included.
+	columnWidth = 6
+)
 
 // Align writes rows with their cells under each other.
-func Align(w io.Writer, rows [][]string) error {
-	var widths []int
+func Align(w io.Writer, rows [][]string) error { return NewRows(w).Write(rows) }
+
+// Rows aligns rows with those that were written before them.
+type Rows struct {
+	w      io.Writer
+	begun  bool
+	widths []int
+}
+
+// NewRows returns Rows without any.
+func NewRows(w io.Writer) *Rows { return &Rows{w: w} }
+
+// Begun says whether something was written, or Begin called.
+func (r *Rows) Begun() bool { return r.begun }
+
+// Begin says that something was written, by another way than Write.
+func (r *Rows) Begin() { r.begun = true }
+
+// Write writes rows.
+func (r *Rows) Write(rows [][]string) error {
+	r.begun = true
 	for _, row := range rows {
 		for i, cell := range row {
-			if i == len(widths) {
-				widths = append(widths, 0)
+			if i == len(r.widths) {
+				r.widths = append(r.widths, columnWidth)
 			}
-			widths[i] = max(widths[i], len([]rune(cell)))
+			r.widths[i] = max(r.widths[i], utf8.RuneCountInString(cell)+columnGap)
 		}
 	}
 	for _, row := range rows {
@@ -143,10 +173,10 @@ func Align(w io.Writer, rows [][]string) error {
 		for i, cell := range row {
 			line.WriteString(cell)
 			if i < len(row)-1 {
-				line.WriteString(strings.Repeat(" ", widths[i]-len([]rune(cell))+columnGap))
+				line.WriteString(strings.Repeat(" ", r.widths[i]-utf8.RuneCountInString(cell)))
 			}
 		}
-		if _, err := fmt.Fprintln(w, line.String()); err != nil {
+		if _, err := fmt.Fprintln(r.w, line.String()); err != nil {
 			return err
 		}
 	}
