@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -185,11 +186,22 @@ func (w *worker) update(ctx context.Context, p *corev1.Pod) {
 		w.restore()
 	}
 	w.finished = w.finished || status.IsTerminal(p.GetStatus().GetPhase())
-	w.m.References.Hold(p)
-	w.m.State.Save(p)
-	if old != nil && old != p && w.prepared && !proto.Equal(old.GetMetadata(), p.GetMetadata()) {
+	if old == nil || first || !sameWish(old, p) {
+		w.m.References.Hold(p)
+		w.m.State.Save(p)
+	}
+	if old != nil && old != p && w.prepared && !(maps.Equal(old.GetMetadata().GetLabels(), p.GetMetadata().GetLabels()) &&
+		maps.Equal(old.GetMetadata().GetAnnotations(), p.GetMetadata().GetAnnotations())) {
 		w.refreshVolumes() // the downward API may show the change
 	}
+}
+
+// sameWish says whether two forms of a pod differ in nothing but what nodes and API servers note on them.
+func sameWish(a, b *corev1.Pod) bool {
+	x, y := a.GetMetadata(), b.GetMetadata()
+	return x.GetGeneration() == y.GetGeneration() && x.GetDeletionGracePeriodSeconds() == y.GetDeletionGracePeriodSeconds() &&
+		x.HasDeletionTimestamp() == y.HasDeletionTimestamp() && maps.Equal(x.GetLabels(), y.GetLabels()) && maps.Equal(x.GetAnnotations(), y.GetAnnotations()) &&
+		a.GetStatus().GetPhase() == b.GetStatus().GetPhase() && proto.Equal(a.GetSpec(), b.GetSpec())
 }
 
 // restore takes over what an agent before this one knew: from the runtime and from the pod's status.

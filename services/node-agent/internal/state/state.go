@@ -124,17 +124,11 @@ func (s *Store) write(uid string, p *corev1.Pod) error {
 	if err != nil {
 		return err
 	}
-	f, err := os.CreateTemp(s.dir, "tmp-*")
-	if err != nil {
+	// Not synced to the disk: that would hold up the runtime, which syncs for each container. What a power failure takes of the last seconds is only
+	// missed if the node is cut off as well, and a torn file is skipped by Load.
+	temporary := filepath.Join(s.dir, "tmp-"+uid)
+	if err := os.WriteFile(temporary, data, 0o600); err != nil {
 		return err
 	}
-	_, err = f.Write(data)
-	err = errors.Join(err, f.Sync(), f.Close())
-	if err == nil {
-		err = os.Rename(f.Name(), name)
-	}
-	if err != nil {
-		return errors.Join(err, os.Remove(f.Name()))
-	}
-	return nil
+	return os.Rename(temporary, name)
 }
