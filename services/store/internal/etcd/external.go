@@ -14,6 +14,8 @@ import (
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
 
 	"dhow.dev/services/store/internal/engine"
 )
@@ -56,6 +58,11 @@ func Connect(ctx context.Context, config ConnectConfig) (*External, error) {
 	client, err := clientv3.New(clientv3.Config{
 		Endpoints: config.Endpoints, TLS: config.TLS, DialTimeout: dialTimeout,
 		DialKeepAliveTime: 10 * time.Second, DialKeepAliveTimeout: 5 * time.Second,
+		// gRPC's default waits up to two minutes; an etcd that comes back must be found in seconds.
+		DialOptions: []grpc.DialOption{grpc.WithConnectParams(grpc.ConnectParams{
+			Backoff:           backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: 3 * time.Second},
+			MinConnectTimeout: 5 * time.Second,
+		})},
 		// Batches are bounded below what any server takes.
 		MaxCallSendMsgSize: 64 << 20,
 		Logger:             zap.New(&zapCore{logger: config.Logger}),
