@@ -71,9 +71,9 @@ func entriesOf(items []engine.Item) ([]*storev1.Entry, error) {
 // List implements storev1.StoreServer.
 func (s *Server) List(request *storev1.ListRequest, stream grpc.ServerStreamingServer[storev1.ListResponse]) error {
 	ctx := stream.Context()
-	prefix := request.GetPrefix()
-	if !record.Public(prefix) {
-		return invalid("prefix: %q does not begin with a slash", prefix)
+	prefix, err := prefixOf(request)
+	if err != nil {
+		return err
 	}
 	if request.GetLimit() < 0 {
 		return invalid("limit: %d is negative", request.GetLimit())
@@ -123,6 +123,18 @@ func (s *Server) List(request *storev1.ListRequest, stream grpc.ServerStreamingS
 	}
 	held.SetMore(more)
 	return stream.Send(held)
+}
+
+// prefixOf returns the prefix of a list or a watch; none selects all keys.
+func prefixOf(request interface{ GetPrefix() []byte }) ([]byte, error) {
+	prefix := request.GetPrefix()
+	if len(prefix) == 0 {
+		return []byte("/"), nil
+	}
+	if !record.Public(prefix) {
+		return nil, invalid("prefix: %q does not begin with a slash", prefix)
+	}
+	return prefix, nil
 }
 
 // prefixEnd is the first key after all that begin with the prefix. A prefix that begins with a slash has one.

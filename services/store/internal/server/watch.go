@@ -17,9 +17,9 @@ const responseBytes = 1 << 20
 // Watch implements storev1.StoreServer.
 func (s *Server) Watch(request *storev1.WatchRequest, stream grpc.ServerStreamingServer[storev1.WatchResponse]) error {
 	ctx := stream.Context()
-	prefix := request.GetPrefix()
-	if !record.Public(prefix) {
-		return invalid("prefix: %q does not begin with a slash", prefix)
+	prefix, err := prefixOf(request)
+	if err != nil {
+		return err
 	}
 	if request.GetAfterRevision() < 0 {
 		return invalid("after_revision: %d is negative", request.GetAfterRevision())

@@ -283,7 +283,11 @@ func list(f *Fixture) {
 			f.Errorf("list at %d, want at least %d", revision, response.GetRevision())
 		}
 	}
-	for _, invalid := range []storev1.ListRequest_builder{{Prefix: []byte("x")}, {Prefix: []byte{}}, {Limit: -1}, {Revision: -5}} {
+	// No prefix selects everything.
+	if names, _, _ := f.mustList(storev1.ListRequest_builder{Prefix: []byte{}, After: f.key("b"), Limit: 2}); strings.Join(names, " ") != "b/1 c" {
+		f.Errorf("without a prefix: %v", names)
+	}
+	for _, invalid := range []storev1.ListRequest_builder{{Prefix: []byte("x")}, {Limit: -1}, {Revision: -5}} {
 		_, _, _, err := f.list(invalid)
 		f.wantCode(err, codes.InvalidArgument)
 	}

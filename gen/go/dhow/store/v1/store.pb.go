@@ -84,7 +84,7 @@ type Condition_builder struct {
 
 	// Need not be among the operations.
 	Key []byte
-	// The key's revision; 0: the key does not exist; -1: it exists.
+	// The key's revision, as an Entry, a Change or a CommitResponse gave it; 0: the key does not exist; -1: it exists.
 	Revision int64
 }
 
@@ -258,12 +258,12 @@ func (x *Operation) WhichAction() case_Operation_Action {
 type Operation_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
-	// Not empty.
+	// Begins with a slash.
 	Key []byte
 	// Fields of oneof xxx_hidden_Action:
 	// The value to store.
 	Put []byte
-	// True: the key goes. Put deletions last.
+	// True: the key goes, if it exists.
 	Delete *bool
 	// -- end of xxx_hidden_Action
 	// The lease that the key ends with, or 0. Commits with leases travel alone.
@@ -308,7 +308,7 @@ type operation_Put struct {
 }
 
 type operation_Delete struct {
-	// True: the key goes. Put deletions last.
+	// True: the key goes, if it exists.
 	Delete bool `protobuf:"varint,3,opt,name=delete,proto3,oneof"`
 }
 
@@ -468,7 +468,7 @@ func (x *CommitResponse) SetRevision(v int64) {
 type CommitResponse_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
-	// The revision of each operation, in the request's order.
+	// The revision of each operation, in the request's order; 0 for the deletion of a key that did not exist.
 	Revisions []int64
 	// The commit's revision (R*1024+1023).
 	Revision int64
@@ -544,7 +544,7 @@ func (x *CommitConflict) SetRevision(v int64) {
 type CommitConflict_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
-	// In the order of the request's conditions.
+	// In the order of the request's conditions. All of them, unless they have more than 4 MiB: then the first ones.
 	Entries []*Entry
 	// A revision at which this was so.
 	Revision int64
@@ -691,7 +691,7 @@ type Entry_builder struct {
 	Key []byte
 	// Unset: the key does not exist.
 	Value []byte
-	// The revision that wrote the value; 0 when it does not exist.
+	// The revision that wrote the value; 0 when the key does not exist.
 	Revision int64
 	// As it was put.
 	EncryptionKeyId uint32
@@ -1283,7 +1283,7 @@ type Change_builder struct {
 	PreviousRevision int64
 	// As it was put.
 	EncryptionKeyId uint32
-	// Of the commit that made the change.
+	// Of the commit that made the change; empty for a deletion, which leaves no header.
 	Traceparent string
 }
 

@@ -39,18 +39,23 @@ const (
 //
 // Revisions: a commit has an etcd revision R. The revision of a key that it wrote is R*1024+i, i <= 1022 being the key's index in the commit;
 // the revision of a list, a response or a progress mark is R*1024+1023. A value is stored behind a header (magic, version, index, encryption key id,
-// traceparent) that no caller sees.
+// traceparent) that no caller sees. Deletions have the indexes after those of all puts.
+//
+// Keys begin with a slash.
 type StoreClient interface {
 	// Commit writes all operations, or none. Independent commits are coalesced into one etcd transaction.
 	// FAILED_PRECONDITION with a CommitConflict detail when a condition does not hold; RESOURCE_EXHAUSTED when the store's space is used up or the commit
-	// is larger than 1.5 MiB or 1000 operations; INVALID_ARGUMENT when a key is written twice; UNAVAILABLE: the commit may have happened, read before a retry.
+	// is larger than 1.5 MiB or 1000 operations; NOT_FOUND when a lease has ended; INVALID_ARGUMENT when a key is written twice; UNAVAILABLE: the commit
+	// may have happened, read before a retry.
 	Commit(ctx context.Context, in *CommitRequest, opts ...grpc.CallOption) (*CommitResponse, error)
 	// Get reads keys at one revision. May be retried.
 	Get(ctx context.Context, in *GetRequest, opts ...grpc.CallOption) (*GetResponse, error)
 	// List streams all keys with a prefix at one revision, in key order, in chunks. OUT_OF_RANGE when the revision is compacted. May be retried.
 	List(ctx context.Context, in *ListRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ListResponse], error)
-	// Watch streams changes after a revision: first a response with `started`, then each commit whole, in order, with progress marks in between.
-	// Ends with OUT_OF_RANGE (CompactedError detail) when the revision is compacted, UNAVAILABLE when the store stops (resume after the last revision).
+	// Watch streams changes after a revision: first a response with `started`, then each commit whole, in order. A commit that changes nothing below the
+	// prefix is sent as progress, a response without changes, so that every revision is seen to pass. Ends with OUT_OF_RANGE when the revision is
+	// compacted, or newer than the store's because the store was restored: read the state again; UNAVAILABLE when the store stops: resume after the
+	// last revision.
 	Watch(ctx context.Context, in *WatchRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchResponse], error)
 	// Revision returns the newest committed revision (linearizable). Concurrent calls are coalesced. May be retried.
 	Revision(ctx context.Context, in *RevisionRequest, opts ...grpc.CallOption) (*RevisionResponse, error)
@@ -192,18 +197,23 @@ func (c *storeClient) RevokeLease(ctx context.Context, in *RevokeLeaseRequest, o
 //
 // Revisions: a commit has an etcd revision R. The revision of a key that it wrote is R*1024+i, i <= 1022 being the key's index in the commit;
 // the revision of a list, a response or a progress mark is R*1024+1023. A value is stored behind a header (magic, version, index, encryption key id,
-// traceparent) that no caller sees.
+// traceparent) that no caller sees. Deletions have the indexes after those of all puts.
+//
+// Keys begin with a slash.
 type StoreServer interface {
 	// Commit writes all operations, or none. Independent commits are coalesced into one etcd transaction.
 	// FAILED_PRECONDITION with a CommitConflict detail when a condition does not hold; RESOURCE_EXHAUSTED when the store's space is used up or the commit
-	// is larger than 1.5 MiB or 1000 operations; INVALID_ARGUMENT when a key is written twice; UNAVAILABLE: the commit may have happened, read before a retry.
+	// is larger than 1.5 MiB or 1000 operations; NOT_FOUND when a lease has ended; INVALID_ARGUMENT when a key is written twice; UNAVAILABLE: the commit
+	// may have happened, read before a retry.
 	Commit(context.Context, *CommitRequest) (*CommitResponse, error)
 	// Get reads keys at one revision. May be retried.
 	Get(context.Context, *GetRequest) (*GetResponse, error)
 	// List streams all keys with a prefix at one revision, in key order, in chunks. OUT_OF_RANGE when the revision is compacted. May be retried.
 	List(*ListRequest, grpc.ServerStreamingServer[ListResponse]) error
-	// Watch streams changes after a revision: first a response with `started`, then each commit whole, in order, with progress marks in between.
-	// Ends with OUT_OF_RANGE (CompactedError detail) when the revision is compacted, UNAVAILABLE when the store stops (resume after the last revision).
+	// Watch streams changes after a revision: first a response with `started`, then each commit whole, in order. A commit that changes nothing below the
+	// prefix is sent as progress, a response without changes, so that every revision is seen to pass. Ends with OUT_OF_RANGE when the revision is
+	// compacted, or newer than the store's because the store was restored: read the state again; UNAVAILABLE when the store stops: resume after the
+	// last revision.
 	Watch(*WatchRequest, grpc.ServerStreamingServer[WatchResponse]) error
 	// Revision returns the newest committed revision (linearizable). Concurrent calls are coalesced. May be retried.
 	Revision(context.Context, *RevisionRequest) (*RevisionResponse, error)
