@@ -1,0 +1,107 @@
+package validation
+
+import (
+	"fmt"
+
+	corev1 "k8s.io/api/core/v1"
+	eventsv1 "k8s.io/api/events/v1"
+	apiequality "k8s.io/apimachinery/pkg/api/equality"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	utilvalidation "k8s.io/apimachinery/pkg/util/validation"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	"dhow.dev/pkg/resource"
+)
+
+// CoreEvent looks at an event of the core group, which Kubernetes holds to little.
+func CoreEvent(e *corev1.Event) field.ErrorList {
+	return regarding(field.NewPath("involvedObject"), e.InvolvedObject, e.Namespace)
+}
+
+// regarding holds an event to the namespace of what it is about: the object's own, or one of the system's for what has none.
+func regarding(at *field.Path, object corev1.ObjectReference, namespace string) field.ErrorList {
+	if object.Namespace == "" {
+		if res := resource.ByKind(groupOf(object.APIVersion), object.Kind); res != nil && res.Namespaced {
+			return field.ErrorList{field.Required(at.Child("namespace"), fmt.Sprintf("required for kind %s", object.Kind))}
+		}
+		if namespace != metav1.NamespaceDefault && namespace != metav1.NamespaceSystem {
+			return field.ErrorList{field.Invalid(at.Child("namespace"), object.Namespace, "does not match event.namespace")}
+		}
+		return nil
+	}
+	if object.Namespace != namespace {
+		return field.ErrorList{field.Invalid(at.Child("namespace"), object.Namespace, "does not match event.namespace")}
+	}
+	return each(field.NewPath("namespace"), namespace, utilvalidation.IsDNS1123Label(namespace))
+}
+
+func groupOf(apiVersion string) string {
+	for i := range len(apiVersion) {
+		if apiVersion[i] == '/' {
+			return apiVersion[:i]
+		}
+	}
+	return ""
+}
+
+// Limits on the words of an event.
+const (
+	maxEventName   = 128
+	maxEventReason = 128
+)
+
+// Event looks at a new event of the group events.k8s.io.
+func Event(e *eventsv1.Event) field.ErrorList {
+	errs := regarding(field.NewPath("regarding"), e.Regarding, e.Namespace)
+	if e.EventTime.IsZero() {
+		errs = append(errs, field.Required(field.NewPath("eventTime"), ""))
+	}
+	errs = append(errs, word(field.NewPath("action"), e.Action, maxEventName)...)
+	errs = append(errs, word(field.NewPath("reason"), e.Reason, maxEventReason)...)
+	errs = append(errs, required(field.NewPath("reportingController"), e.ReportingController)...)
+	if e.ReportingController != "" {
+		errs = append(errs, qualifiedName(field.NewPath("reportingController"), e.ReportingController)...)
+	}
+	errs = append(errs, word(field.NewPath("reportingInstance"), e.ReportingInstance, maxEventName)...)
+	errs = append(errs, requiredOneOf(field.NewPath("type"), e.Type, corev1.EventTypeNormal, corev1.EventTypeWarning)...)
+	if len(e.Note) > maxEventNoteSize {
+		errs = append(errs, field.Invalid(field.NewPath("note"), "", fmt.Sprintf("can have at most %d bytes", maxEventNoteSize)))
+	}
+	for name, set := range map[string]bool{
+		"deprecatedFirstTimestamp": !e.DeprecatedFirstTimestamp.IsZero(), "deprecatedLastTimestamp": !e.DeprecatedLastTimestamp.IsZero(),
+		"deprecatedCount": e.DeprecatedCount != 0, "deprecatedSource": e.DeprecatedSource != (corev1.EventSource{}),
+	} {
+		if set {
+			errs = append(errs, field.Invalid(field.NewPath(name), "", "needs to be unset"))
+		}
+	}
+	return errs
+}
+
+func word(at *field.Path, value string, most int) field.ErrorList {
+	if value == "" {
+		return field.ErrorList{field.Required(at, "")}
+	}
+	if len(value) > most {
+		return field.ErrorList{field.Invalid(at, "", fmt.Sprintf("can have at most %d characters", most))}
+	}
+	return nil
+}
+
+// EventUpdate looks at a changed event: only how often and until when it happened may change.
+func EventUpdate(e, old *eventsv1.Event) field.ErrorList {
+	var errs field.ErrorList
+	for _, f := range []struct {
+		name    string
+		is, was any
+	}{
+		{"regarding", e.Regarding, old.Regarding}, {"reason", e.Reason, old.Reason}, {"note", e.Note, old.Note}, {"type", e.Type, old.Type},
+		{"action", e.Action, old.Action}, {"related", e.Related, old.Related}, {"reportingController", e.ReportingController, old.ReportingController},
+		{"reportingInstance", e.ReportingInstance, old.ReportingInstance}, {"eventTime", e.EventTime, old.EventTime},
+	} {
+		if !apiequality.Semantic.DeepEqual(f.is, f.was) {
+			errs = append(errs, immutable(field.NewPath(f.name), f.is, f.was)...)
+		}
+	}
+	return errs
+}
