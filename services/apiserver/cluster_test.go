@@ -27,11 +27,17 @@ type cluster struct {
 // newCluster starts a store and one API server.
 func newCluster(t *testing.T) *cluster {
 	t.Helper()
+	return newClusterWith(t, nil)
+}
+
+// newClusterWith is newCluster with a changed configuration of the API server.
+func newClusterWith(t *testing.T, change func(*apiserver.Config)) *cluster {
+	t.Helper()
 	c := &cluster{t: t, memory: transport.NewMemory(), keys: filepath.Join(t.TempDir(), "keys")}
 	c.start("store", func(ctx context.Context) error {
 		return store.Run(ctx, store.Config{Listener: c.memory.Listen("store"), Credentials: c.memory.ServerCredentials(), Memory: true})
 	})
-	c.serve("apiserver", nil)
+	c.serve("apiserver", change)
 	return c
 }
 
