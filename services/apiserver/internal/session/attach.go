@@ -182,7 +182,8 @@ func (m *Manager) begin(ctx context.Context, s *attached, hello *kcorev1.Node) (
 		return fail(err)
 	}
 	if err := m.writeLease(ctx, s.node, time.Now()); err != nil {
-		return fail(err)
+		// The Lease only tells others; the session does not rest on it.
+		m.config.Logger.WarnContext(ctx, "node lease not written", logkey.Node(s.node), logkey.Err(err))
 	}
 	e, err := m.config.Cache.Get(ctx, nodes, "", s.node, nil)
 	if err != nil {

@@ -284,7 +284,7 @@ func (m *Manager) lose(ctx context.Context, node string, epoch int64) {
 
 // writeLease commits the node's Lease, which tells Kubernetes' clients when it was last heard of. Only attachment and loss are committed.
 func (m *Manager) writeLease(ctx context.Context, node string, at time.Time) error {
-	seconds := int32(m.config.Grace / time.Second)
+	seconds := max(1, int32(m.config.Grace/time.Second))
 	renewed := kmetav1.NewMicroTime(at)
 	lease := &kcoordinationv1.Lease{
 		ObjectMeta: kmetav1.ObjectMeta{Namespace: kcorev1.NamespaceNodeLease, Name: node},
