@@ -78,7 +78,7 @@ func ValidateMeta(res *resource.Resource, obj codec.Object) field.ErrorList {
 // ValidateMetaUpdate says what is wrong with changed metadata.
 func ValidateMetaUpdate(res *resource.Resource, obj, old codec.Object) field.ErrorList {
 	errs := validation.ValidateObjectMetaAccessorUpdate(obj, old, metadata)
-	errs = append(errs, validation.ValidateAnnotations(obj.GetAnnotations(), metadata.Child("annotations"))...)
+	errs = append(errs, validation.ValidateFinalizers(obj.GetFinalizers(), metadata.Child("finalizers"))...)
 	if !res.Namespaced && obj.GetNamespace() != "" {
 		errs = append(errs, field.Forbidden(metadata.Child("namespace"), "not allowed on this type"))
 	}

@@ -76,7 +76,7 @@ func TestAnnotationsAreBounded(t *testing.T) {
 	if errs := ValidateMeta(res, big); len(errs) != 1 || !strings.Contains(errs[0].Error(), "metadata.annotations: Too long") {
 		t.Errorf("create: %v", errs)
 	}
-	if errs := ValidateMetaUpdate(res, big, old); len(errs) == 0 || !strings.Contains(errs[0].Error(), "metadata.annotations: Too long") {
+	if errs := ValidateMetaUpdate(res, big, old); len(errs) != 1 || !strings.Contains(errs[0].Error(), "metadata.annotations: Too long") {
 		t.Errorf("update: %v", errs)
 	}
 }
