@@ -93,6 +93,7 @@ func New(streams Streams, extra ...*cobra.Command) *cobra.Command {
 	root.AddCommand(clusterCommands...)
 	root.AddCommand(newVersion(s))
 	root.AddCommand(extra...)
+	addCompletions(s, root)
 	return root
 }
 

@@ -40,7 +40,12 @@ func newLogs(s *session) *cobra.Command {
 		Use:     "logs POD|KIND/NAME [CONTAINER]",
 		Short:   "Show a container's log",
 		Example: "  dhow logs -f deploy/web\n  dhow logs web-0 --previous --tail=20",
-		Args:    cobra.RangeArgs(1, 2),
+		Args: func(_ *cobra.Command, args []string) error {
+			if len(args) != 1 && len(args) != 2 {
+				return fmt.Errorf("name one pod, or what has pods: dhow logs POD, or dhow logs deployment/NAME")
+			}
+			return nil
+		},
 		RunE: func(c *cobra.Command, args []string) error {
 			if len(args) == 2 {
 				if o.container != "" {

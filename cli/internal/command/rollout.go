@@ -72,6 +72,9 @@ func (s *session) rolloutStatus(ctx context.Context, t target, timeout time.Dura
 	}
 	last := ""
 	return s.follow(ctx, located{t, s.namespace}, func(o object.Object) (bool, error) {
+		if o == nil && last != "" {
+			return false, fmt.Errorf("%s was deleted while it was waited for", t)
+		}
 		if o == nil {
 			return false, notFound(located{t, s.namespace})
 		}

@@ -84,9 +84,15 @@ func nodeWords(name string) []string {
 
 func (s *session) cordonCommand(word, short string, unschedulable bool) *cobra.Command {
 	return &cobra.Command{
-		Use:   word + " NODE...",
-		Short: short,
-		Args:  cobra.MinimumNArgs(1),
+		Use:     word + " NODE...",
+		Short:   short,
+		Example: "  dhow " + word + " n1",
+		Args: func(_ *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				return fmt.Errorf("name at least one: dhow %s NODE...", word)
+			}
+			return nil
+		},
 		RunE: func(c *cobra.Command, args []string) error {
 			for _, name := range args {
 				list, err := targets(nodeWords(name))

@@ -93,22 +93,28 @@ func (s *session) nodeRow(c *cobra.Command, n *corev1.Node) (row []string, ready
 }
 
 func newVersion(s *session) *cobra.Command {
-	return &cobra.Command{
-		Use:   "version",
-		Short: "Show the version of this program and of the cluster",
-		Args:  cobra.NoArgs,
+	var clientOnly bool
+	c := &cobra.Command{
+		Use:     "version",
+		Short:   "Show the version of this program and of the cluster",
+		Example: "  dhow version\n  dhow version --client",
+		Args:    cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			fmt.Fprintf(s.Out, "Client: %s (%s, %s/%s, Kubernetes API %s)\n", version.Version, runtime.Version(), runtime.GOOS, runtime.GOARCH, version.Kubernetes)
-			if err := s.open(c); err != nil {
-				fmt.Fprintf(s.Out, "Server: %v\n", err)
+			fmt.Fprintf(s.Out, "Client Version: %s\nKubernetes API: %s\nPlatform: %s/%s, %s\n", version.Version, version.Kubernetes, runtime.GOOS, runtime.GOARCH, runtime.Version())
+			if clientOnly {
 				return nil
+			}
+			if err := s.open(c); err != nil {
+				return err
 			}
 			status, err := clusterv1.NewClusterClient(s.conn).Status(c.Context(), &clusterv1.StatusRequest{})
 			if err != nil {
 				return apistatus.FromGRPC(err)
 			}
-			fmt.Fprintf(s.Out, "Server: %s\n", status.GetVersion())
+			fmt.Fprintf(s.Out, "Server Version: %s\n", status.GetVersion())
 			return nil
 		},
 	}
+	c.Flags().BoolVar(&clientOnly, "client", false, "of this program only")
+	return c
 }

@@ -21,7 +21,12 @@ func newWhy(s *session) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "why POD",
 		Short: "Say why a pod is where it is, or why it is pending and what would let it run",
-		Args:  cobra.ExactArgs(1),
+		Args: func(_ *cobra.Command, args []string) error {
+			if len(args) != 1 {
+				return fmt.Errorf("name one pod: dhow why POD")
+			}
+			return nil
+		},
 		Example: `  dhow why web-5d9c7b6f4-x2x8v
   dhow why web-5d9c7b6f4-x2x8v -w`,
 		RunE: func(c *cobra.Command, args []string) error {
