@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -104,14 +105,14 @@ func TestSurvivesRestart(t *testing.T) {
 // full is a database that refuses puts until it was compacted past a revision.
 type full struct {
 	*memory.Engine
-	until engine.Revision
-	at    engine.Revision
+	until atomic.Int64
+	at    atomic.Int64
 }
 
 func (f *full) Commit(ctx context.Context, members []engine.Member) (engine.Result, error) {
 	for _, m := range members {
 		for _, w := range m.Writes {
-			if f.at < f.until && !w.Delete {
+			if f.full() && !w.Delete {
 				return engine.Result{}, engine.ErrNoSpace
 			}
 		}
@@ -120,12 +121,14 @@ func (f *full) Commit(ctx context.Context, members []engine.Member) (engine.Resu
 }
 
 func (f *full) Compact(ctx context.Context, to engine.Revision) error {
-	f.at = max(f.at, to)
+	f.at.Store(max(f.at.Load(), int64(to)))
 	return f.Engine.Compact(ctx, to)
 }
 
+func (f *full) full() bool { return f.at.Load() < f.until.Load() }
+
 func (f *full) Size(context.Context) (engine.Size, error) {
-	return engine.Size{Full: f.at < f.until}, nil
+	return engine.Size{Full: f.full()}, nil
 }
 
 // TestFull: what is deleted in a full database is compacted, though marks cannot be written there.
@@ -136,9 +139,9 @@ func TestFull(t *testing.T) {
 		go New(Config{Engine: f, Logger: slog.New(slog.DiscardHandler)}).Run(t.Context())
 		time.Sleep(30 * time.Minute)
 		_, newest := compacted(t, f)
-		f.until = newest + 1 // full: only the delete's revision sets it free
+		f.until.Store(int64(newest) + 1) // full: only the delete's revision sets it free
 		result, err := f.Commit(t.Context(), []engine.Member{{Writes: []engine.Write{{Key: []byte("/k"), Delete: true}}}})
-		if err != nil || result.Revision != f.until {
+		if err != nil || int64(result.Revision) != f.until.Load() {
 			t.Fatalf("delete: %v %v", result, err)
 		}
 		time.Sleep(15 * time.Minute)
