@@ -103,7 +103,7 @@ func callInside(ctx context.Context, d *Demo) (string, error) {
 	}
 	for _, c := range web {
 		for _, name := range []string{"web", "web.guestbook", "web.guestbook.svc.cluster.local"} {
-			out, err := c.Exec(ctx, evidenceTimeout, "/bin/wget", "-q", "-T", "5", "-O", "-", "http://"+name+"/version")
+			out, err := c.Exec(ctx, evidenceTimeout, "/bin/fetch", "http://"+name+"/version")
 			if err != nil {
 				return "", fmt.Errorf("on %s: %w", c.Node.Name, err)
 			}

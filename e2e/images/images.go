@@ -18,7 +18,7 @@ const (
 	Port = "5000"
 )
 
-// Registry holds the built images: `tools:v1`, a shell with busybox's programs, and `guestbook:v1` and `guestbook:v2`, two builds of the example.
+// Registry holds the built images: `tools:v1`, a shell, and `guestbook:v1` and `guestbook:v2`, two builds of the example. Each has /bin/fetch (package fetch) and busybox.
 type Registry struct {
 	registry *image.Registry
 }
@@ -33,19 +33,17 @@ func Build(ctx context.Context, repository, dir string) (*Registry, error) {
 	if err != nil {
 		return nil, err
 	}
-	specs := map[string]image.Spec{"tools:v1": {Entrypoint: []string{"/bin/sh"}}}
+	fetch := image.File{Path: "/bin/fetch"}
+	if fetch.Source, err = build(ctx, filepath.Join(repository, "e2e"), "./images/fetch", filepath.Join(dir, "fetch")); err != nil {
+		return nil, err
+	}
+	specs := map[string]image.Spec{"tools:v1": {Files: []image.File{fetch}, Entrypoint: []string{"/bin/sh"}}}
 	for _, version := range []string{"v1", "v2"} {
-		binary := filepath.Join(dir, "guestbook-"+version)
-		if binary, err = filepath.Abs(binary); err != nil {
+		binary, err := build(ctx, filepath.Join(repository, "examples"), "./guestbook/app", filepath.Join(dir, "guestbook-"+version), "-ldflags", "-s -w -X main.version="+version)
+		if err != nil {
 			return nil, err
 		}
-		build := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags", "-s -w -X main.version="+version, "-o", binary, "./guestbook/app")
-		build.Dir = filepath.Join(repository, "examples")
-		build.Env = append(os.Environ(), "CGO_ENABLED=0")
-		if out, err := build.CombinedOutput(); err != nil {
-			return nil, fmt.Errorf("build guestbook %s: %w: %s", version, err, out)
-		}
-		specs["guestbook:"+version] = image.Spec{Files: []image.File{{Path: "/guestbook", Source: binary}}, Entrypoint: []string{"/guestbook"}}
+		specs["guestbook:"+version] = image.Spec{Files: []image.File{fetch, {Path: "/guestbook", Source: binary}}, Entrypoint: []string{"/guestbook"}}
 	}
 	for name, spec := range specs {
 		spec.Busybox = busybox
@@ -58,6 +56,21 @@ func Build(ctx context.Context, repository, dir string) (*Registry, error) {
 		}
 	}
 	return &Registry{registry}, nil
+}
+
+// build builds a static program of a module's folder and returns its path.
+func build(ctx context.Context, module, pkg, binary string, flags ...string) (string, error) {
+	binary, err := filepath.Abs(binary)
+	if err != nil {
+		return "", err
+	}
+	cmd := exec.CommandContext(ctx, "go", append(append([]string{"build", "-trimpath"}, flags...), "-o", binary, pkg)...)
+	cmd.Dir = module
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("build %s: %w: %s", pkg, err, out)
+	}
+	return binary, nil
 }
 
 // Start serves the images on a host's registry port until stop is called.

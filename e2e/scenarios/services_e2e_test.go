@@ -68,7 +68,7 @@ spec:
 	}
 	answers := func(t *testing.T, from evidence.Container, url string) string {
 		t.Helper()
-		out, err := from.Exec(t.Context(), execTimeout, "wget", "-q", "-T", "5", "-O", "-", url)
+		out, err := from.Exec(t.Context(), execTimeout, "fetch", url)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -89,11 +89,11 @@ spec:
 	}
 	for _, p := range pods {
 		answers(t, p, "http://echo.services.svc.cluster.local/name")
-		addresses, err := p.Exec(t.Context(), execTimeout, "nslookup", "headless.services.svc.cluster.local")
+		addresses, err := p.Exec(t.Context(), execTimeout, "fetch", "-resolve", "headless.services.svc.cluster.local")
 		if err != nil || strings.Count(addresses, "10.244.") != 3 {
 			t.Errorf("headless on %s: %v %s", p.Node.Name, err, addresses)
 		}
-		if out, err := p.Exec(t.Context(), execTimeout, "wget", "-q", "-T", "5", "-O", "-", "http://nobody"); err == nil || !strings.Contains(err.Error(), "refused") {
+		if out, err := p.Exec(t.Context(), execTimeout, "fetch", "http://nobody"); err == nil || !strings.Contains(err.Error(), "refused") {
 			t.Errorf("a Service without endpoints on %s: %q, %v; want refused", p.Node.Name, out, err)
 		}
 	}
