@@ -170,14 +170,15 @@ func TestANodeAttachesAndIsLost(t *testing.T) {
 }
 
 func TestHeartbeatsKeepANodeAndWriteNothing(t *testing.T) {
-	c := newClusterWith(t, lossy)
+	const grace = 2 * time.Second
+	c := newClusterWith(t, func(c *apiserver.Config) { c.SessionGrace = grace })
 	conn := c.admin()
 	a := c.attach("apiserver", "n1", nil)
 	before := a.node.GetNode().GetMetadata().GetResourceVersion()
 	nodes := client.For[*corev1.Node](conn)
-	tick := time.NewTicker(shortGrace / 6)
+	tick := time.NewTicker(grace / 20)
 	defer tick.Stop()
-	for range 20 { // more than three graces
+	for range 25 { // more than the grace
 		<-tick.C
 		a.send(nodev1.AttachRequest_builder{Heartbeat: &nodev1.Heartbeat{}}.Build())
 		a.send(nodev1.AttachRequest_builder{Status: ready("True")}.Build())
@@ -196,8 +197,8 @@ func TestHeartbeatsKeepANodeAndWriteNothing(t *testing.T) {
 }
 
 func TestTheNewerSessionWins(t *testing.T) {
-	c := newClusterWith(t, lossy)
-	c.serve("apiserver-2", lossy)
+	c := newCluster(t)
+	c.serve("apiserver-2", nil)
 	first := c.attach("apiserver", "n1", nil)
 	second := c.attach("apiserver", "n1", nil)
 	if code := status.Code(first.end()); code != codes.Aborted {

@@ -105,13 +105,13 @@ func (a *API) log(service string) rpc {
 func (a *API) exec(service string) rpc {
 	return stream(a, service, "Exec", true, rule[*corev1.PodExecRequest]{
 		attributes: func(_ context.Context, q *corev1.PodExecRequest) ([]authorizer.Attributes, error) {
-			if !q.HasStart() {
-				return nil, apierrors.NewBadRequest("the first message must hold start")
-			}
 			return onPod("create", "exec", q.GetStart().GetNamespace(), q.GetStart().GetName()), nil
 		},
 	}, func(q *corev1.PodExecRequest, stream grpc.ServerStream) error {
 		start := q.GetStart()
+		if start == nil {
+			return apierrors.NewBadRequest("the first message must hold start")
+		}
 		if len(start.GetCommand()) == 0 {
 			return apierrors.NewBadRequest("you must specify at least one command for the container")
 		}
