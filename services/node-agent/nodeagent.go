@@ -229,7 +229,7 @@ func Run(ctx context.Context, config Config) error {
 	volumes := volume.New(config.podsDir())
 	manager, err = pod.New(pod.Config{
 		NodeName: config.NodeName, NodeLabels: host.Labels(), HostIPs: addresses, Allocatable: host.Allocatable(), MemoryBytes: host.Memory(),
-		Runtime: runtime, RuntimeName: "containerd", Images: image.New(runtime, config.ParallelPulls), Volumes: volumes, Cgroups: cgroups,
+		Runtime: runtime, Images: image.New(runtime, config.ParallelPulls), Volumes: volumes, Cgroups: cgroups,
 		References: references, Services: services.List, Reporter: reporter, Events: events, State: saved, Listed: listed, DNS: resolver,
 		LogDir: config.logDir(), SeccompDir: filepath.Join(config.DataDir, "seccomp"), SeccompDefault: config.SeccompDefault,
 		ParallelStarts: config.ParallelStarts, Logger: logger, Tracer: telemetry.Tracer(scope), Meter: telemetry.Meter(scope),

@@ -70,7 +70,7 @@ type Config struct {
 	MemoryBytes int64
 
 	Runtime cri.Runtime
-	// RuntimeName prefixes container IDs.
+	// RuntimeName prefixes container IDs; empty: what the runtime calls itself.
 	RuntimeName string
 	Images      *image.Puller
 	Volumes     *volume.Manager
@@ -362,6 +362,13 @@ func (m *Manager) onList(pods []cri.PodState) {
 	}
 	if !m.hasListed {
 		m.hasListed = true
+		if m.RuntimeName == "" {
+			if s, err := m.Runtime.Status(m.ctx); err == nil {
+				m.RuntimeName = s.Name
+			} else {
+				m.Logger.Warn("name of the runtime not known, container IDs lack it", logkey.Err(err))
+			}
+		}
 		if m.Listed != nil {
 			sandboxes := map[string]bool{}
 			for _, p := range pods {

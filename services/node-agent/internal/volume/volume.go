@@ -116,7 +116,14 @@ func (m *Manager) objectsDir(uid string, v *corev1.Volume) string {
 func (m *Manager) emptyDir(pod *corev1.Pod, e *corev1.EmptyDirVolumeSource, dir string) error {
 	switch e.GetMedium() {
 	case "":
+		// What the pod has made of it since is the pod's: a restarted agent must not set modes again.
+		if _, err := os.Stat(dir); err == nil {
+			return nil
+		}
 	case "Memory":
+		if is, err := mounted(dir); err != nil || is {
+			return err
+		}
 		size := int64(0)
 		if e.HasSizeLimit() {
 			q, err := resource.ParseQuantity(e.GetSizeLimit().GetString())
@@ -131,9 +138,22 @@ func (m *Manager) emptyDir(pod *corev1.Pod, e *corev1.EmptyDirVolumeSource, dir 
 	default:
 		return fmt.Errorf("emptyDir.medium %q is not supported by the node; use \"\" or Memory", e.GetMedium())
 	}
-	if err := os.MkdirAll(dir, 0o777); err != nil {
+	if e.GetMedium() == "Memory" {
+		return open(pod, dir)
+	}
+	// Complete under another name first, so that a crash in between does not pass for a finished folder.
+	unfinished := dir + ".new"
+	if err := os.MkdirAll(unfinished, 0o777); err != nil {
 		return err
 	}
+	if err := open(pod, unfinished); err != nil {
+		return err
+	}
+	return os.Rename(unfinished, dir)
+}
+
+// open lets everyone in the pod write to a folder.
+func open(pod *corev1.Pod, dir string) error {
 	mode := os.FileMode(0o777)
 	if gid := fsGroup(pod); gid >= 0 {
 		if err := os.Chown(dir, -1, int(gid)); err != nil {

@@ -156,8 +156,14 @@ func TestEmptyDirIsForAll(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(paths["e"], "kept"), nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
+	if err := os.Chmod(paths["e"], 0o700); err != nil {
+		t.Fatal(err)
+	}
 	if _, err := m.Setup(pod, sources(nil)); err != nil {
 		t.Fatal(err)
+	}
+	if info, err := os.Stat(paths["e"]); err != nil || info.Mode().Perm() != 0o700 {
+		t.Errorf("setting up again took the pod's mode away: %v %v", info.Mode(), err)
 	}
 	if _, err := os.Stat(filepath.Join(paths["e"], "kept")); err != nil {
 		t.Errorf("setting up again lost the contents: %v", err)
