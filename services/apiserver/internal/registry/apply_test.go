@@ -156,6 +156,16 @@ func TestFirstApplyOfAnOldObject(t *testing.T) {
 	}
 }
 
+func TestApplyOfStringData(t *testing.T) {
+	k := newCluster(t)
+	document := `{metadata: {name: db}, stringData: {password: hunter2}}`
+	_, first := k.apply("secret", document, "me")
+	_, again := k.apply("secret", document, "me")
+	if s := k.stored("secret", "db").(*corev1.Secret); string(s.Data["password"]) != "hunter2" || again.Revision != first.Revision {
+		t.Errorf("%+v, revisions %d and %d", s.Data, first.Revision, again.Revision)
+	}
+}
+
 func TestApplyRefuses(t *testing.T) {
 	k := newCluster(t)
 	k.create("cm", `metadata: {name: a}`)

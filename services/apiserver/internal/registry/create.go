@@ -64,6 +64,7 @@ func (r *Registry) create(ctx context.Context, tx *txn, res *resource.Resource, 
 	}
 
 	r.timed(ctx, "default", func() {
+		absorb(obj)
 		s.Default(obj)
 		strategy.PrepareForCreate(res, obj)
 		s.PrepareForCreate(obj)
@@ -209,6 +210,21 @@ func terminating(res *resource.Resource, obj codec.Object) error {
 		Field:   "metadata.namespace",
 	})
 	return err
+}
+
+// absorb moves fields that exist for writers alone to where they are kept.
+func absorb(obj codec.Object) {
+	secret, ok := obj.(*corev1.Secret)
+	if !ok || len(secret.StringData) == 0 {
+		return
+	}
+	if secret.Data == nil {
+		secret.Data = make(map[string][]byte, len(secret.StringData))
+	}
+	for key, value := range secret.StringData {
+		secret.Data[key] = []byte(value)
+	}
+	secret.StringData = nil
 }
 
 // decode reads an input object and holds it to the request's path.

@@ -276,6 +276,7 @@ func (r *Registry) prepareUpdate(ctx context.Context, s strategy.Strategy, c cha
 	res, old, obj := c.resource, c.old, c.obj
 	_, span := r.tracer.Start(ctx, "registry.default")
 	defer span.End()
+	absorb(obj)
 	s.Default(obj)
 	if !c.tracked {
 		if err := r.patches.Track(res, c.options.Subresource, old, obj, r.manager(ctx, c.options)); err != nil {

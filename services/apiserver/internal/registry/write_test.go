@@ -259,7 +259,10 @@ func TestDryRun(t *testing.T) {
 
 func TestSecretsAreSealed(t *testing.T) {
 	k := newCluster(t)
-	_, r := k.create("secret", `{metadata: {name: db}, stringData: {}, data: {password: aHVudGVyMg==}}`)
+	_, r := k.create("secret", `{metadata: {name: db}, stringData: {password: hunter2}, data: {password: b3RoZXI=}}`)
+	if s := k.stored("secret", "db").(*corev1.Secret); string(s.Data["password"]) != "hunter2" || s.StringData != nil {
+		t.Errorf("stringData was not kept as data: %+v", s)
+	}
 	e := k.store.Entry("/registry/core/secrets/shop/db")
 	if e.GetEncryptionKeyId() == 0 || bytes.Contains(e.GetValue(), []byte("hunter2")) {
 		t.Error("the store can read the secret")
