@@ -19,7 +19,7 @@ setup: ## install what Dhow needs on this machine (says what)
 .PHONY: build
 build: ## build all binaries into bin/
 	@mkdir -p bin
-	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o bin/ ./cli/cmd/... ./services/*/cmd/... ./e2e/cmd/... ./pkg/image/cmd/...
+	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o bin/ ./cli/cmd/... $(wildcard ./services/*/cmd/*) ./e2e/cmd/... ./pkg/image/cmd/...
 
 .PHONY: generate
 generate: ## generate Go code from proto/
