@@ -49,10 +49,26 @@ type cluster struct {
 	host   hosts.Host
 	config nodeagent.Config
 	state  string
-	start  func() (stop func(syscall.Signal))
+	// authority and address are the API server's.
+	authority *pki.Authority
+	address   string
+	start     func() (stop func(syscall.Signal))
 }
 
 func newCluster(t testing.TB) *cluster {
+	t.Helper()
+	api := apitest.New()
+	c := newHost(t, func(ctx context.Context, listener net.Listener, pair *pki.KeyPair) error {
+		server := transport.NewServer(transport.ServerConfig{Credentials: transport.TLSServer(pair), Logger: slog.New(slog.DiscardHandler), Lifetime: ctx, Options: api.Options()})
+		api.Register(server)
+		return transport.Serve(ctx, server, listener)
+	})
+	c.api = api
+	return c
+}
+
+// newHost makes the node's host, and an API server that serve runs on the bridge.
+func newHost(t testing.TB, serve func(context.Context, net.Listener, *pki.KeyPair) error) *cluster {
 	t.Helper()
 	runtimeDir := os.Getenv("DHOW_RUNTIME_DIR")
 	if runtimeDir == "" {
@@ -85,7 +101,7 @@ func newCluster(t testing.TB) *cluster {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := &cluster{t: t, api: apitest.New(), state: fmt.Sprintf("/run/dhow-test/na%d", os.Getpid())}
+	c := &cluster{t: t, state: fmt.Sprintf("/run/dhow-test/na%d", os.Getpid())}
 	if c.host, err = network.Add("n1", address); err != nil {
 		t.Fatal(err)
 	}
@@ -108,11 +124,10 @@ func newCluster(t testing.TB) *cluster {
 	if err != nil {
 		t.Fatal(err)
 	}
+	c.authority, c.address = authority, listener.Addr().String()
 	ctx, cancel := context.WithCancel(context.Background())
-	server := transport.NewServer(transport.ServerConfig{Credentials: transport.TLSServer(pair), Logger: slog.New(slog.DiscardHandler), Lifetime: ctx, Options: c.api.Options()})
-	c.api.Register(server)
 	served := make(chan error, 1)
-	go func() { served <- transport.Serve(ctx, server, listener) }()
+	go func() { served <- serve(ctx, listener, pair) }()
 	t.Cleanup(func() {
 		cancel()
 		if err := <-served; err != nil {
