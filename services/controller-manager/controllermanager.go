@@ -60,8 +60,8 @@ type Config struct {
 	CACert []byte
 	// NodeEvictionRate is how many nodes a second in a zone may begin to lose their pods, the first one at once; 0: 0.1.
 	NodeEvictionRate float64
-	// EvictionStartGrace is how long after its start the service evicts nothing, so that nodes can come back after the control plane does;
-	// 0: 40 s, negative: none.
+	// EvictionStartGrace is how long after its start the service evicts nothing from nodes that were not ready before, so that they can come back
+	// after the control plane does; 0: 40 s, negative: none.
 	EvictionStartGrace time.Duration
 	// FinishedPods is how many finished pods may stay; 0: 12500, negative: any number.
 	FinishedPods int

@@ -82,7 +82,7 @@ func parse(arguments []string, stderr io.Writer) (options, error) {
 	flags.StringVar(&o.config.Identity, "leader-elect-identity", "", "name of this process in the lease (default host name and process id)")
 	flags.DurationVar(&o.config.LeaseDuration, "leader-elect-lease-duration", 15*time.Second, "how long a leader that has vanished is waited for")
 	flags.Float64Var(&o.config.NodeEvictionRate, "node-eviction-rate", 0.1, "nodes a second in a zone that may begin to lose their pods")
-	flags.DurationVar(&o.config.EvictionStartGrace, "eviction-start-grace", 40*time.Second, "nothing is evicted for this long after the start; negative: no such time")
+	flags.DurationVar(&o.config.EvictionStartGrace, "eviction-start-grace", 40*time.Second, "for this long after the start nothing is evicted from nodes that were not ready before; negative: no such time")
 	flags.IntVar(&o.config.FinishedPods, "finished-pods", 12500, "how many finished pods may stay; negative: any number")
 	flags.DurationVar(&o.config.OrphanQuarantine, "orphan-quarantine", 40*time.Second, "how long a node must be missing before its pods are removed; negative: no time")
 	flags.StringVar(&o.files.Authority, "tls-cacert", "", "certificate of the cluster's authority; also put into every namespace")

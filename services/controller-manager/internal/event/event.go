@@ -1,7 +1,8 @@
 // Package event records core/v1 Events without holding up those who report them.
 //
 // As in Kubernetes' recorder, a report that repeats an earlier one raises its count, more than ten different messages of one reason about one
-// object within ten minutes are combined, and an object that is reported on all the time is cut off at 25 reports, refilled one in five minutes.
+// object within ten minutes are combined, and what is reported on an object all the time is cut off at 25 reports, refilled one in five minutes.
+// Unlike in Kubernetes that bound is per reason: scaling to 100 must not silence the failure that follows.
 package event
 
 import (
@@ -54,7 +55,7 @@ type Recorder struct {
 	// Only Run touches these.
 	written *lru.Cache // identity → *corev1.Event
 	similar *lru.Cache // subject → *variety
-	budgets *lru.Cache // source and object → *budget
+	budgets *lru.Cache // subject → *budget
 }
 
 type report struct {
@@ -132,7 +133,7 @@ func (r *Recorder) Run(ctx context.Context) error {
 	}
 }
 
-// correlate returns the event to write for a report and whether it is a new one, or nil when the object's budget is used up.
+// correlate returns the event to write for a report and whether it is a new one, or nil when the budget is used up.
 func (r *Recorder) correlate(report report) (e *corev1.Event, fresh bool) {
 	about := subject{
 		component: report.component, kind: report.kind, reason: report.reason,
@@ -179,16 +180,15 @@ func (r *Recorder) correlate(report report) (e *corev1.Event, fresh bool) {
 	return e, true
 }
 
-// afford takes one report out of the budget of (component, object).
+// afford takes one report out of the subject's budget.
 func (r *Recorder) afford(about subject, at time.Time) bool {
-	key := subject{component: about.component, uid: about.uid, namespace: about.namespace, name: about.name}
 	b := &budget{tokens: burst, at: at}
-	if cached, ok := r.budgets.Get(key); ok {
+	if cached, ok := r.budgets.Get(about); ok {
 		b = cached.(*budget)
 	}
 	b.tokens = min(burst, b.tokens+at.Sub(b.at).Seconds()/refill.Seconds())
 	b.at = at
-	r.budgets.Add(key, b)
+	r.budgets.Add(about, b)
 	if b.tokens < 1 {
 		return false
 	}

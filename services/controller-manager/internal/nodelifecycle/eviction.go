@@ -35,7 +35,7 @@ func (c *Controller) evict(ctx context.Context, turn *reconcile.Turn[object.Key]
 	if !v.evict {
 		return nil
 	}
-	if v.at.Before(c.evictFrom) {
+	if executing(node) != "" && unreadySince(node).Before(c.started) && v.at.Before(c.evictFrom) {
 		v.at = c.evictFrom
 	}
 	if wait := v.at.Sub(now); wait > 0 {

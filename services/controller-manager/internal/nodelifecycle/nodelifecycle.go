@@ -40,7 +40,8 @@ type Config struct {
 	Workers int
 	// EvictionRate is how many nodes a second may begin to lose their pods in a zone; the first one does at once. Kubernetes: 0.1.
 	EvictionRate float64
-	// StartGrace is how long after its start the controller evicts nothing: nodes come back after the control plane does.
+	// StartGrace is how long after its start the controller leaves alone the nodes that were not ready before: after an outage of the control plane
+	// they come back a little later than it does.
 	StartGrace time.Duration
 }
 
@@ -57,8 +58,8 @@ type Controller struct {
 	podEvents  event.Source
 	now        func() time.Time
 	limiter    *limiter
-	// evictFrom is when evictions may begin.
-	evictFrom time.Time
+	// started is when the controller began (to the second, like the times of conditions), evictFrom when evictions may begin on nodes that were not ready before.
+	started, evictFrom time.Time
 }
 
 // New returns the controller, listening to the stores. Its start is now.
@@ -66,8 +67,9 @@ func New(cfg Config) *Controller {
 	c := &Controller{
 		conn: cfg.Conn, stores: cfg.Stores, nodes: client.For[*corev1.Node](cfg.Conn), pods: client.For[*corev1.Pod](cfg.Conn),
 		nodeEvents: cfg.Events.Source("node-controller"), podEvents: cfg.Events.Source("taint-eviction-controller"),
-		now: cfg.Now, limiter: &limiter{rate: cfg.EvictionRate}, evictFrom: cfg.Now().Add(cfg.StartGrace),
+		now: cfg.Now, limiter: &limiter{rate: cfg.EvictionRate}, started: cfg.Now().Truncate(time.Second),
 	}
+	c.evictFrom = c.started.Add(cfg.StartGrace)
 	c.Runner = reconcile.New(reconcile.Config[string]{
 		Name: "node", Source: cfg.Stores, Workers: cfg.Workers, Reconcile: c.reconcile, Logger: cfg.Logger,
 	})
@@ -158,7 +160,7 @@ func (c *Controller) execution(turn *reconcile.Turn[string], node *corev1.Node) 
 		return want
 	}
 	now := c.now()
-	if wait := c.evictFrom.Sub(now); wait > 0 {
+	if wait := c.evictFrom.Sub(now); wait > 0 && unreadySince(node).Before(c.started) {
 		turn.Again(wait)
 		return ""
 	}

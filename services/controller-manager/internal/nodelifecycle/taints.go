@@ -45,6 +45,16 @@ func readiness(node *corev1.Node) string {
 	return ""
 }
 
+// unreadySince returns when the node's readiness last changed.
+func unreadySince(node *corev1.Node) time.Time {
+	for _, c := range node.GetStatus().GetConditions() {
+		if c.GetType() == "Ready" {
+			return apitime.Go(c.GetLastTransitionTime())
+		}
+	}
+	return time.Time{}
+}
+
 // schedulingTaints returns the keys of the NoSchedule taints that the node's state asks for.
 func schedulingTaints(node *corev1.Node) []string {
 	var keys []string
