@@ -11,6 +11,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
 	storev1 "dhow.dev/gen/go/dhow/store/v1"
+	"dhow.dev/pkg/apistatus"
 )
 
 // maxOperations bounds a commit of the API; claims of its objects come on top, and the store takes 1000.
@@ -57,7 +58,11 @@ func inOperation(index int, err error) error {
 			}
 		}
 	}
-	return &apierrors.StatusError{ErrStatus: status}
+	prefixed := &apierrors.StatusError{ErrStatus: status}
+	if coded, ok := errors.AsType[*apistatus.Error](err); ok {
+		return apistatus.WithCode(coded.GRPCStatus().Code(), prefixed)
+	}
+	return prefixed
 }
 
 // claimOf returns the operation that writes a claim.

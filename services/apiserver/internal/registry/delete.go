@@ -9,10 +9,12 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+	"google.golang.org/grpc/codes"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"dhow.dev/pkg/apistatus"
 	"dhow.dev/pkg/resource"
 	"dhow.dev/services/apiserver/internal/codec"
 )
@@ -61,14 +63,19 @@ func (r *Registry) deleteStep(op Operation) step {
 
 func preconditions(res *resource.Resource, old codec.Object, options DeleteOptions) error {
 	if options.UID != "" && options.UID != string(old.GetUID()) {
-		return apierrors.NewConflict(res.GroupResource(), old.GetName(),
-			fmt.Errorf("the UID in the precondition (%s) does not match the UID in record (%s). The object might have been deleted and then recreated", options.UID, old.GetUID()))
+		return lasting(apierrors.NewConflict(res.GroupResource(), old.GetName(),
+			fmt.Errorf("the UID in the precondition (%s) does not match the UID in record (%s). The object might have been deleted and then recreated", options.UID, old.GetUID())))
 	}
 	if options.ResourceVersion != "" && options.ResourceVersion != old.GetResourceVersion() {
-		return apierrors.NewConflict(res.GroupResource(), old.GetName(),
-			fmt.Errorf("the ResourceVersion in the precondition (%s) does not match the ResourceVersion in record (%s). The object might have been modified", options.ResourceVersion, old.GetResourceVersion()))
+		return lasting(apierrors.NewConflict(res.GroupResource(), old.GetName(),
+			fmt.Errorf("the ResourceVersion in the precondition (%s) does not match the ResourceVersion in record (%s). The object might have been modified", options.ResourceVersion, old.GetResourceVersion())))
 	}
 	return nil
+}
+
+// lasting marks a conflict that reading again and retrying does not solve: on gRPC it is FAILED_PRECONDITION, not ABORTED.
+func lasting(err *apierrors.StatusError) error {
+	return apistatus.WithCode(codes.FailedPrecondition, err)
 }
 
 // delete plans the end of an object, or the beginning of its end.

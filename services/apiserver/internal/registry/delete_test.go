@@ -5,10 +5,13 @@ import (
 	"testing"
 	"time"
 
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"dhow.dev/pkg/apistatus"
 	"dhow.dev/services/apiserver/internal/patch"
 )
 
@@ -135,6 +138,17 @@ func TestPreconditions(t *testing.T) {
 	ctx := t.Context()
 	_, err := k.Delete(ctx, res("cm"), "shop", "a", DeleteOptions{UID: "other"})
 	fails(t, err, apierrors.IsConflict, "the UID in the precondition (other) does not match the UID in record ("+string(o.GetUID())+"). The object might have been deleted and then recreated")
+	if code := status.Code(apistatus.ToGRPC(err)); code != codes.FailedPrecondition {
+		t.Errorf("code %s", code)
+	}
+	_, _, err = k.Commit(ctx, []Operation{
+		{Resource: res("cm"), Action: ActionCreate, Input: in(`metadata: {name: b}`)},
+		{Resource: res("cm"), Action: ActionDelete, Namespace: "shop", Name: "a", Delete: DeleteOptions{UID: "other"}},
+	}, false)
+	fails(t, err, apierrors.IsConflict, "operations[1]: Operation cannot be fulfilled on configmaps \"a\": the UID in the precondition (other)")
+	if code := status.Code(apistatus.ToGRPC(err)); code != codes.FailedPrecondition {
+		t.Errorf("code %s in a commit", code)
+	}
 	_, err = k.Delete(ctx, res("cm"), "shop", "a", DeleteOptions{ResourceVersion: "1"})
 	fails(t, err, apierrors.IsConflict, "the ResourceVersion in the precondition (1) does not match the ResourceVersion in record ("+version(r.Revision)+"). The object might have been modified")
 	k.delete("cm", "a", DeleteOptions{UID: string(o.GetUID()), ResourceVersion: version(r.Revision)})

@@ -225,8 +225,8 @@ func (r *Registry) update(ctx context.Context, tx *txn, c change) (*outcome, err
 	}
 	obj.SetResourceVersion(old.GetResourceVersion())
 	if uid := obj.GetUID(); uid != "" && uid != old.GetUID() {
-		return nil, apierrors.NewConflict(res.GroupResource(), old.GetName(),
-			fmt.Errorf("Precondition failed: UID in precondition: %v, UID in object meta: %v", uid, old.GetUID())) //nolint:staticcheck // Kubernetes' words
+		return nil, lasting(apierrors.NewConflict(res.GroupResource(), old.GetName(),
+			fmt.Errorf("Precondition failed: UID in precondition: %v, UID in object meta: %v", uid, old.GetUID()))) //nolint:staticcheck // Kubernetes' words
 	}
 	obj, err := r.prepareUpdate(ctx, s, c)
 	if err != nil {
