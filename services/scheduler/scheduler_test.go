@@ -2,13 +2,21 @@ package scheduler_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"path/filepath"
 	"slices"
+	"sync"
 	"testing"
 	"time"
 
+	"go.opentelemetry.io/otel"
+	"go.opentelemetry.io/otel/propagation"
+	sdktrace "go.opentelemetry.io/otel/sdk/trace"
+	"go.opentelemetry.io/otel/sdk/trace/tracetest"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
 	corev1 "dhow.dev/gen/go/dhow/core/v1"
@@ -313,3 +321,108 @@ func TestSecondSchedulerTakesOver(t *testing.T) {
 }
 
 func fromGRPC(err error) error { return apistatus.FromGRPC(err) }
+
+// faulty is a connection whose calls of Bind go wrong.
+type faulty struct {
+	grpc.ClientConnInterface
+	mu    sync.Mutex
+	fault func(call int) (send bool, err error)
+	calls int
+}
+
+func (f *faulty) Invoke(ctx context.Context, method string, args, reply any, opts ...grpc.CallOption) error {
+	if method != corev1.Pods_Bind_FullMethodName {
+		return f.ClientConnInterface.Invoke(ctx, method, args, reply, opts...)
+	}
+	f.mu.Lock()
+	f.calls++
+	send, fault := f.fault(f.calls)
+	f.mu.Unlock()
+	var err error
+	if send {
+		err = f.ClientConnInterface.Invoke(ctx, method, args, reply, opts...)
+	}
+	return errors.Join(fault, err)
+}
+
+func TestLostCallsOfBindAreMadeGood(t *testing.T) {
+	for _, test := range []struct {
+		name  string
+		fault func(call int) (bool, error)
+	}{
+		{"not sent", func(call int) (bool, error) { return call > 3, failFirst(call, 3) }},
+		{"answer lost", func(call int) (bool, error) { return true, failFirst(call, 3) }},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			w := newWorld(t)
+			w.node("node-1", "2")
+			w.schedule(func(c *scheduler.Config) {
+				c.APIServer = &faulty{ClientConnInterface: c.APIServer, fault: test.fault}
+			})
+			for i := range 4 {
+				w.pod(fmt.Sprintf("web-%d", i), small)
+			}
+			for i := range 4 {
+				w.until(fmt.Sprintf("web-%d", i), bound)
+			}
+		})
+	}
+}
+
+func failFirst(call, calls int) error {
+	if call <= calls {
+		return status.Error(codes.Unavailable, "the connection is gone")
+	}
+	return nil
+}
+
+// What a binding takes stays taken while its fate is unknown, and is free again when it failed for good.
+func TestRoomOfAFailedBindingIsFreeAgain(t *testing.T) {
+	w := newWorld(t)
+	w.node("node-1", "1")
+	w.schedule(nil)
+	w.pod("first", `{"containers":[{"name":"app","image":"app","resources":{"requests":{"cpu":"1"}}}]}`)
+	w.until("first", bound)
+	w.pod("second", `{"containers":[{"name":"app","image":"app","resources":{"requests":{"cpu":"1"}}}]}`)
+	w.until("second", func(p *corev1.Pod) bool { return scheduled(p).GetReason() == "Unschedulable" })
+	options := &metav1.DeletionOptions{}
+	options.SetGracePeriodSeconds(0)
+	if _, err := w.pods.Delete(w.ctx, "default", "first", options); err != nil {
+		t.Fatal(err)
+	}
+	w.until("second", bound)
+}
+
+func TestTraceOfThePodGoesOn(t *testing.T) {
+	spans := tracetest.NewInMemoryExporter()
+	provider := sdktrace.NewTracerProvider(sdktrace.WithSyncer(spans))
+	before, propagator := otel.GetTracerProvider(), otel.GetTextMapPropagator()
+	otel.SetTracerProvider(provider)
+	otel.SetTextMapPropagator(propagation.TraceContext{})
+	t.Cleanup(func() {
+		otel.SetTracerProvider(before)
+		otel.SetTextMapPropagator(propagator)
+	})
+	w := newWorld(t)
+	w.schedule(nil)
+	w.node("node-1", "2")
+	ctx, span := provider.Tracer("test").Start(w.ctx, "apply")
+	o := fixture.Pod(`{"metadata":{"namespace":"default","name":"traced"},"spec":` + small + `}`)
+	if _, err := w.pods.Create(ctx, o, nil); err != nil {
+		t.Fatal(err)
+	}
+	span.End()
+	w.until("traced", bound)
+	w.event("traced", "Scheduled")
+	found := map[string]bool{}
+	for _, s := range spans.GetSpans() {
+		if s.SpanContext.TraceID() == span.SpanContext().TraceID() {
+			found[s.Name] = true
+		}
+	}
+	for _, want := range []string{"scheduler.queue", "scheduler.plan", "scheduler.bind"} {
+		if !found[want] {
+			t.Errorf("no span %s in the trace of the pod's creation, which has %v", want, found)
+		}
+	}
+}

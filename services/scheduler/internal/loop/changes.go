@@ -34,11 +34,13 @@ func (l *Loop) onPod(old, new *corev1.Pod, trace *informer.Trace) {
 	if new == nil {
 		key := object.KeyOf(old)
 		l.queue.Remove(key)
+		delete(l.tell, key)
 		l.changes(l.cluster.DeletePod(key))
 		return
 	}
 	p, respecified, helps, err := l.cluster.SetPod(new)
 	key := object.KeyOf(new)
+	delete(l.tell, key)
 	switch {
 	case err != nil:
 		l.config.Logger.Error("pod cannot be read", logkey.Pod(key.Namespace, key.Name), logkey.Err(err))
@@ -95,7 +97,7 @@ func (l *Loop) gated(pod *corev1.Pod, trace *informer.Trace) {
 	if trace != nil {
 		b.Traceparent = trace.Traceparent
 	}
-	l.tell = append(l.tell, b)
+	l.tell[b.Key] = b
 }
 
 // View is the picture of one pod at one moment, for explaining.
@@ -119,6 +121,9 @@ type View struct {
 func (l *Loop) View(key object.Key) View {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if l.changed == nil {
+		l.changed = make(chan struct{})
+	}
 	v := View{Changed: l.changed, Revision: l.config.Informer.Revision()}
 	var ok bool
 	if v.Pod, ok = l.config.Pods.Get(key.Namespace, key.Name); !ok {

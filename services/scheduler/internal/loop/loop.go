@@ -7,6 +7,8 @@ package loop
 import (
 	"context"
 	"log/slog"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -17,6 +19,7 @@ import (
 
 	corev1 "dhow.dev/gen/go/dhow/core/v1"
 	"dhow.dev/pkg/informer"
+	"dhow.dev/pkg/object"
 	"dhow.dev/pkg/telemetry"
 	"dhow.dev/pkg/telemetry/logkey"
 	"dhow.dev/services/scheduler/internal/binder"
@@ -75,14 +78,14 @@ type Loop struct {
 	cluster *cluster.Cluster
 	queue   *queue.Queue
 	// tell is what pods are to be told that are not decided about.
-	tell []binder.Binding
-	// changed is closed and replaced whenever the picture changes, for those who follow it.
+	tell map[object.Key]binder.Binding
+	// changed is closed when the picture changes, for those who follow it; nil while nobody does.
 	changed chan struct{}
 }
 
 // New returns a loop that takes in the informer's changes from its first run on.
 func New(config Config) (*Loop, error) {
-	l := &Loop{config: config, wake: make(chan struct{}, 1), queue: queue.New(), changed: make(chan struct{})}
+	l := &Loop{config: config, wake: make(chan struct{}, 1), queue: queue.New(), tell: map[object.Key]binder.Binding{}}
 	l.cluster = cluster.New(l.services)
 	l.binder = binder.New(binder.Config{Conn: config.Conn, Logger: config.Logger, Tracer: config.Tracer, Done: l.done})
 	var err error
@@ -131,8 +134,8 @@ func (l *Loop) Run(ctx context.Context) error {
 func (l *Loop) step(ctx context.Context) time.Time {
 	started := l.config.Now()
 	l.mu.Lock()
-	items, bindings := l.queue.Pop(batch, started), l.tell
-	l.tell = nil
+	items, bindings := l.queue.Pop(batch, started), slices.Collect(maps.Values(l.tell))
+	clear(l.tell)
 	if len(items) == 0 {
 		next := l.queue.Next(started)
 		l.mu.Unlock()
@@ -286,6 +289,8 @@ func (l *Loop) poke() {
 
 // broadcast tells followers that something changed.
 func (l *Loop) broadcast() {
-	close(l.changed)
-	l.changed = make(chan struct{})
+	if l.changed != nil {
+		close(l.changed)
+		l.changed = nil
+	}
 }
