@@ -2,12 +2,15 @@ package apiserver_test
 
 import (
 	"context"
+	"errors"
+	"io"
 	"path/filepath"
 	"testing"
 	"time"
 
 	"google.golang.org/grpc"
 
+	storev1 "dhow.dev/gen/go/dhow/store/v1"
 	"dhow.dev/pkg/identity"
 	"dhow.dev/pkg/transport"
 	"dhow.dev/services/apiserver"
@@ -34,11 +37,39 @@ func newCluster(t *testing.T) *cluster {
 func newClusterWith(t *testing.T, change func(*apiserver.Config)) *cluster {
 	t.Helper()
 	c := &cluster{t: t, memory: transport.NewMemory(), keys: filepath.Join(t.TempDir(), "keys")}
-	c.start("store", func(ctx context.Context) error {
-		return store.Run(ctx, store.Config{Listener: c.memory.Listen("store"), Credentials: c.memory.ServerCredentials(), Memory: true})
-	})
+	c.startStore()
 	c.serve("apiserver", change)
 	return c
+}
+
+func (c *cluster) startStore() {
+	c.t.Helper()
+	listener := c.memory.Listen("store")
+	c.start("store", func(ctx context.Context) error {
+		return store.Run(ctx, store.Config{Listener: listener, Credentials: c.memory.ServerCredentials(), Memory: true})
+	})
+}
+
+// stored returns what the store has under a prefix.
+func (c *cluster) stored(prefix string) map[string][]byte {
+	c.t.Helper()
+	stream, err := storev1.NewStoreClient(c.dial("store", identity.Identity{Name: identity.APIServer})).List(within(c.t), storev1.ListRequest_builder{Prefix: []byte(prefix)}.Build())
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	values := map[string][]byte{}
+	for {
+		chunk, err := stream.Recv()
+		if errors.Is(err, io.EOF) {
+			return values
+		}
+		if err != nil {
+			c.t.Fatal(err)
+		}
+		for _, e := range chunk.GetEntries() {
+			values[string(e.GetKey())] = e.GetValue()
+		}
+	}
 }
 
 // start runs a service until the test ends, or until the returned function is called.

@@ -37,7 +37,7 @@ type Config struct {
 	LogAge   time.Duration
 	// PageAge is how long a paged list can be continued from memory; 0: 5 minutes. Afterwards the store is asked.
 	PageAge time.Duration
-	// ProgressInterval is how often an idle watch is told the revision; 0: 5 s.
+	// ProgressInterval is how often an idle watch is told the revision; 0: 1 s.
 	ProgressInterval time.Duration
 	// WaitTimeout bounds waiting for a revision that the store may never have had; 0: 10 s.
 	WaitTimeout time.Duration
@@ -53,7 +53,7 @@ func (c *Config) setDefaults() {
 	for _, d := range []struct {
 		value     *time.Duration
 		otherwise time.Duration
-	}{{&c.LogAge, 10 * time.Minute}, {&c.PageAge, 5 * time.Minute}, {&c.ProgressInterval, 5 * time.Second}, {&c.WaitTimeout, 10 * time.Second}} {
+	}{{&c.LogAge, 10 * time.Minute}, {&c.PageAge, 5 * time.Minute}, {&c.ProgressInterval, time.Second}, {&c.WaitTimeout, 10 * time.Second}} {
 		if *d.value == 0 {
 			*d.value = d.otherwise
 		}
