@@ -34,6 +34,7 @@ import (
 	"dhow.dev/services/apiserver/internal/codec"
 	"dhow.dev/services/apiserver/internal/component"
 	"dhow.dev/services/apiserver/internal/encryption"
+	"dhow.dev/services/apiserver/internal/expiry"
 	"dhow.dev/services/apiserver/internal/grpcapi"
 	"dhow.dev/services/apiserver/internal/registry"
 	"dhow.dev/services/apiserver/internal/session"
@@ -69,6 +70,8 @@ type Config struct {
 	HeartbeatInterval time.Duration
 	// TolerationSeconds is how long pods stay on a node that is not ready when they do not say it; 0: 300.
 	TolerationSeconds int64
+	// EventTTL is how long Events are kept after they were last seen; 0: one hour.
+	EventTTL time.Duration
 	// Started is called once the first call can be answered. Optional.
 	Started func()
 }
@@ -208,6 +211,7 @@ func run(ctx context.Context, config Config) error {
 	if err != nil {
 		return err
 	}
+	events := expiry.New(expiry.Config{Store: store, Cache: objects, Codec: structs, TTL: config.EventTTL, Logger: logger})
 	board := component.New(component.Config{
 		Services: map[string]grpc.ClientConnInterface{
 			"store": config.Store, "scheduler": config.Scheduler, "controller-manager": config.ControllerManager,
@@ -235,6 +239,7 @@ func run(ctx context.Context, config Config) error {
 
 	tasks.Go(func() error { return objects.Run(running) })
 	tasks.Go(func() error { return sessions.Run(running) })
+	tasks.Go(func() error { return events.Run(running) })
 	tasks.Go(func() error { return transport.Serve(running, front, config.Listener) })
 	tasks.Go(func() error {
 		start := bootstrap{registry: writes, codec: structs, network: config.Network, allocators: slices.Collect(maps.Values(allocators)), logger: logger}

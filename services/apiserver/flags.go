@@ -122,6 +122,7 @@ func parse(arguments []string, stderr io.Writer) (options, error) {
 	})
 	flags.DurationVar(&o.config.SessionGrace, "session-grace", 40*time.Second, "how long a node may be silent before it is not ready")
 	flags.Int64Var(&o.config.TolerationSeconds, "toleration-seconds", 300, "how long pods stay on a node that is not ready when they do not say it")
+	flags.DurationVar(&o.config.EventTTL, "event-ttl", time.Hour, "how long Events are kept after they were last seen")
 	flags.StringVar(&o.files.Authority, "tls-cacert", "", "certificate of the cluster's authority")
 	flags.StringVar(&o.files.Certificate, "tls-cert", "", "certificate of this service, for clients and servers")
 	flags.StringVar(&o.files.Key, "tls-key", "", "key of the certificate of this service")
