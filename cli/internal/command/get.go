@@ -139,14 +139,20 @@ func (s *session) find(ctx context.Context, t target, o getOptions) ([]structs.O
 
 // sortEvents puts the newest last, where a terminal's reader looks.
 func sortEvents(objects []structs.Object) {
-	at := func(o structs.Object) time.Time {
-		e := o.(*corev1.Event)
-		if !e.LastTimestamp.IsZero() {
-			return e.LastTimestamp.Time
-		}
+	slices.SortStableFunc(objects, func(a, b structs.Object) int { return lastSeen(a.(*corev1.Event)).Compare(lastSeen(b.(*corev1.Event))) })
+}
+
+func lastSeen(e *corev1.Event) time.Time {
+	switch {
+	case e.Series != nil && !e.Series.LastObservedTime.IsZero():
+		return e.Series.LastObservedTime.Time
+	case !e.LastTimestamp.IsZero():
+		return e.LastTimestamp.Time
+	case !e.EventTime.IsZero():
+		return e.EventTime.Time
+	default:
 		return e.CreationTimestamp.Time
 	}
-	slices.SortStableFunc(objects, func(a, b structs.Object) int { return at(a).Compare(at(b)) })
 }
 
 // print shows what was found. Nothing found is said, unless an error says why.

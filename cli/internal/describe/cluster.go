@@ -2,16 +2,24 @@ package describe
 
 import (
 	"fmt"
+	"net"
+	"sort"
+	"strconv"
 	"strings"
-	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"dhow.dev/cli/internal/printer"
 )
 
-func (d *document) node(n *corev1.Node) {
+// node shows a node and its pods that have not ended.
+func (d *document) node(n *corev1.Node, pods []*corev1.Pod) {
 	d.metadata(n)
-	d.field("CreationTimestamp", n.CreationTimestamp.Format(time.RFC1123Z))
+	d.time("CreationTimestamp", n.CreationTimestamp)
 	var taints []string
 	for _, t := range n.Spec.Taints {
 		taints = append(taints, t.ToString())
@@ -40,9 +48,39 @@ func (d *document) node(n *corev1.Node) {
 		d.field("Agent Version", info.KubeletVersion)
 	})
 	d.field("PodCIDR", orNone(n.Spec.PodCIDR))
+	d.nodePods(pods)
 }
 
-func (d *document) service(s *corev1.Service) {
+// nodePods lists pods with what they ask for and may use.
+func (d *document) nodePods(pods []*corev1.Pod) {
+	rows := [][]string{{"Namespace", "Name", "CPU Requests", "CPU Limits", "Memory Requests", "Memory Limits", "Age"}, {"---------", "----", "------------", "----------", "---------------", "-------------", "---"}}
+	for _, p := range pods {
+		if p.Status.Phase == corev1.PodSucceeded || p.Status.Phase == corev1.PodFailed {
+			continue
+		}
+		row := []string{p.Namespace, p.Name}
+		for _, name := range []corev1.ResourceName{corev1.ResourceCPU, corev1.ResourceMemory} {
+			requests, limits := resource.Quantity{}, resource.Quantity{}
+			for _, c := range p.Spec.Containers {
+				requests.Add(c.Resources.Requests[name])
+				limits.Add(c.Resources.Limits[name])
+			}
+			row = append(row, requests.String(), limits.String())
+		}
+		rows = append(rows, append(row, printer.Age(p.CreationTimestamp, d.now)))
+	}
+	if len(rows) == 2 {
+		d.field("Pods", "<none>")
+		return
+	}
+	d.section(fmt.Sprintf("Pods (%d that have not ended)", len(rows)-2), func() {
+		for _, row := range rows {
+			d.row(row...)
+		}
+	})
+}
+
+func (d *document) service(s *corev1.Service, slices []*discoveryv1.EndpointSlice) {
 	d.metadata(s)
 	d.mapping("Selector", s.Spec.Selector)
 	d.field("Type", string(s.Spec.Type))
@@ -61,14 +99,39 @@ func (d *document) service(s *corev1.Service) {
 			d.fieldf("NodePort", "%s %d/%s", name, p.NodePort, p.Protocol)
 		}
 	}
+	d.field("Endpoints", orNone(strings.Join(readyEndpoints(slices), ",")))
 	d.field("Session Affinity", string(s.Spec.SessionAffinity))
 	if s.Spec.ExternalTrafficPolicy != "" {
 		d.field("External Traffic Policy", string(s.Spec.ExternalTrafficPolicy))
 	}
 }
 
-func (d *document) deployment(o *appsv1.Deployment) {
-	d.field("CreationTimestamp", o.CreationTimestamp.Format(time.RFC1123Z))
+// readyEndpoints lists the addresses that a service's connections go to.
+func readyEndpoints(slices []*discoveryv1.EndpointSlice) []string {
+	var list []string
+	for _, slice := range slices {
+		for _, e := range slice.Endpoints {
+			if e.Conditions.Ready != nil && !*e.Conditions.Ready {
+				continue
+			}
+			for _, address := range e.Addresses {
+				for _, port := range slice.Ports {
+					if port.Port != nil {
+						list = append(list, net.JoinHostPort(address, strconv.Itoa(int(*port.Port))))
+					}
+				}
+				if len(slice.Ports) == 0 {
+					list = append(list, address)
+				}
+			}
+		}
+	}
+	sort.Strings(list)
+	return list
+}
+
+func (d *document) deployment(o *appsv1.Deployment, sets []*appsv1.ReplicaSet) {
+	d.time("CreationTimestamp", o.CreationTimestamp)
 	d.metadata(o)
 	d.field("Selector", labelSelector(o.Spec.Selector))
 	s := o.Status
@@ -84,6 +147,13 @@ func (d *document) deployment(o *appsv1.Deployment) {
 		rows = append(rows, []string{string(c.Type), string(c.Status), c.Reason, c.Message})
 	}
 	d.conditions(rows)
+	var shown []string
+	for _, set := range sets {
+		if metav1.IsControlledBy(set, o) && (set.Status.Replicas > 0 || value(set.Spec.Replicas) > 0) {
+			shown = append(shown, fmt.Sprintf("%s (%d/%d replicas created)", set.Name, set.Status.Replicas, value(set.Spec.Replicas)))
+		}
+	}
+	d.list("Replica Sets", shown)
 }
 
 func (d *document) replicaSet(o *appsv1.ReplicaSet) {

@@ -11,6 +11,7 @@ import (
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/yaml"
 
@@ -19,8 +20,20 @@ import (
 	"dhow.dev/pkg/resource"
 )
 
+// Related is what else is known about an object.
+type Related struct {
+	// Events about it, the newest last.
+	Events []*corev1.Event
+	// Pods on a node.
+	Pods []*corev1.Pod
+	// EndpointSlices of a service.
+	EndpointSlices []*discoveryv1.EndpointSlice
+	// ReplicaSets of a deployment.
+	ReplicaSets []*appsv1.ReplicaSet
+}
+
 // Object writes the description of an object.
-func Object(w io.Writer, r *resource.Resource, o structs.Object, events []*corev1.Event, now time.Time) error {
+func Object(w io.Writer, r *resource.Resource, o structs.Object, related Related, now time.Time) error {
 	d := &document{now: now}
 	d.field("Name", o.GetName())
 	if r.Namespaced {
@@ -30,15 +43,15 @@ func Object(w io.Writer, r *resource.Resource, o structs.Object, events []*corev
 	case *corev1.Pod:
 		d.pod(o)
 	case *corev1.Node:
-		d.node(o)
+		d.node(o, related.Pods)
 	case *corev1.Service:
-		d.service(o)
+		d.service(o, related.EndpointSlices)
 	case *corev1.Secret:
 		d.secret(o)
 	case *corev1.ConfigMap:
 		d.configMap(o)
 	case *appsv1.Deployment:
-		d.deployment(o)
+		d.deployment(o, related.ReplicaSets)
 	case *appsv1.ReplicaSet:
 		d.replicaSet(o)
 	default:
@@ -46,7 +59,7 @@ func Object(w io.Writer, r *resource.Resource, o structs.Object, events []*corev
 			return err
 		}
 	}
-	d.events(events)
+	d.events(related.Events)
 	return d.write(w)
 }
 
@@ -70,6 +83,13 @@ func (d *document) field(label, value string) {
 
 func (d *document) fieldf(label, format string, args ...any) {
 	d.field(label, fmt.Sprintf(format, args...))
+}
+
+// time writes when something was, if it was.
+func (d *document) time(label string, t metav1.Time) {
+	if !t.IsZero() {
+		d.field(label, t.Format(time.RFC1123Z))
+	}
 }
 
 // section writes a label and what f writes one level deeper.
@@ -173,7 +193,7 @@ func (d *document) events(events []*corev1.Event) {
 // generic shows any kind: its metadata, then its other fields as YAML.
 func (d *document) generic(o structs.Object) error {
 	d.metadata(o)
-	d.field("Created", o.GetCreationTimestamp().Format(time.RFC1123Z))
+	d.time("CreationTimestamp", o.GetCreationTimestamp())
 	encoded, err := json.Marshal(o)
 	if err != nil {
 		return err
@@ -239,6 +259,9 @@ func writeFields(w io.Writer, lines []line) error {
 	for _, l := range lines {
 		text := strings.Repeat("  ", l.level) + l.label
 		if l.value != "" {
+			// A value of several lines stands under its first one; escape characters are shown, not obeyed.
+			indent := "\n" + strings.Repeat(" ", 2*l.level+widths[l.level]+2)
+			l.value = strings.ReplaceAll(strings.ReplaceAll(l.value, "\n", indent), "\x1b", "^[")
 			text += strings.Repeat(" ", widths[l.level]-len(l.label)+2) + l.value
 		}
 		if _, err := fmt.Fprintln(w, text); err != nil {
@@ -261,7 +284,7 @@ func writeTable(w io.Writer, lines []line) error {
 	for _, l := range lines {
 		text := strings.Repeat("  ", l.level)
 		for i, cell := range l.table {
-			text += cell
+			text += strings.ReplaceAll(cell, "\x1b", "^[")
 			if i < len(l.table)-1 {
 				text += strings.Repeat(" ", widths[i]-len(cell)+2)
 			}

@@ -14,7 +14,10 @@ import (
 
 func (d *document) pod(p *corev1.Pod) {
 	d.fieldf("Priority", "%d", value(p.Spec.Priority))
-	d.field("Service Account", p.Spec.ServiceAccountName)
+	if p.Spec.PriorityClassName != "" {
+		d.field("Priority Class Name", p.Spec.PriorityClassName)
+	}
+	d.field("Service Account", orNone(p.Spec.ServiceAccountName))
 	node := orNone(p.Spec.NodeName)
 	if p.Status.HostIP != "" {
 		node += "/" + p.Status.HostIP
@@ -71,11 +74,11 @@ func (d *document) containers(label string, containers []corev1.Container, statu
 }
 
 func (d *document) container(c corev1.Container, s *corev1.ContainerStatus) {
-	if s != nil {
+	if s != nil && s.ContainerID != "" {
 		d.field("Container ID", s.ContainerID)
 	}
 	d.field("Image", c.Image)
-	if s != nil {
+	if s != nil && s.ImageID != "" {
 		d.field("Image ID", s.ImageID)
 	}
 	var ports []string
@@ -128,7 +131,7 @@ func (d *document) state(label string, s corev1.ContainerState) {
 	case s.Running != nil:
 		d.field(label, "Running")
 		d.level++
-		d.field("Started", s.Running.StartedAt.Format(time.RFC1123Z))
+		d.time("Started", s.Running.StartedAt)
 		d.level--
 	case s.Terminated != nil:
 		d.field(label, "Terminated")
@@ -138,8 +141,8 @@ func (d *document) state(label string, s corev1.ContainerState) {
 			d.field("Message", s.Terminated.Message)
 		}
 		d.fieldf("Exit Code", "%d", s.Terminated.ExitCode)
-		d.field("Started", s.Terminated.StartedAt.Format(time.RFC1123Z))
-		d.field("Finished", s.Terminated.FinishedAt.Format(time.RFC1123Z))
+		d.time("Started", s.Terminated.StartedAt)
+		d.time("Finished", s.Terminated.FinishedAt)
 		d.level--
 	case s.Waiting != nil:
 		d.field(label, "Waiting")

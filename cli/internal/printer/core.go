@@ -2,6 +2,7 @@ package printer
 
 import (
 	"fmt"
+	"net"
 	"sort"
 	"strconv"
 	"strings"
@@ -180,12 +181,14 @@ func endpointsTable() table {
 		cells: func(o structs.Object, _ time.Time) []string {
 			var list []string
 			for _, subset := range o.(*corev1.Endpoints).Subsets {
-				for _, address := range subset.Addresses {
-					if len(subset.Ports) == 0 {
+				if len(subset.Ports) == 0 {
+					for _, address := range subset.Addresses {
 						list = append(list, address.IP)
 					}
-					for _, port := range subset.Ports {
-						list = append(list, fmt.Sprintf("%s:%d", address.IP, port.Port))
+				}
+				for _, port := range subset.Ports {
+					for _, address := range subset.Addresses {
+						list = append(list, net.JoinHostPort(address.IP, strconv.Itoa(int(port.Port))))
 					}
 				}
 			}

@@ -157,10 +157,12 @@ func (r *Rows) Begun() bool { return r.begun }
 // Begin says that something was written, by another way than Write.
 func (r *Rows) Begin() { r.begun = true }
 
-// Write writes rows.
+// Write writes rows. It changes the slice of rows, not the rows.
 func (r *Rows) Write(rows [][]string) error {
 	r.begun = true
-	for _, row := range rows {
+	for n, row := range rows {
+		row = oneLine(row)
+		rows[n] = row
 		for i, cell := range row {
 			if i == len(r.widths) {
 				r.widths = append(r.widths, columnWidth)
@@ -181,6 +183,18 @@ func (r *Rows) Write(rows [][]string) error {
 		}
 	}
 	return nil
+}
+
+// oneLine cuts cells at their first line's end, and shows the escape character: what containers say must not steer the terminal.
+func oneLine(row []string) []string {
+	clean := make([]string, len(row))
+	for i, cell := range row {
+		if at := strings.IndexAny(cell, "\n\r\f"); at >= 0 {
+			cell = cell[:at] + "..."
+		}
+		clean[i] = strings.ReplaceAll(cell, "\x1b", "^[")
+	}
+	return clean
 }
 
 // tableOf returns how a kind is shown; kinds without columns of their own have NAME and AGE.

@@ -175,8 +175,10 @@ func endpointSliceTable() table {
 				switch {
 				case p.Port != nil:
 					ports = append(ports, strconv.Itoa(int(*p.Port)))
-				case p.Name != nil:
+				case p.Name != nil && *p.Name != "":
 					ports = append(ports, *p.Name)
+				default:
+					ports = append(ports, "*")
 				}
 			}
 			for _, e := range s.Endpoints {

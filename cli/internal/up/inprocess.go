@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"strings"
 
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
@@ -43,18 +44,11 @@ type inProcess struct {
 }
 
 func newInProcess(ctx context.Context, c *cluster, addresses []string, inside string) (*inProcess, error) {
-	var listeners []net.Listener
-	for _, address := range addresses {
-		l, err := transport.Listen(ctx, address, c.logger)
-		if err != nil {
-			for _, open := range listeners {
-				open.Close()
-			}
-			return nil, err
-		}
-		listeners = append(listeners, l)
+	network, err := transport.Listen(ctx, strings.Join(addresses, ","), c.logger)
+	if err != nil {
+		return nil, err
 	}
-	return &inProcess{c: c, memory: transport.NewMemory(), network: transport.Several(listeners[0], listeners[1:]...), inside: inside}, nil
+	return &inProcess{c: c, memory: transport.NewMemory(), network: network, inside: inside}, nil
 }
 
 func (p *inProcess) clients() []string {

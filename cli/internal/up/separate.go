@@ -63,7 +63,7 @@ func newSeparate(c *cluster) (*separateServices, error) {
 		args := append(s.tls("apiserver"),
 			"--listen", strings.Join(listen, ","), "--advertise-address", netip.AddrPortFrom(s.gateway, own.Port()).String(),
 			"--store", s.local(storePort), "--scheduler", s.local(schedulerPort), "--controller-manager", s.local(controllerManagerPort),
-			"--key-file", c.keyFile(),
+			"--encryption-key-file", c.keyFile(),
 			"--session-grace", c.config.NodeGrace.String(), "--toleration-seconds", fmt.Sprint(c.config.evictSeconds()))
 		return service{name, "dhow-apiserver", args}
 	}
@@ -91,7 +91,11 @@ func reachable(a netip.AddrPort) netip.AddrPort {
 
 func (s *separateServices) tls(name string) []string {
 	files := pki.FilesIn(s.c.dir.pki(), name)
-	return []string{"--tls-cacert", files.Authority, "--tls-cert", files.Certificate, "--tls-key", files.Key, "--log-level", s.c.config.LogLevel}
+	args := []string{"--tls-cacert", files.Authority, "--tls-cert", files.Certificate, "--tls-key", files.Key, "--log-level", s.c.config.LogLevel}
+	if s.c.config.OTLP != "" {
+		args = append(args, "--otlp-endpoint", s.c.config.OTLP)
+	}
+	return args
 }
 
 func (s *separateServices) clients() []string { return []string{s.firstLocal(), s.secondLocal()} }
