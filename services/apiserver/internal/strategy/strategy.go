@@ -12,6 +12,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"dhow.dev/pkg/resource"
+	"dhow.dev/services/apiserver/internal/fieldtable"
 )
 
 // Strategy is the rules of one kind. Objects are pointers to the kind's struct of k8s.io/api. Methods must be safe for concurrent use, must
@@ -68,11 +69,38 @@ func New(cfg Config) *Set {
 	special := kinds(cfg)
 	for _, res := range resource.All() {
 		gk := res.GroupVersionKind().GroupKind()
-		if s.byKind[gk] = special[gk]; s.byKind[gk] == nil {
-			s.byKind[gk] = Generic{}
+		kind := special[gk]
+		if kind == nil {
+			kind = Generic{}
 		}
+		s.byKind[gk] = warn(kind, fieldtable.NewWarner(res))
 	}
 	return s
+}
+
+// warned adds to a kind's warnings those of the table of fields.
+type warned struct {
+	Strategy
+	warner *fieldtable.Warner
+}
+
+// warnedAdmitter is a warned strategy with an admission of its own.
+type warnedAdmitter struct {
+	warned
+	Admitter
+}
+
+func warn(s Strategy, warner *fieldtable.Warner) Strategy {
+	w := warned{Strategy: s, warner: warner}
+	if a, ok := s.(Admitter); ok {
+		return warnedAdmitter{warned: w, Admitter: a}
+	}
+	return w
+}
+
+// Warnings names what is set and has no effect yet.
+func (w warned) Warnings(obj, old runtime.Object) []string {
+	return append(w.warner.Warnings(obj), w.Strategy.Warnings(obj, old)...)
 }
 
 // For returns the rules of a kind of the resource table.

@@ -1,0 +1,259 @@
+package fieldtable
+
+// fields are JSON names, divided by blanks. Behind a name may stand what has to be true for the verdict to hold:
+//
+//	name=value            the field has the value
+//	name!=value           the field has another value
+//	name;other!=value     the field is set, and its neighbour has another value
+//
+// A name with dots reaches into the messages below, and goes before what they say.
+type fields string
+
+// message says what becomes of the fields of one message. Every field is in exactly one of the lists.
+type message struct {
+	// accepted fields do what Kubernetes says. What is below them has rows of its own.
+	accepted fields
+	// whole fields are accepted with all that is below them.
+	whole fields
+	// notEnforced fields are stored and have no effect yet, with all that is below them.
+	notEnforced fields
+	// rejected fields may not be set here; Kubernetes' message says why.
+	rejected map[string]string
+	// notes are for the reader of the documentation: what is missing, or what differs.
+	notes map[string]string
+}
+
+const tokens = "pods get no tokens of service accounts yet"
+
+// table has the fields of the kinds that Dhow acts on. A field that is in no list fails the tests.
+var table = map[string]message{
+	"core.v1.Pod": {accepted: "metadata spec", whole: "status"},
+	"core.v1.PodTemplateSpec": {
+		accepted: "metadata spec",
+		rejected: map[string]string{"spec.ephemeralContainers": "ephemeral containers not allowed in pod template"},
+	},
+	"core.v1.PodSpec": {
+		accepted: `volumes initContainers containers restartPolicy terminationGracePeriodSeconds activeDeadlineSeconds dnsPolicy nodeName hostNetwork hostPID
+			hostIPC shareProcessNamespace securityContext imagePullSecrets hostname subdomain affinity schedulerName tolerations hostAliases priorityClassName
+			priority dnsConfig readinessGates runtimeClassName enableServiceLinks topologySpreadConstraints setHostnameAsFQDN schedulingGates resources
+			hostnameOverride serviceAccount nodeSelector overhead os`,
+		notEnforced: `serviceAccountName!=default automountServiceAccountToken!=false preemptionPolicy!=PreemptLowerPriority hostUsers!=true
+			resourceClaims schedulingGroup containers.restartPolicy`,
+		rejected: map[string]string{
+			"ephemeralContainers": "cannot be set on create", "resources.claims": "claims may not be set for Resources at pod-level",
+			"containers.readinessProbe.terminationGracePeriodSeconds":     "must not be set for readinessProbes",
+			"initContainers.readinessProbe.terminationGracePeriodSeconds": "must not be set for readinessProbes",
+		},
+		notes: map[string]string{
+			"serviceAccountName": tokens, "automountServiceAccountToken": tokens, "serviceAccount": "older name of serviceAccountName, kept equal to it",
+			"preemptionPolicy": "no pod preempts another yet", "priority": "orders the queue of the scheduler", "hostUsers": "pods run in the user namespace of the node",
+			"resourceClaims": "devices are not allocated", "schedulingGroup": "pods are placed one by one",
+			"runtimeClassName": "is the name of the runtime's handler", "containers.restartPolicy": "ordinary containers follow the pod's policy",
+		},
+	},
+	"core.v1.PodOS": {notEnforced: "name!=linux", notes: map[string]string{"name": "nodes run Linux"}},
+	"core.v1.Affinity": {
+		accepted: "nodeAffinity", notEnforced: "podAffinity podAntiAffinity",
+		notes: map[string]string{"podAffinity": "the scheduler does not look at other pods yet", "podAntiAffinity": "the scheduler does not look at other pods yet"},
+	},
+	"core.v1.NodeAffinity":              {accepted: "requiredDuringSchedulingIgnoredDuringExecution preferredDuringSchedulingIgnoredDuringExecution"},
+	"core.v1.NodeSelector":              {accepted: "nodeSelectorTerms"},
+	"core.v1.NodeSelectorTerm":          {accepted: "matchExpressions matchFields"},
+	"core.v1.NodeSelectorRequirement":   {accepted: "key operator values"},
+	"core.v1.PreferredSchedulingTerm":   {accepted: "weight preference"},
+	"core.v1.Toleration":                {accepted: "key operator value effect tolerationSeconds"},
+	"core.v1.HostAlias":                 {accepted: "ip hostnames"},
+	"core.v1.PodDNSConfig":              {accepted: "nameservers searches options"},
+	"core.v1.PodDNSConfigOption":        {accepted: "name value"},
+	"core.v1.PodReadinessGate":          {accepted: "conditionType"},
+	"core.v1.PodSchedulingGate":         {accepted: "name"},
+	"core.v1.LocalObjectReference":      {accepted: "name"},
+	"core.v1.TopologySpreadConstraint":  {accepted: "maxSkew topologyKey whenUnsatisfiable labelSelector minDomains nodeAffinityPolicy nodeTaintsPolicy matchLabelKeys"},
+	"meta.v1.LabelSelector":             {accepted: "matchLabels matchExpressions"},
+	"meta.v1.LabelSelectorRequirement":  {accepted: "key operator values"},
+	"core.v1.ResourceRequirements":      {accepted: "limits requests", notEnforced: "claims", notes: map[string]string{"claims": "devices are not allocated"}},
+	"core.v1.ObjectFieldSelector":       {accepted: "apiVersion fieldPath"},
+	"core.v1.ResourceFieldSelector":     {accepted: "containerName resource divisor"},
+	"core.v1.ObjectReference":           {accepted: "kind namespace name uid apiVersion resourceVersion fieldPath"},
+	"core.v1.TypedLocalObjectReference": {accepted: "apiGroup kind name"},
+
+	"core.v1.Container": {
+		accepted: `name image command args workingDir ports envFrom env resources volumeMounts livenessProbe readinessProbe startupProbe lifecycle
+			terminationMessagePath terminationMessagePolicy imagePullPolicy securityContext stdin stdinOnce tty`,
+		notEnforced: "restartPolicy!=Always restartPolicyRules resizePolicy volumeDevices",
+		notes: map[string]string{
+			"restartPolicy": "of init containers, Always makes a sidecar", "restartPolicyRules": "containers restart by the pod's policy", "resizePolicy": "pods are not resized",
+			"volumeDevices": "there are no block volumes: the pod does not start",
+		},
+	},
+	"core.v1.ContainerPort":        {accepted: "name hostPort containerPort protocol hostIP"},
+	"core.v1.EnvFromSource":        {accepted: "prefix configMapRef secretRef"},
+	"core.v1.ConfigMapEnvSource":   {accepted: "localObjectReference optional"},
+	"core.v1.SecretEnvSource":      {accepted: "localObjectReference optional"},
+	"core.v1.EnvVar":               {accepted: "name value valueFrom"},
+	"core.v1.EnvVarSource":         {accepted: "fieldRef resourceFieldRef configMapKeyRef secretKeyRef", notEnforced: "fileKeyRef"},
+	"core.v1.ConfigMapKeySelector": {accepted: "localObjectReference key optional"},
+	"core.v1.SecretKeySelector":    {accepted: "localObjectReference key optional"},
+	"core.v1.Probe":                {accepted: "handler initialDelaySeconds timeoutSeconds periodSeconds successThreshold failureThreshold terminationGracePeriodSeconds"},
+	"core.v1.ProbeHandler":         {accepted: "exec httpGet tcpSocket grpc"},
+	"core.v1.ExecAction":           {accepted: "command"},
+	"core.v1.HTTPGetAction":        {accepted: "path port host scheme httpHeaders"},
+	"core.v1.HTTPHeader":           {accepted: "name value"},
+	"core.v1.TCPSocketAction":      {accepted: "port host"},
+	"core.v1.GRPCAction":           {accepted: "port service"},
+	"core.v1.SleepAction":          {accepted: "seconds"},
+	"core.v1.Lifecycle":            {accepted: "postStart preStop stopSignal"},
+	"core.v1.LifecycleHandler":     {accepted: "exec httpGet sleep", notEnforced: "tcpSocket", notes: map[string]string{"tcpSocket": "Kubernetes takes it for compatibility alone"}},
+	"core.v1.VolumeMount":          {accepted: "name readOnly mountPath subPath mountPropagation subPathExpr", notEnforced: "recursiveReadOnly!=Disabled"},
+	"core.v1.SELinuxOptions":       {accepted: "user role type level"},
+	"core.v1.SeccompProfile":       {accepted: "type localhostProfile"},
+	"core.v1.AppArmorProfile":      {accepted: "type localhostProfile"},
+	"core.v1.Capabilities":         {accepted: "add drop"},
+	"core.v1.Sysctl":               {accepted: "name value"},
+	"core.v1.SecurityContext": {
+		accepted: `capabilities privileged seLinuxOptions runAsUser runAsGroup runAsNonRoot readOnlyRootFilesystem allowPrivilegeEscalation procMount seccompProfile
+			appArmorProfile`,
+		notEnforced: "windowsOptions",
+		notes:       map[string]string{"windowsOptions": "nodes run Linux"},
+	},
+	"core.v1.PodSecurityContext": {
+		accepted:    "seLinuxOptions runAsUser runAsGroup runAsNonRoot supplementalGroups supplementalGroupsPolicy fsGroup sysctls seccompProfile appArmorProfile",
+		notEnforced: "windowsOptions fsGroupChangePolicy!=Always seLinuxChangePolicy",
+		notes:       map[string]string{"windowsOptions": "nodes run Linux"},
+	},
+
+	"core.v1.Volume": {accepted: "name volumeSource"},
+	"core.v1.VolumeSource": {
+		accepted: "hostPath emptyDir secret configMap downwardAPI projected",
+		notEnforced: `gcePersistentDisk awsElasticBlockStore gitRepo nfs iscsi glusterfs persistentVolumeClaim rbd flexVolume cinder cephfs flocker fc azureFile vsphereVolume
+			quobyte azureDisk photonPersistentDisk portworxVolume scaleIO storageos csi ephemeral image`,
+		notes: map[string]string{
+			"persistentVolumeClaim": "the pod does not start: nodes have no persistent volumes yet", "csi": "the pod does not start: nodes have no CSI drivers yet",
+			"ephemeral": "the pod does not start: nodes have no persistent volumes yet", "nfs": "the pod does not start", "image": "the pod does not start",
+		},
+	},
+	"core.v1.HostPathVolumeSource":    {accepted: "path type"},
+	"core.v1.EmptyDirVolumeSource":    {notEnforced: "sizeLimit;medium!=Memory medium!=Memory", notes: map[string]string{"sizeLimit": "bounds memory; pods are not evicted for what they store on disk", "medium": "Memory is; there are no huge pages"}},
+	"core.v1.SecretVolumeSource":      {accepted: "secretName items defaultMode optional"},
+	"core.v1.ConfigMapVolumeSource":   {accepted: "localObjectReference items defaultMode optional"},
+	"core.v1.KeyToPath":               {accepted: "key path mode"},
+	"core.v1.DownwardAPIVolumeSource": {accepted: "items defaultMode"},
+	"core.v1.DownwardAPIVolumeFile":   {accepted: "path fieldRef resourceFieldRef mode"},
+	"core.v1.ProjectedVolumeSource":   {accepted: "sources defaultMode"},
+	"core.v1.VolumeProjection": {
+		accepted: "secret configMap downwardAPI", notEnforced: "serviceAccountToken clusterTrustBundle podCertificate",
+		notes: map[string]string{"serviceAccountToken": tokens + ": the pod does not start"},
+	},
+	"core.v1.SecretProjection":      {accepted: "localObjectReference items optional"},
+	"core.v1.ConfigMapProjection":   {accepted: "localObjectReference items optional"},
+	"core.v1.DownwardAPIProjection": {accepted: "items"},
+
+	"apps.v1.Deployment": {accepted: "metadata spec", whole: "status"},
+	"apps.v1.DeploymentSpec": {
+		accepted: "replicas selector template strategy minReadySeconds revisionHistoryLimit paused progressDeadlineSeconds",
+		rejected: map[string]string{"template.spec.activeDeadlineSeconds": "activeDeadlineSeconds in ReplicaSet is not Supported"},
+	},
+	"apps.v1.DeploymentStrategy":      {accepted: "type rollingUpdate"},
+	"apps.v1.RollingUpdateDeployment": {accepted: "maxUnavailable maxSurge"},
+	"apps.v1.ReplicaSet":              {accepted: "metadata spec", whole: "status"},
+	"apps.v1.ReplicaSetSpec": {
+		accepted: "replicas minReadySeconds selector template",
+		rejected: map[string]string{"template.spec.activeDeadlineSeconds": "activeDeadlineSeconds in ReplicaSet is not Supported"},
+	},
+
+	"core.v1.Service": {accepted: "metadata spec", whole: "status"},
+	"core.v1.ServiceSpec": {
+		accepted: `ports selector clusterIP clusterIPs externalIPs sessionAffinity externalName externalTrafficPolicy publishNotReadyAddresses sessionAffinityConfig
+			ipFamilies ipFamilyPolicy allocateLoadBalancerNodePorts internalTrafficPolicy trafficDistribution loadBalancerSourceRanges`,
+		notEnforced: "type=LoadBalancer loadBalancerIP loadBalancerClass healthCheckNodePort",
+		notes: map[string]string{
+			"type": "nothing provisions load balancers yet; node ports are allocated and an address in the status is served", "ipFamilyPolicy": "clusters have one family",
+			"healthCheckNodePort": "the port is allocated, nothing answers on it",
+		},
+	},
+	"core.v1.ServicePort":           {accepted: "name protocol appProtocol port targetPort nodePort"},
+	"core.v1.SessionAffinityConfig": {accepted: "clientIP"},
+	"core.v1.ClientIPConfig":        {accepted: "timeoutSeconds"},
+
+	"core.v1.Endpoints":       {accepted: "metadata subsets"},
+	"core.v1.EndpointSubset":  {accepted: "addresses notReadyAddresses ports"},
+	"core.v1.EndpointAddress": {accepted: "ip hostname nodeName targetRef"},
+	"core.v1.EndpointPort":    {accepted: "name port protocol appProtocol"},
+
+	"discovery.v1.EndpointSlice":      {accepted: "metadata addressType endpoints ports"},
+	"discovery.v1.Endpoint":           {accepted: "addresses conditions hostname targetRef nodeName zone hints", notEnforced: "deprecatedTopology"},
+	"discovery.v1.EndpointConditions": {accepted: "ready serving terminating"},
+	"discovery.v1.EndpointHints":      {accepted: "forZones forNodes"},
+	"discovery.v1.ForZone":            {accepted: "name"},
+	"discovery.v1.ForNode":            {accepted: "name"},
+	"discovery.v1.EndpointPort":       {accepted: "name protocol port appProtocol"},
+
+	"core.v1.Namespace":     {accepted: "metadata spec", whole: "status"},
+	"core.v1.NamespaceSpec": {accepted: "finalizers"},
+
+	"core.v1.Node": {accepted: "metadata spec", whole: "status"},
+	"core.v1.NodeSpec": {
+		accepted: "podCIDR podCIDRs providerID unschedulable taints", notEnforced: "configSource externalID",
+		notes: map[string]string{"configSource": "Kubernetes does not use it any more", "externalID": "Kubernetes does not use it any more"},
+	},
+	"core.v1.Taint": {accepted: "key value effect timeAdded"},
+
+	"core.v1.ConfigMap": {accepted: "metadata immutable data binaryData"},
+	"core.v1.Secret":    {accepted: "metadata immutable data stringData type"},
+	"core.v1.ServiceAccount": {
+		accepted: "metadata imagePullSecrets", notEnforced: "secrets automountServiceAccountToken!=false",
+		notes: map[string]string{"secrets": tokens, "automountServiceAccountToken": tokens},
+	},
+
+	"core.v1.Event": {
+		accepted: `metadata involvedObject reason message source firstTimestamp lastTimestamp count type eventTime series action related reportingComponent
+			reportingInstance`,
+	},
+	"core.v1.EventSource": {accepted: "component host"},
+	"core.v1.EventSeries": {accepted: "count lastObservedTime"},
+	"events.v1.Event": {
+		accepted: "metadata eventTime series reportingController reportingInstance action reason regarding related note type",
+		rejected: map[string]string{
+			"deprecatedSource": "needs to be unset", "deprecatedFirstTimestamp": "needs to be unset", "deprecatedLastTimestamp": "needs to be unset",
+			"deprecatedCount": "needs to be unset",
+		},
+	},
+	"events.v1.EventSeries": {accepted: "count lastObservedTime"},
+
+	"coordination.v1.Lease": {accepted: "metadata spec"},
+	"coordination.v1.LeaseSpec": {
+		accepted: "holderIdentity leaseDurationSeconds acquireTime renewTime leaseTransitions", notEnforced: "strategy preferredHolder",
+		notes: map[string]string{"strategy": "nothing coordinates candidates", "preferredHolder": "nothing coordinates candidates"},
+	},
+	"scheduling.v1.PriorityClass": {
+		accepted: "metadata value globalDefault description", notEnforced: "preemptionPolicy!=PreemptLowerPriority",
+		notes: map[string]string{"preemptionPolicy": "no pod preempts another yet"},
+	},
+
+	// Kinds that are data in Kubernetes too.
+	"core.v1.PodTemplate":        {accepted: "metadata", whole: "template"},
+	"apps.v1.ControllerRevision": {accepted: "metadata data revision"},
+}
+
+// leaves are messages that are one value in JSON.
+var leaves = map[string]bool{
+	"meta.v1.Time": true, "meta.v1.MicroTime": true, "meta.v1.Quantity": true, "meta.v1.IntOrString": true, "meta.v1.RawExtension": true,
+	"meta.v1.FieldsV1": true, "meta.v1.ObjectMeta": true,
+}
+
+// storedOnly are the kinds that Dhow stores and serves and does not act on yet. All of their content but metadata and status is not enforced.
+var storedOnly = map[string]string{
+	"DaemonSet.apps": "no controller runs its pods", "StatefulSet.apps": "no controller runs its pods", "Job.batch": "no controller runs its pods",
+	"CronJob.batch": "no controller makes its jobs", "ReplicationController": "no controller runs its pods; use a Deployment",
+	"HorizontalPodAutoscaler.autoscaling": "nothing measures pods", "PodDisruptionBudget.policy": "evictions do not look at it",
+	"LimitRange": "admission does not look at it", "ResourceQuota": "admission does not look at it",
+	"PersistentVolume": "nothing binds it", "PersistentVolumeClaim": "nothing binds it",
+	"IPAddress.networking.k8s.io": "addresses are claimed in another way", "ServiceCIDR.networking.k8s.io": "the range of services is configured",
+	"Ingress.networking.k8s.io": "there is no ingress controller", "IngressClass.networking.k8s.io": "there is no ingress controller",
+	"NetworkPolicy.networking.k8s.io": "traffic is not filtered",
+	"CSIDriver.storage.k8s.io":        "nodes have no CSI drivers", "CSINode.storage.k8s.io": "nodes have no CSI drivers",
+	"CSIStorageCapacity.storage.k8s.io": "nodes have no CSI drivers", "StorageClass.storage.k8s.io": "nothing provisions volumes",
+	"VolumeAttachment.storage.k8s.io": "nodes have no CSI drivers", "VolumeAttributesClass.storage.k8s.io": "nothing provisions volumes",
+	"ClusterRole.rbac.authorization.k8s.io": "rights are those of fixed roles", "ClusterRoleBinding.rbac.authorization.k8s.io": "rights are those of fixed roles",
+	"Role.rbac.authorization.k8s.io": "rights are those of fixed roles", "RoleBinding.rbac.authorization.k8s.io": "rights are those of fixed roles",
+}
