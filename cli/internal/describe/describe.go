@@ -254,7 +254,9 @@ func (d *document) write(w io.Writer) error {
 func writeFields(w io.Writer, lines []line) error {
 	widths := map[int]int{}
 	for _, l := range lines {
-		widths[l.level] = max(widths[l.level], len(l.label))
+		if l.value != "" {
+			widths[l.level] = max(widths[l.level], len(l.label))
+		}
 	}
 	for _, l := range lines {
 		text := strings.Repeat("  ", l.level) + l.label
@@ -289,7 +291,7 @@ func writeTable(w io.Writer, lines []line) error {
 				text += strings.Repeat(" ", widths[i]-len(cell)+2)
 			}
 		}
-		if _, err := fmt.Fprintln(w, text); err != nil {
+		if _, err := fmt.Fprintln(w, strings.TrimRight(text, " ")); err != nil {
 			return err
 		}
 	}

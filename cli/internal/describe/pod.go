@@ -47,7 +47,7 @@ func (d *document) pod(p *corev1.Pod) {
 	}
 	d.conditions(rows)
 	d.volumes(p.Spec.Volumes)
-	d.field("QoS Class", string(p.Status.QOSClass))
+	d.field("QoS Class", orNone(string(p.Status.QOSClass)))
 	d.mapping("Node-Selectors", p.Spec.NodeSelector)
 	var tolerations []string
 	for _, t := range p.Spec.Tolerations {
