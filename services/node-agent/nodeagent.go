@@ -204,6 +204,7 @@ func Run(ctx context.Context, config Config) error {
 	// What the API server knows.
 	objects := informer.New(config.APIServer, logger)
 	pods := informer.Add[*corev1.Pod](objects, informer.Options[*corev1.Pod]{FieldSelector: "spec.nodeName=" + config.NodeName})
+	self := informer.Add[*corev1.Node](objects, informer.Options[*corev1.Node]{FieldSelector: "metadata.name=" + config.NodeName})
 	services := informer.Add[*corev1.Service](objects, informer.Options[*corev1.Service]{})
 
 	// Pods.
@@ -228,7 +229,7 @@ func Run(ctx context.Context, config Config) error {
 	}
 	volumes := volume.New(config.podsDir())
 	manager, err = pod.New(pod.Config{
-		NodeName: config.NodeName, NodeLabels: host.Labels(), HostIPs: addresses, Allocatable: host.Allocatable(), MemoryBytes: host.Memory(),
+		NodeName: config.NodeName, NodeLabels: labelsOf(self, config.NodeName), HostIPs: addresses, Allocatable: host.Allocatable(), MemoryBytes: host.Memory(),
 		Runtime: runtime, Images: image.New(runtime, config.ParallelPulls), Volumes: volumes, Cgroups: cgroups,
 		References: references, Services: services.List, Reporter: reporter, Events: events, State: saved, Listed: listed, DNS: resolver,
 		LogDir: config.logDir(), SeccompDir: filepath.Join(config.DataDir, "seccomp"), SeccompDefault: config.SeccompDefault,
@@ -290,6 +291,17 @@ func Run(ctx context.Context, config Config) error {
 		tasks = append(tasks, task{"container runtime", runtimeTask})
 	}
 	return runAll(ctx, append(tasks, network...))
+}
+
+// labelsOf returns what the API server has as the node's labels: users put labels on nodes that the agent knows nothing of.
+func labelsOf(nodes *informer.Store[*corev1.Node], name string) func() map[string]string {
+	return func() map[string]string {
+		node, ok := nodes.Get("", name)
+		if !ok {
+			return nil
+		}
+		return node.GetMetadata().GetLabels()
+	}
 }
 
 // networkTasks are the node's part of the cluster's network. listed frees the addresses of sandboxes that are not there any more.

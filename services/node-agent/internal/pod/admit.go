@@ -22,10 +22,14 @@ func (m *Manager) admit(p *corev1.Pod) *status.End {
 			others = append(others, other)
 		}
 	}
-	return Admit(m.NodeName, m.NodeLabels, m.Allocatable, others, p)
+	var labels map[string]string
+	if m.NodeLabels != nil {
+		labels = m.NodeLabels()
+	}
+	return Admit(m.NodeName, labels, m.Allocatable, others, p)
 }
 
-// Admit says whether a pod fits on a node beside others, and if not, why, in Kubernetes' words.
+// Admit says whether a pod fits on a node beside others, and if not, why, in Kubernetes' words. Without labels the node selector is not looked at.
 func Admit(node string, labels map[string]string, allocatable map[string]*metav1.Quantity, others []*corev1.Pod, p *corev1.Pod) *status.End {
 	for k, v := range p.GetSpec().GetNodeSelector() {
 		if have, ok := labels[k]; labels != nil && (!ok || have != v) {

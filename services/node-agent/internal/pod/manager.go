@@ -62,8 +62,9 @@ type State interface {
 
 // Config is what a Manager needs.
 type Config struct {
-	NodeName    string
-	NodeLabels  map[string]string
+	NodeName string
+	// NodeLabels returns the node's labels as the API server has them, others' among them; nil while they are not known. May be nil.
+	NodeLabels  func() map[string]string
 	HostIPs     []string
 	Allocatable map[string]*metav1.Quantity
 	// MemoryBytes is the machine's memory.
