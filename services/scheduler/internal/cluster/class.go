@@ -1,6 +1,8 @@
 package cluster
 
 import (
+	"slices"
+
 	corev1 "dhow.dev/gen/go/dhow/core/v1"
 	"dhow.dev/services/scheduler/internal/snapshot"
 )
@@ -28,9 +30,20 @@ func (c *Cluster) class(o *corev1.Pod) (*class, error) {
 		g.refs++
 	}
 	c.classes[key] = n
+	space := c.namespace(compiled.Namespace)
+	space.classes[n] = struct{}{}
+	if compiled.OwnerUID != "" {
+		if space.byOwner[compiled.OwnerUID] == nil {
+			space.byOwner[compiled.OwnerUID] = map[*class]struct{}{}
+		}
+		space.byOwner[compiled.OwnerUID][n] = struct{}{}
+	}
 	var links []int32
-	for _, g := range c.groups {
-		if c.snapshot.GroupSelects(g.id, compiled) {
+	if g := space.owners[compiled.OwnerUID]; g != nil {
+		links = append(links, g.id)
+	}
+	for g := range space.labels {
+		if g.selector.Selects(compiled) {
 			links = append(links, g.id)
 		}
 	}
@@ -41,38 +54,65 @@ func (c *Cluster) class(o *corev1.Pod) (*class, error) {
 // nextClass is the first id that was never given out: ids in use and free ones fill the range below.
 func (c *Cluster) nextClass() int32 { return int32(len(c.classes) + len(c.freeClass)) }
 
+func (c *Cluster) namespace(name string) *namespace {
+	space := c.namespaces[name]
+	if space == nil {
+		space = &namespace{
+			classes: map[*class]struct{}{}, byOwner: map[string]map[*class]struct{}{}, owners: map[string]*group{}, labels: map[*group]struct{}{},
+		}
+		c.namespaces[name] = space
+	}
+	return space
+}
+
+// selected returns the classes that a selector may select.
+func (n *namespace) selected(s *snapshot.Selector) map[*class]struct{} {
+	if s.OwnerUID != "" {
+		return n.byOwner[s.OwnerUID]
+	}
+	return n.classes
+}
+
 // release gives a reference back. The last one ends the class, and groups that no class asks for any more.
 func (c *Cluster) release(n *class) {
 	if n.refs--; n.refs > 0 {
 		return
 	}
+	space := c.namespace(n.Namespace)
 	delete(c.classes, n.key)
+	delete(space.classes, n)
+	if owned := space.byOwner[n.OwnerUID]; owned != nil {
+		delete(owned, n)
+		if len(owned) == 0 {
+			delete(space.byOwner, n.OwnerUID)
+		}
+	}
 	c.snapshot.Link(n.ID, nil)
 	c.freeClass = append(c.freeClass, n.ID)
 	for _, g := range n.groups {
-		if g.refs--; g.refs > 0 {
-			continue
+		if g.refs--; g.refs == 0 {
+			c.endGroup(space, g)
 		}
-		for _, other := range c.classes {
-			c.unlink(other, g.id)
-		}
-		c.snapshot.ClearGroup(g.id)
-		delete(c.groups, g.key)
-		c.freeGroup = append(c.freeGroup, g.id)
+	}
+	if len(space.classes) == 0 {
+		delete(c.namespaces, n.Namespace)
 	}
 }
 
-func (c *Cluster) unlink(n *class, group int32) {
-	if !c.snapshot.Counts(group, n.Class) {
-		return
-	}
-	var left []int32
-	for _, id := range c.snapshot.Links(n.ID) {
-		if id != group {
-			left = append(left, id)
+func (c *Cluster) endGroup(space *namespace, g *group) {
+	for other := range space.selected(&g.selector) {
+		if links := c.snapshot.Links(other.ID); slices.Contains(links, g.id) {
+			c.snapshot.Link(other.ID, slices.DeleteFunc(slices.Clone(links), func(id int32) bool { return id == g.id }))
 		}
 	}
-	c.snapshot.Link(n.ID, left)
+	if g.selector.OwnerUID != "" {
+		delete(space.owners, g.selector.OwnerUID)
+	} else {
+		delete(space.labels, g)
+	}
+	c.snapshot.ClearGroup(g.id)
+	delete(c.groups, g.key)
+	c.freeGroup = append(c.freeGroup, g.id)
 }
 
 // collector resolves for a class that is being compiled, and remembers the groups that it asks for.
@@ -85,19 +125,25 @@ type collector struct {
 func (r *collector) ResolveGroup(key string, selector snapshot.Selector) int32 {
 	g := r.Cluster.groups[key]
 	if g == nil {
-		g = &group{key: key}
+		g = &group{key: key, selector: selector}
 		if last := len(r.freeGroup) - 1; last >= 0 {
 			g.id, r.freeGroup = r.freeGroup[last], r.freeGroup[:last]
 		} else {
 			g.id = int32(r.snapshot.Groups())
 		}
 		r.Cluster.groups[key] = g
-		r.snapshot.SetGroup(g.id, key, selector)
-		for _, n := range r.classes {
+		r.snapshot.SetGroup(g.id, key)
+		space := r.namespace(selector.Namespace)
+		if selector.OwnerUID != "" {
+			space.owners[selector.OwnerUID] = g
+		} else {
+			space.labels[g] = struct{}{}
+		}
+		for n := range space.selected(&selector) {
 			if !selector.Selects(n.Class) {
 				continue
 			}
-			r.snapshot.Link(n.ID, append(append([]int32(nil), r.snapshot.Links(n.ID)...), g.id))
+			r.snapshot.Link(n.ID, append(slices.Clone(r.snapshot.Links(n.ID)), g.id))
 			for slot, pods := range n.perNode {
 				r.snapshot.CountTo(g.id, slot, pods)
 			}

@@ -27,8 +27,9 @@ type Cluster struct {
 	// byNode has the pods with a node name, whether the node is known or not.
 	byNode map[string]map[object.Key]*Pod
 
-	classes   map[string]*class
-	freeClass []int32
+	classes    map[string]*class
+	freeClass  []int32
+	namespaces map[string]*namespace
 
 	columns    map[string]int32
 	topologies map[string]int32
@@ -70,9 +71,20 @@ type class struct {
 }
 
 type group struct {
-	id   int32
-	key  string
-	refs int
+	id       int32
+	key      string
+	selector snapshot.Selector
+	refs     int
+}
+
+// namespace finds who may count whom: groups and classes only meet within it.
+type namespace struct {
+	classes map[*class]struct{}
+	// byOwner are the classes by their controller's UID.
+	byOwner map[string]map[*class]struct{}
+	// owners are the groups that select by controller, labels the others.
+	owners map[string]*group
+	labels map[*group]struct{}
 }
 
 // New returns an empty picture.
@@ -80,7 +92,7 @@ func New(services func(namespace string) []*corev1.Service) *Cluster {
 	c := &Cluster{
 		snapshot: snapshot.New(), services: services,
 		slots: map[string]int{}, pods: map[object.Key]*Pod{}, byNode: map[string]map[object.Key]*Pod{},
-		classes: map[string]*class{}, columns: map[string]int32{}, topologies: map[string]int32{}, groups: map[string]*group{},
+		classes: map[string]*class{}, namespaces: map[string]*namespace{}, columns: map[string]int32{}, topologies: map[string]int32{}, groups: map[string]*group{},
 	}
 	for i := range c.snapshot.Columns() {
 		c.columns[c.snapshot.Column(i)] = int32(i)

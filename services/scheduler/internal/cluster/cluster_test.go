@@ -127,7 +127,7 @@ func TestDeltasAgreeWithAFreshStart(t *testing.T) {
 		for _, name := range slices.Collect(maps.Keys(pods)) {
 			c.DeletePod(object.Key{Namespace: "default", Name: name})
 		}
-		if len(c.classes)+len(c.groups)+len(c.pods)+len(c.byNode) > 0 {
+		if len(c.classes)+len(c.groups)+len(c.pods)+len(c.byNode)+len(c.namespaces) > 0 {
 			t.Fatalf("without pods there are left: %d classes, %d groups, %d pods", len(c.classes), len(c.groups), len(c.pods))
 		}
 		for slot := range c.snapshot.Slots() {

@@ -18,6 +18,8 @@ type candidates struct {
 	// bucketOf and at say where a slot is: at is its place in the bucket's heap, or -1.
 	bucketOf, at []int32
 	points       []int64
+	// heaped says that the heaps are in order. They are put in order when the class is asked a second time: for a single pod to look at all is cheaper.
+	heaped bool
 	// cursor is how much of the journal was taken in.
 	cursor  int
 	failure *Failure
@@ -51,9 +53,6 @@ func (p *planner) newCandidates(class *snapshot.Class) *candidates {
 		c.at[slot] = int32(len(*b))
 		*b = append(*b, slot)
 	}
-	for i := range c.buckets {
-		c.heapify(&c.buckets[i])
-	}
 	return c
 }
 
@@ -73,7 +72,7 @@ func (c *candidates) best() int {
 		if len(c.buckets[i]) == 0 {
 			continue
 		}
-		slot := int(c.buckets[i][0])
+		slot := c.top(c.buckets[i])
 		if c.context.Spread.Violated(slot) != nil {
 			continue
 		}
@@ -85,8 +84,27 @@ func (c *candidates) best() int {
 	return best
 }
 
+// top returns the best of a bucket.
+func (c *candidates) top(h heap) int {
+	best := h[0]
+	if !c.heaped {
+		for _, slot := range h[1:] {
+			if c.less(slot, best) {
+				best = slot
+			}
+		}
+	}
+	return int(best)
+}
+
 // catchUp takes in the placements since the class was last asked.
 func (c *candidates) catchUp() {
+	if !c.heaped {
+		for i := range c.buckets {
+			c.heapify(&c.buckets[i])
+		}
+		c.heaped = true
+	}
 	journal := c.planner.journal
 	s := c.planner.snapshot
 	for _, p := range journal[c.cursor:] {

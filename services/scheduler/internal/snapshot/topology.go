@@ -60,9 +60,8 @@ func (s *Snapshot) Domains(topology int32) (domainOf []int32, domains int) {
 
 // group counts pods that one selector selects, on each node.
 type group struct {
-	key      string
-	selector Selector
-	perNode  cow[int32]
+	key     string
+	perNode cow[int32]
 }
 
 func (g *group) share() group {
@@ -93,8 +92,8 @@ func (s *Selector) Selects(c *Class) bool {
 }
 
 // SetGroup begins to count the pods of a selector, from zero, under the given id: the id of a group that was cleared, or the next one.
-func (s *Snapshot) SetGroup(id int32, key string, selector Selector) {
-	g := group{key: key, selector: selector, perNode: cow[int32]{items: make([]int32, s.Slots())}}
+func (s *Snapshot) SetGroup(id int32, key string) {
+	g := group{key: key, perNode: cow[int32]{items: make([]int32, s.Slots())}}
 	if int(id) == len(s.groups) {
 		s.groups = append(s.groups, g)
 		return
@@ -103,15 +102,10 @@ func (s *Snapshot) SetGroup(id int32, key string, selector Selector) {
 }
 
 // ClearGroup stops counting. No class may link to the group any more.
-func (s *Snapshot) ClearGroup(id int32) { s.SetGroup(id, "", Selector{Nothing: true}) }
+func (s *Snapshot) ClearGroup(id int32) { s.SetGroup(id, "") }
 
 // Groups returns the number of group ids given out.
 func (s *Snapshot) Groups() int { return len(s.groups) }
-
-// GroupSelects says whether a group is to count the pods of a class.
-func (s *Snapshot) GroupSelects(group int32, c *Class) bool {
-	return s.groups[group].selector.Selects(c)
-}
 
 // CountTo adds pods to one group.
 func (s *Snapshot) CountTo(group int32, slot int, pods int32) {
