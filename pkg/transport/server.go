@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"strings"
 	"time"
 
 	"dhow.dev/pkg/pki"
@@ -113,12 +114,23 @@ func Serve(ctx context.Context, server *grpc.Server, listener net.Listener) erro
 	return nil
 }
 
-// Listen opens a TCP listener, with an error that says what to do when the address cannot be had.
-func Listen(ctx context.Context, address string, logger *slog.Logger) (net.Listener, error) {
-	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", address)
-	if err != nil {
-		return nil, fmt.Errorf("listen on %s: %w: choose another address, or stop the process that has it (ss -ltnp)", address, err)
+// Listen opens a TCP listener on an address, or one that hears several, separated by commas. Its error says what to do when an address cannot be
+// had.
+func Listen(ctx context.Context, addresses string, logger *slog.Logger) (net.Listener, error) {
+	var listeners []net.Listener
+	for address := range strings.SplitSeq(addresses, ",") {
+		listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", address)
+		if err != nil {
+			for _, open := range listeners {
+				open.Close()
+			}
+			return nil, fmt.Errorf("listen on %s: %w: choose another address, or stop the process that has it (ss -ltnp)", address, err)
+		}
+		logger.InfoContext(ctx, "listening", logkey.Address(listener.Addr().String()))
+		listeners = append(listeners, listener)
 	}
-	logger.InfoContext(ctx, "listening", logkey.Address(listener.Addr().String()))
-	return listener, nil
+	if len(listeners) == 1 {
+		return listeners[0], nil
+	}
+	return Several(listeners[0], listeners[1:]...), nil
 }
