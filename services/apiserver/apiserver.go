@@ -68,6 +68,8 @@ type Config struct {
 	SessionGrace time.Duration
 	// HeartbeatInterval is how often node agents say that they are alive; 0: a quarter of the grace, at most 10 s.
 	HeartbeatInterval time.Duration
+	// ServerTTL is how long this API server may be cut off from the store before the grace of its nodes begins; 0: 10 s.
+	ServerTTL time.Duration
 	// TolerationSeconds is how long pods stay on a node that is not ready when they do not say it; 0: 300.
 	TolerationSeconds int64
 	// EventTTL is how long Events are kept after they were last seen; 0: one hour.
@@ -206,7 +208,7 @@ func run(ctx context.Context, config Config) error {
 	}
 	sessions, err := session.New(session.Config{
 		Store: store, Cache: objects, Registry: writes, Codec: structs, Address: config.AdvertiseAddress, PeerDial: config.PeerDial,
-		Grace: config.SessionGrace, HeartbeatInterval: config.HeartbeatInterval, Logger: logger,
+		Grace: config.SessionGrace, HeartbeatInterval: config.HeartbeatInterval, ServerTTL: config.ServerTTL, Logger: logger,
 	})
 	if err != nil {
 		return err

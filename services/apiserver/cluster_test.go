@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	storev1 "dhow.dev/gen/go/dhow/store/v1"
 	"dhow.dev/pkg/identity"
@@ -50,14 +52,14 @@ func (c *cluster) startStore() {
 	})
 }
 
-// stored returns what the store has under a prefix.
-func (c *cluster) stored(prefix string) map[string][]byte {
+// entries returns what the store has under a prefix.
+func (c *cluster) entries(prefix string) map[string]*storev1.Entry {
 	c.t.Helper()
 	stream, err := storev1.NewStoreClient(c.dial("store", identity.Identity{Name: identity.APIServer})).List(within(c.t), storev1.ListRequest_builder{Prefix: []byte(prefix)}.Build())
 	if err != nil {
 		c.t.Fatal(err)
 	}
-	values := map[string][]byte{}
+	values := map[string]*storev1.Entry{}
 	for {
 		chunk, err := stream.Recv()
 		if errors.Is(err, io.EOF) {
@@ -67,7 +69,7 @@ func (c *cluster) stored(prefix string) map[string][]byte {
 			c.t.Fatal(err)
 		}
 		for _, e := range chunk.GetEntries() {
-			values[string(e.GetKey())] = e.GetValue()
+			values[string(e.GetKey())] = e
 		}
 	}
 }
@@ -138,3 +140,6 @@ func within(t *testing.T) context.Context {
 	t.Cleanup(cancel)
 	return ctx
 }
+
+// unavailable says that a call may be made again.
+func unavailable(err error) bool { return status.Code(err) == codes.Unavailable }

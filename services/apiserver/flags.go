@@ -121,6 +121,7 @@ func parse(arguments []string, stderr io.Writer) (options, error) {
 		return nil
 	})
 	flags.DurationVar(&o.config.SessionGrace, "session-grace", 40*time.Second, "how long a node may be silent before it is not ready")
+	flags.DurationVar(&o.config.ServerTTL, "server-ttl", 10*time.Second, "how long this API server may be cut off from the store before the grace of its nodes begins")
 	flags.Int64Var(&o.config.TolerationSeconds, "toleration-seconds", 300, "how long pods stay on a node that is not ready when they do not say it")
 	flags.DurationVar(&o.config.EventTTL, "event-ttl", time.Hour, "how long Events are kept after they were last seen")
 	flags.StringVar(&o.files.Authority, "tls-cacert", "", "certificate of the cluster's authority")
@@ -146,6 +147,9 @@ func parse(arguments []string, stderr io.Writer) (options, error) {
 	}
 	if o.config.SessionGrace < 2*time.Second {
 		return options{}, fmt.Errorf("--session-grace %s: at least 2s, agents speak once a second at most", o.config.SessionGrace)
+	}
+	if o.config.ServerTTL < time.Second {
+		return options{}, fmt.Errorf("--server-ttl %s: at least one second", o.config.ServerTTL)
 	}
 	return o, nil
 }

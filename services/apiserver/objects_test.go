@@ -282,8 +282,8 @@ func TestSecretsAreSealed(t *testing.T) {
 	if _, err := client.For[*corev1.Secret](c.admin()).Create(within(t), secret, nil); err != nil {
 		t.Fatal(err)
 	}
-	for key, value := range c.stored("/registry/core/secrets/") {
-		if strings.Contains(string(value), "hunter2") {
+	for key, entry := range c.entries("/registry/core/secrets/") {
+		if strings.Contains(string(entry.GetValue()), "hunter2") {
 			t.Errorf("%s is stored in the clear", key)
 		}
 	}

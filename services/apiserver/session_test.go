@@ -19,6 +19,7 @@ import (
 	corev1 "dhow.dev/gen/go/dhow/core/v1"
 	metav1 "dhow.dev/gen/go/dhow/meta/v1"
 	nodev1 "dhow.dev/gen/go/dhow/node/v1"
+	storev1 "dhow.dev/gen/go/dhow/store/v1"
 	"dhow.dev/pkg/client"
 	"dhow.dev/pkg/identity"
 	"dhow.dev/services/apiserver"
@@ -237,6 +238,46 @@ func TestADeadServersNodesAreLost(t *testing.T) {
 	// Stopping takes back its record at once; a crash is the same once the lease has ended.
 	stop()
 	waitNode(t, c.admin(), "n1", "Unknown")
+}
+
+// TestAServerThatComesBackKeepsItsNodes: a lease that ended and was made anew within the grace loses no node.
+func TestAServerThatComesBackKeepsItsNodes(t *testing.T) {
+	const grace = 2 * time.Second
+	brief := func(c *apiserver.Config) { c.SessionGrace, c.ServerTTL = grace, time.Second }
+	c := newClusterWith(t, brief)
+	c.serve("apiserver-2", brief)
+	a := c.attach("apiserver", "n1", nil)
+	records := func() map[string]*storev1.Entry { return c.entries("/sessions/servers/") }
+	tick := time.NewTicker(grace / 20)
+	defer tick.Stop()
+	before := records()
+	for ; len(before) != 2; before = records() {
+		<-tick.C
+	}
+	store := storev1.NewStoreClient(c.dial("store", identity.Identity{Name: identity.APIServer}))
+	for _, e := range before {
+		if _, err := store.RevokeLease(within(t), storev1.RevokeLeaseRequest_builder{Lease: e.GetLease()}.Build()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for range 30 { // a grace and a half
+		<-tick.C
+		a.send(nodev1.AttachRequest_builder{Heartbeat: &nodev1.Heartbeat{}}.Build())
+	}
+	for key := range before {
+		if records()[key] == nil {
+			t.Errorf("%s has not come back", key)
+		}
+	}
+	n, err := client.For[*corev1.Node](c.admin()).Get(within(t), "", "n1")
+	if err != nil || readyOf(n).GetStatus() != "True" {
+		t.Errorf("the node: %v, %v", readyOf(n), err)
+	}
+	select {
+	case err := <-a.ended:
+		t.Errorf("the session ended: %v", err)
+	default:
+	}
 }
 
 // bound makes a pod on a node.

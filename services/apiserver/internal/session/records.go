@@ -99,26 +99,34 @@ func (m *Manager) announce(ctx context.Context) error {
 			return fmt.Errorf("announce this API server: %w", err)
 		}
 		progressed()
-		alive, err := m.config.Store.KeepLeaseAlive(ctx)
-		if err != nil {
-			return fmt.Errorf("keep the lease: %w", err)
-		}
 		tick := time.NewTicker(time.Duration(granted.GetTtlSeconds()) * time.Second / 3)
 		defer tick.Stop()
 		for {
-			if err := alive.Send(storev1.KeepLeaseAliveRequest_builder{Lease: lease}.Build()); err != nil && !errors.Is(err, io.EOF) {
-				return fmt.Errorf("keep the lease: %w", err)
-			}
-			if _, err := alive.Recv(); err != nil {
-				return fmt.Errorf("keep the lease: %w", err)
-			}
 			select {
 			case <-tick.C:
 			case <-ctx.Done():
 				return nil
 			}
+			if err := m.renew(ctx, lease); err != nil {
+				return fmt.Errorf("keep the lease: %w", err)
+			}
 		}
 	})
+}
+
+// renew renews the lease once. A stream per renewal leaves nothing open in between that a store which stops would have to wait for.
+func (m *Manager) renew(ctx context.Context, lease int64) error {
+	ctx, cancel := context.WithTimeout(ctx, m.config.ServerTTL)
+	defer cancel()
+	stream, err := m.config.Store.KeepLeaseAlive(ctx)
+	if err != nil {
+		return err
+	}
+	if err := stream.Send(storev1.KeepLeaseAliveRequest_builder{Lease: lease}.Build()); err != nil && !errors.Is(err, io.EOF) {
+		return err
+	}
+	_, err = stream.Recv()
+	return err
 }
 
 // follow keeps owners and servers as the store has them.
@@ -213,7 +221,8 @@ func (m *Manager) record(ctx context.Context, key string, value []byte, exists b
 	m.ownerRecord(node, o)
 }
 
-// serverRecord notes that an API server lives, or that it does not any more: then its nodes' grace begins.
+// serverRecord notes that an API server lives, or that it does not any more: then its nodes' grace begins. This server knows its own nodes better than its
+// record does, which is gone for a moment whenever its lease had to be made anew.
 func (m *Manager) serverRecord(id, address string, exists bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -221,14 +230,22 @@ func (m *Manager) serverRecord(id, address string, exists bool) {
 		m.servers[id] = address
 	} else {
 		delete(m.servers, id)
-		for node, o := range m.owners {
-			if o.Server == id && !o.Lost {
-				m.beginGrace(node, o.Epoch, m.config.Grace)
-			}
-		}
 	}
 	close(m.serversChanged)
 	m.serversChanged = make(chan struct{})
+	if id == m.id {
+		return
+	}
+	for node, o := range m.owners {
+		switch {
+		case o.Server != id:
+		case exists:
+			// It is back, and with it the one who counts for this node.
+			m.endGrace(node)
+		case !o.Lost:
+			m.beginGrace(node, o.Epoch, m.config.Grace)
+		}
+	}
 }
 
 // ownerRecord notes who serves a node. A session that another one has taken over, or that was given up while this API server was cut off, ends here.
