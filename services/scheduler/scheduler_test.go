@@ -274,6 +274,21 @@ func TestExplainNamesWhatIsMissing(t *testing.T) {
 	}
 }
 
+func TestOnlyAPIServersMayAsk(t *testing.T) {
+	w := newWorld(t)
+	w.schedule(nil)
+	request := &schedulerv1.ExplainRequest{}
+	request.SetNamespace("default")
+	request.SetName("any")
+	answers, err := schedulerv1.NewSchedulerClient(w.dial("scheduler", identity.Identity{Name: "system:node:n1", Groups: []string{identity.Nodes}})).Explain(w.ctx, request)
+	if err == nil {
+		_, err = answers.Recv()
+	}
+	if status.Code(err) != codes.PermissionDenied {
+		t.Errorf("a node asks: %v", err)
+	}
+}
+
 func TestOtherSchedulersPodsAreLeftAlone(t *testing.T) {
 	w := newWorld(t)
 	w.schedule(nil)

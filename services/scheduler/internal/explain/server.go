@@ -16,8 +16,11 @@ import (
 	"dhow.dev/services/scheduler/internal/loop"
 )
 
-// pause is the least time between two answers of one follower: in a busy cluster the picture changes with every pod.
-const pause = 250 * time.Millisecond
+// A follower gets an answer after pause at the earliest, and costs at most a share of one processor: in a busy cluster the picture changes with every pod.
+const (
+	pause = 250 * time.Millisecond
+	share = 10
+)
 
 // Pictures gives the scheduler's picture of a pod.
 type Pictures interface {
@@ -56,6 +59,7 @@ func (s *Server) Explain(request *schedulerv1.ExplainRequest, stream grpc.Server
 	key := object.Key{Namespace: request.GetNamespace(), Name: request.GetName()}
 	var last *schedulerv1.ExplainResponse
 	for {
+		began := time.Now()
 		v := s.config.Pictures.View(key)
 		if v.Pod == nil {
 			if last != nil {
@@ -73,14 +77,14 @@ func (s *Server) Explain(request *schedulerv1.ExplainRequest, stream grpc.Server
 		if !request.GetFollow() || answer.GetState() >= schedulerv1.PodState_POD_STATE_RUNNING {
 			return nil
 		}
-		if err := next(ctx, v.Changed); err != nil {
+		if err := next(ctx, max(pause, share*time.Since(began)), v.Changed); err != nil {
 			return err
 		}
 	}
 }
 
-// next waits for a change, and at least for the pause.
-func next(ctx context.Context, changed <-chan struct{}) error {
+// next waits for a change, and at least for a pause.
+func next(ctx context.Context, pause time.Duration, changed <-chan struct{}) error {
 	select {
 	case <-ctx.Done():
 		return ctx.Err()

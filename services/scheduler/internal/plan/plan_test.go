@@ -14,6 +14,7 @@ import (
 	"dhow.dev/services/scheduler/internal/filter"
 	"dhow.dev/services/scheduler/internal/fixture"
 	"dhow.dev/services/scheduler/internal/plan"
+	"dhow.dev/services/scheduler/internal/score"
 	"dhow.dev/services/scheduler/internal/snapshot"
 )
 
@@ -215,4 +216,43 @@ func TestMessageIsKubernetes(t *testing.T) {
 	if got, want := ask(), "0/3 nodes are available: 1 Insufficient cpu, 2 node(s) had untolerated taint {team: blue}."; got != want {
 		t.Errorf("%q, want %q", got, want)
 	}
+}
+
+// A pod goes where the scores say, as they are computed for all nodes at once.
+func TestBestNodeWins(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		c, pods, _ := draw(t)
+		s := c.Snapshot()
+		for _, p := range pods {
+			context := filter.NewContext(s, p.Class)
+			var feasible []int32
+			for slot := range s.Slots() {
+				rejected := s.Node(slot) == nil
+				if !rejected {
+					_, rejected = filter.First(filter.All(), context, slot, nil)
+				}
+				if !rejected {
+					feasible = append(feasible, int32(slot))
+				}
+			}
+			d := plan.Make(s, []plan.Pod{p}, 7)[0]
+			if (d.Slot < 0) != (len(feasible) == 0) {
+				t.Fatalf("pod %s: decision %v with %d nodes", p.Key, d, len(feasible))
+			}
+			if d.Slot < 0 {
+				continue
+			}
+			// Scores are relative to the nodes that all rules but spreading allow, so only their order among these is the plan's.
+			if len(p.Class.Hard) > 0 {
+				continue
+			}
+			ranking := score.New(s, p.Class, feasible)
+			chosen := ranking.Points(d.Slot)
+			for _, slot := range feasible {
+				if other := ranking.Points(int(slot)); other.Total() > chosen.Total() {
+					t.Fatalf("pod %s: %s has %v, %s would have %v", p.Key, d.Node, chosen, s.Node(int(slot)).Name, other)
+				}
+			}
+		}
+	})
 }
