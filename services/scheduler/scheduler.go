@@ -16,6 +16,8 @@ import (
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/health"
+	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 
 	corev1 "dhow.dev/gen/go/dhow/core/v1"
 	schedulerv1 "dhow.dev/gen/go/dhow/scheduler/v1"
@@ -94,12 +96,21 @@ func run(ctx context.Context, config Config) error {
 	})
 
 	tasks, running := errgroup.WithContext(ctx)
-	front := transport.NewServer(transport.ServerConfig{Credentials: config.Credentials, Logger: logger, Lifetime: running})
+	checks := health.NewServer()
+	checks.SetServingStatus("", healthpb.HealthCheckResponse_NOT_SERVING)
+	front := transport.NewServer(transport.ServerConfig{Credentials: config.Credentials, Logger: logger, Health: checks, Lifetime: running})
 	schedulerv1.RegisterSchedulerServer(front, explain.NewServer(explain.Config{Pictures: decisions, Synced: objects.WaitForSync, Seed: config.Seed}))
 	logger.LogAttrs(ctx, slog.LevelInfo, "scheduler serves", logkey.Address(config.Listener.Addr().String()))
 	tasks.Go(func() error { return transport.Serve(running, front, config.Listener) })
 	tasks.Go(func() error { return objects.Run(running) })
 	tasks.Go(func() error { return events.Run(running) })
+	tasks.Go(func() error {
+		// Healthy once it knows the cluster, whether it leads or not.
+		if objects.WaitForSync(running) == nil {
+			checks.SetServingStatus("", healthpb.HealthCheckResponse_SERVING)
+		}
+		return nil
+	})
 	tasks.Go(func() error {
 		if config.LeaderElect {
 			return elector.Run(running, decisions.Run)

@@ -63,6 +63,8 @@ type Queue struct {
 	timed byTime
 	// missed are the events since the last Pop: those that were being decided then did not see them.
 	missed filter.Event
+	// wanted is at least what parked pods wait for: most events concern none of them.
+	wanted filter.Event
 }
 
 // New returns an empty queue.
@@ -132,6 +134,7 @@ func (q *Queue) Park(i *Item, helps filter.Event, now time.Time) {
 	}
 	i.Attempts++
 	i.state, i.helps, i.until = parked, helps, now.Add(maxParked)
+	q.wanted |= helps
 	heap.Push(&q.timed, i)
 }
 
@@ -162,8 +165,16 @@ func (q *Queue) Help(events filter.Event, now time.Time) {
 		return
 	}
 	q.missed |= events
+	if q.wanted&events == 0 {
+		return
+	}
+	q.wanted = 0
 	for _, i := range q.timed {
-		if i.state == parked && i.helps&events != 0 {
+		switch {
+		case i.state != parked:
+		case i.helps&events == 0:
+			q.wanted |= i.helps
+		default:
 			failed := i.until.Add(-maxParked)
 			i.state, i.until = backingOff, failed.Add(delay(i.Attempts))
 		}
