@@ -2,7 +2,10 @@ package fieldtable
 
 import (
 	"reflect"
+	"strings"
 	"testing"
+
+	corev1 "k8s.io/api/core/v1"
 
 	"dhow.dev/pkg/resource"
 	"dhow.dev/services/apiserver/internal/codec"
@@ -33,7 +36,32 @@ func TestEveryFieldHasOneVerdict(t *testing.T) {
 				}
 				seen[f.Path] = true
 			}
-			t.Logf("%d fields", len(seen))
+		})
+	}
+}
+
+// A mistake in the table is told, whatever it is.
+func TestMistakes(t *testing.T) {
+	pods := resource.Lookup("", "pods")
+	for name, c := range map[string]struct {
+		change func(*message)
+		want   string
+	}{
+		"no verdict":   {func(m *message) { m.accepted = fields(strings.Replace(string(m.accepted), "hostNetwork", "", 1)) }, "core.v1.PodSpec.hostNetwork has no verdict"},
+		"two verdicts": {func(m *message) { m.notEnforced += " hostNetwork" }, "core.v1.PodSpec.hostNetwork has two verdicts"},
+		"no field":     {func(m *message) { m.accepted += " hostNetworks" }, "core.v1.PodSpec has no field hostNetworks"},
+		"no field far": {func(m *message) { m.accepted += " containers.images" }, "core.v1.PodSpec: containers.images does not exist"},
+		"stray note":   {func(m *message) { m.notes = map[string]string{"containerz": "?"} }, "a note on containerz"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			row := table["core.v1.PodSpec"]
+			defer func() { table["core.v1.PodSpec"] = row }()
+			changed := row
+			c.change(&changed)
+			table["core.v1.PodSpec"] = changed
+			if _, err := Of(pods, reflect.TypeFor[corev1.Pod]()); err == nil || !strings.Contains(err.Error(), c.want) {
+				t.Errorf("got %v, want %s", err, c.want)
+			}
 		})
 	}
 }
