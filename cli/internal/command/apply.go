@@ -36,6 +36,8 @@ type applyOptions struct {
 	dryRun         dryRun
 	forceConflicts bool
 	fieldManager   string
+	// forced are the objects, by source, whose conflicts are only with this command line's other commands.
+	forced map[string]bool
 }
 
 func newApply(s *session) *cobra.Command {
@@ -44,10 +46,14 @@ func newApply(s *session) *cobra.Command {
 		Use:   "apply -f FILE|DIR|-",
 		Short: "Make the cluster's objects what the manifests say",
 		Long: `Make the cluster's objects what the manifests say (server-side apply): the fields that the manifests set are owned by this command's field
-manager, all others are left alone. Everything is validated before anything is written.`,
+manager, all others are left alone. What was changed by hand with dhow itself (scale, rollout undo) gives way to the manifest; fields that others own
+are a conflict. Everything is validated before anything is written.`,
 		Example: "  dhow apply -f examples/guestbook/manifests\n  dhow apply --atomic -f shop.yaml",
 		Args:    cobra.NoArgs,
-		RunE:    func(c *cobra.Command, _ []string) error { return s.apply(c.Context(), o) },
+		RunE: func(c *cobra.Command, _ []string) error {
+			o.forced = map[string]bool{}
+			return s.apply(c.Context(), o)
+		},
 	}
 	flags := c.Flags()
 	flags.StringArrayVarP(&o.files, "filename", "f", nil, "a file, a folder, or - for standard input; may be repeated")
@@ -74,7 +80,7 @@ func (s *session) apply(ctx context.Context, o applyOptions) error {
 		return err
 	}
 	// One dry commit validates all objects as they would be together: a namespace and what is in it.
-	results, err := s.commit(ctx, objects, o, true)
+	results, err := s.validate(ctx, objects, o)
 	if err != nil {
 		return s.allErrors(ctx, objects, o, err)
 	}
@@ -101,24 +107,24 @@ func (s *session) apply(ctx context.Context, o applyOptions) error {
 		if err := proto.Unmarshal(r.GetObject(), after); err != nil {
 			return err
 		}
-		fmt.Fprintf(s.Out, "%s %s%s\n", objects[i], changeWord(before[i], after, bool(o.dryRun)), suffix)
+		fmt.Fprintf(s.Out, "%s %s%s\n", objects[i], changeWord(before[i], after), suffix)
 	}
 	return nil
 }
 
-// changeWord says what an apply did, from the object before (nil: none) and after.
-func changeWord(before, after object.Object, dryRun bool) string {
+// changeWord says what an apply did, from the object before (nil: none) and after. Who owns the fields is no change of the object.
+func changeWord(before, after object.Object) string {
 	switch {
 	case before == nil:
 		return "created"
-	case dryRun && sameButVersion(before, after), !dryRun && object.Revision(before) == object.Revision(after):
+	case sameButVersion(before, after):
 		return "unchanged"
 	default:
 		return "configured"
 	}
 }
 
-// sameButVersion compares what a dry run would have stored with what is stored.
+// sameButVersion compares two states of an object, which may be one that a dry run would have stored.
 func sameButVersion(a, b object.Object) bool {
 	a, b = proto.Clone(a).(object.Object), proto.Clone(b).(object.Object)
 	for _, o := range []object.Object{a, b} {
@@ -146,8 +152,39 @@ func (s *session) versions(ctx context.Context, objects []manifest.Object) ([]ob
 func (o applyOptions) patch(m manifest.Object, dryRun bool) *metav1.PatchRequest {
 	return metav1.PatchRequest_builder{
 		Namespace: m.Namespace, Name: m.Name, Type: metav1.PatchType_PATCH_TYPE_APPLY, Patch: m.JSON,
-		Options: metav1.WriteOptions_builder{FieldManager: o.fieldManager, Force: o.forceConflicts, DryRun: dryRun}.Build(),
+		Options: metav1.WriteOptions_builder{FieldManager: o.fieldManager, Force: o.forceConflicts || o.forced[m.Source], DryRun: dryRun}.Build(),
 	}.Build()
+}
+
+// validate is a dry commit. It marks the objects that may be forced.
+func (s *session) validate(ctx context.Context, objects []manifest.Object, o applyOptions) ([]*clusterv1.CommitResponse_Result, error) {
+	for {
+		results, err := s.commit(ctx, objects, o, true)
+		i, _ := placeError(err, objects)
+		if i < 0 || o.forced[objects[i].Source] || !ownConflict(err) {
+			return results, err
+		}
+		o.forced[objects[i].Source] = true
+	}
+}
+
+var conflictingManager = regexp.MustCompile(`^conflict with "([^"]+)"`)
+
+// ownConflict says whether an error is a conflict with nobody but this command line's other commands: one user's two ways to change an object. Kubernetes'
+// apply without managed fields lets the manifest win there, and so does this one.
+func ownConflict(err error) bool {
+	var api apierrors.APIStatus
+	if !errors.As(err, &api) || api.Status().Reason != kmetav1.StatusReasonConflict || api.Status().Details == nil {
+		return false
+	}
+	causes := api.Status().Details.Causes
+	for _, cause := range causes {
+		manager := conflictingManager.FindStringSubmatch(cause.Message)
+		if cause.Type != kmetav1.CauseTypeFieldManagerConflict || manager == nil || !slices.Contains([]string{editManager, rolloutManager}, manager[1]) {
+			return false
+		}
+	}
+	return len(causes) > 0
 }
 
 func (s *session) commit(ctx context.Context, objects []manifest.Object, o applyOptions, dryRun bool) ([]*clusterv1.CommitResponse_Result, error) {
@@ -229,7 +266,7 @@ func (s *session) allErrors(ctx context.Context, objects []manifest.Object, o ap
 		}
 		objects = slices.Delete(slices.Clone(objects), i, i+1)
 		if len(objects) > 0 {
-			_, err = s.commit(ctx, objects, o, true)
+			_, err = s.validate(ctx, objects, o)
 		}
 	}
 	return nothingWritten(texts)
@@ -265,7 +302,7 @@ func (s *session) applyEach(ctx context.Context, objects []manifest.Object, befo
 			fmt.Fprintf(s.Err, "%s: %s\n", m.Source, describeError(err))
 			continue
 		}
-		fmt.Fprintf(s.Out, "%s %s\n", m, changeWord(before[i], after, false))
+		fmt.Fprintf(s.Out, "%s %s\n", m, changeWord(before[i], after))
 	}
 	if failed > 0 {
 		return fmt.Errorf("%d of %d objects were not applied", failed, len(objects))

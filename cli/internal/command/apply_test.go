@@ -187,6 +187,50 @@ func TestApplyConflict(t *testing.T) {
 	equal(t, c.applied(red, "--force-conflicts"), "configmap/settings configured\n")
 }
 
+// TestApplyAfterChangesByHand applies over what scale has written: one user's other commands are no conflict, others are.
+func TestApplyAfterChangesByHand(t *testing.T) {
+	c := newCluster(t)
+	const manifest = deployment
+	c.applied(strings.Replace(manifest, "web:v1", "web:v0", 1))
+	c.ok("scale", "deployment/web", "--replicas=5")
+	for _, args := range [][]string{{"--dry-run"}, {}} {
+		if r := c.apply(manifest, args...); r.code != 0 || !strings.HasPrefix(r.out, "deployment.apps/web configured") {
+			t.Errorf("%v: %+v", args, r)
+		}
+	}
+	if got := c.ok("get", "deploy/web", "-o", "yaml"); !strings.Contains(got, "replicas: 2\n") || !strings.Contains(got, "image: web:v1\n") {
+		t.Errorf("the manifest has not won:\n%s", got)
+	}
+	c.ok("scale", "deployment/web", "--replicas=5")
+	equal(t, c.applied(manifest, "--atomic"), "deployment.apps/web configured\n")
+	c.replicaSet("old", "1", "web:v0")
+	c.replicaSet("new", "2", "web:v1")
+	c.ok("rollout", "undo", "deployment/web")
+	equal(t, c.applied(manifest), "deployment.apps/web configured\n")
+	// A third party's field in the same object.
+	c.applied(strings.Replace(manifest, "replicas: 2", "replicas: 7", 1), "--field-manager=autoscaler", "--force-conflicts")
+	if r := c.apply(manifest); r.code != 1 || !strings.Contains(r.err, `conflict with "autoscaler"`) {
+		t.Errorf("%+v", r)
+	}
+}
+
+// TestApplyGuestbook applies the example's manifests twice.
+func TestApplyGuestbook(t *testing.T) {
+	c := newCluster(t)
+	const manifests = "../../../examples/guestbook/manifests"
+	first := c.dhow("apply", "-f", manifests)
+	if first.code != 0 || strings.Count(first.out, "created\n") != strings.Count(first.out, "\n") || !strings.HasPrefix(first.out, "namespace/guestbook created\n") {
+		t.Errorf("%+v", first)
+	}
+	again := c.dhow("apply", "-f", manifests)
+	if again.code != 0 || strings.Count(again.out, "unchanged\n") != strings.Count(again.out, "\n") {
+		t.Errorf("%+v", again)
+	}
+	if r := c.dhow("delete", "-f", manifests, "--wait=false"); r.code != 0 {
+		t.Errorf("%+v", r)
+	}
+}
+
 func TestApplyShowsWarnings(t *testing.T) {
 	c := newCluster(t)
 	pod := "apiVersion: v1\nkind: Pod\nmetadata: {name: a}\nspec:\n  containers:\n  - {name: a, image: a}\n  nodeSelector: {a: b}\n  serviceAccount: default\n  ephemeralContainers: []\n  hostAliases:\n  - {ip: 1.2.3.4, hostnames: [a]}\n"

@@ -23,8 +23,13 @@ type Streams struct {
 	Out, Err io.Writer
 }
 
-// fieldManager owns the fields that dhow writes.
-const fieldManager = "dhow"
+// Field managers: who owns the fields that dhow writes, by way of writing.
+const (
+	fieldManager   = "dhow"
+	editManager    = fieldManager + "-edit"
+	rolloutManager = fieldManager + "-rollout"
+	runManager     = fieldManager + "-run"
+)
 
 // exitInterrupted is the exit code of a command that SIGINT has ended, as shells give it.
 const exitInterrupted = 130
@@ -60,7 +65,8 @@ type session struct {
 	configFile string
 	namespace  string
 
-	conn grpc.ClientConnInterface
+	conn  grpc.ClientConnInterface
+	close func()
 	// explicit says that the namespace was given on the command line.
 	explicit bool
 }
@@ -97,7 +103,7 @@ func New(streams Streams, extra ...*cobra.Command) *cobra.Command {
 	return root
 }
 
-// connectFirst makes a command, and those below it, open the connection before they run.
+// connectFirst makes a command, and those below it, open the connection before they run, and run in a trace.
 func connectFirst(s *session, c *cobra.Command) {
 	for _, below := range c.Commands() {
 		connectFirst(s, below)
@@ -110,10 +116,16 @@ func connectFirst(s *session, c *cobra.Command) {
 		if err := s.open(c); err != nil {
 			return err
 		}
-		err := run(c, args)
-		if c.Context().Err() != nil {
-			return exitError(exitInterrupted) // who pressed Ctrl-C knows why
+		defer s.close()
+		ctx, done, err := s.traced(c.Context(), c.CommandPath())
+		if err != nil {
+			return err
 		}
+		c.SetContext(ctx)
+		if err = run(c, args); ctx.Err() != nil {
+			err = exitError(exitInterrupted) // who pressed Ctrl-C knows why
+		}
+		done(err)
 		return err
 	}
 }
@@ -134,8 +146,7 @@ func (s *session) open(c *cobra.Command) error {
 	if err != nil {
 		return fmt.Errorf("%s: %w", connect.File(s.configFile), err)
 	}
-	context.AfterFunc(c.Context(), func() { conn.Close() })
-	s.conn = conn
+	s.conn, s.close = conn, func() { conn.Close() }
 	return nil
 }
 

@@ -115,11 +115,8 @@ func (s *session) delete(ctx context.Context, args []string, o deleteOptions) er
 		deleted, uids = append(deleted, l), append(uids, last.GetMetadata().GetUid())
 	}
 	if o.wait {
-		if o.timeout > 0 {
-			var cancel context.CancelFunc
-			ctx, cancel = context.WithTimeout(ctx, o.timeout)
-			defer cancel()
-		}
+		ctx, cancel := withTimeout(ctx, o.timeout)
+		defer cancel()
 		for i, l := range deleted {
 			if err := s.waitGone(ctx, l, uids[i]); err != nil {
 				errs = append(errs, err)

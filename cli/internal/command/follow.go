@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -13,6 +14,21 @@ import (
 	"dhow.dev/pkg/object"
 	"dhow.dev/pkg/resource"
 )
+
+var errTimedOut = errors.New("timed out")
+
+// withTimeout ends the context after a while; 0: never. The API server is not told when: it would end the call a little earlier, in its own words.
+func withTimeout(ctx context.Context, timeout time.Duration) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	if timeout <= 0 {
+		return ctx, func() { cancel(nil) }
+	}
+	timer := time.AfterFunc(timeout, func() { cancel(errTimedOut) })
+	return ctx, func() {
+		timer.Stop()
+		cancel(nil)
+	}
+}
 
 // batches passes the batches of a watch on until each says that it is done. A watch that breaks is taken up where it was, with the next API server if
 // this one is gone; when that is too long ago, restart is called and the state comes again.
@@ -84,7 +100,7 @@ func (s *session) follow(ctx context.Context, l located, done func(object.Object
 		}
 		return false, nil
 	})
-	if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+	if errors.Is(context.Cause(ctx), errTimedOut) {
 		return fmt.Errorf("timed out waiting for the condition on %s/%s", l.resource, l.name)
 	}
 	return err

@@ -65,11 +65,8 @@ func newRolloutStatus(s *session) *cobra.Command {
 }
 
 func (s *session) rolloutStatus(ctx context.Context, t target, timeout time.Duration, watch bool) error {
-	if timeout > 0 {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, timeout)
-		defer cancel()
-	}
+	ctx, cancel := withTimeout(ctx, timeout)
+	defer cancel()
 	last := ""
 	return s.follow(ctx, located{t, s.namespace}, func(o object.Object) (bool, error) {
 		if o == nil && last != "" {
@@ -182,7 +179,7 @@ func (s *session) rolloutUndo(ctx context.Context, t target, to int64) error {
 	}
 	_, err = deployments.Patch(ctx, metav1.PatchRequest_builder{
 		Namespace: s.namespace, Name: t.name, Type: metav1.PatchType_PATCH_TYPE_JSON, Patch: patch,
-		Options: metav1.WriteOptions_builder{FieldManager: fieldManager + "-rollout"}.Build(),
+		Options: metav1.WriteOptions_builder{FieldManager: rolloutManager}.Build(),
 	}.Build())
 	if err != nil {
 		return err

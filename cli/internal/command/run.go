@@ -42,7 +42,7 @@ func newRun(s *session) *cobra.Command {
 			}
 			template := podTemplate(args[0], container)
 			header, warn := s.warn()
-			options := metav1.WriteOptions_builder{FieldManager: fieldManager + "-run", DryRun: bool(o.dryRun)}.Build()
+			options := metav1.WriteOptions_builder{FieldManager: runManager, DryRun: bool(o.dryRun)}.Build()
 			suffix := ""
 			if o.dryRun {
 				suffix = dryRunSuffix

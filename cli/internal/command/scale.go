@@ -25,7 +25,7 @@ func (s *session) mergePatch(ctx context.Context, t target, patch any) (object.O
 	defer warn()
 	return client.Dynamic(s.conn, t.resource).Patch(ctx, metav1.PatchRequest_builder{
 		Namespace: s.namespaceOf(t.resource), Name: t.name, Type: metav1.PatchType_PATCH_TYPE_MERGE, Patch: encoded,
-		Options: metav1.WriteOptions_builder{FieldManager: fieldManager + "-edit"}.Build(),
+		Options: metav1.WriteOptions_builder{FieldManager: editManager}.Build(),
 	}.Build(), header)
 }
 

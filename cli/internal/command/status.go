@@ -107,6 +107,7 @@ func newVersion(s *session) *cobra.Command {
 			if err := s.open(c); err != nil {
 				return err
 			}
+			defer s.close()
 			status, err := clusterv1.NewClusterClient(s.conn).Status(c.Context(), &clusterv1.StatusRequest{})
 			if err != nil {
 				return apistatus.FromGRPC(err)

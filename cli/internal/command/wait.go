@@ -189,11 +189,8 @@ func (s *session) wait(ctx context.Context, args []string, labels string, all bo
 		timeout = 7 * 24 * time.Hour
 	}
 	var errs []error
-	if timeout > 0 {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, timeout)
-		defer cancel()
-	}
+	ctx, cancel := withTimeout(ctx, timeout)
+	defer cancel()
 	for _, l := range list {
 		if err := s.waitOne(ctx, l, timeout == 0, c); err != nil {
 			errs = append(errs, err)
