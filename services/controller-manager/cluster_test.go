@@ -337,9 +337,9 @@ func (k *kubelet) run(ctx context.Context) error {
 			node := p.GetSpec().GetNodeName()
 			switch {
 			case node == "":
-				if !object.IsDeleted(p) && len(k.nodes) > 0 {
+				if n := k.choose(); n != "" && !object.IsDeleted(p) {
 					bindings = append(bindings, corev1.PodBindRequest_Binding_builder{
-						Namespace: m.GetNamespace(), Name: m.GetName(), Uid: m.GetUid(), NodeName: k.choose(),
+						Namespace: m.GetNamespace(), Name: m.GetName(), Uid: m.GetUid(), NodeName: n,
 					}.Build())
 				}
 			case k.isDown(node):
@@ -362,14 +362,15 @@ func (k *kubelet) run(ctx context.Context) error {
 	}
 }
 
-// choose returns the next node that is up, in turn.
+// choose returns the next node that is up, in turn, or "" when none is.
 func (k *kubelet) choose() string {
-	for {
+	for range k.nodes {
 		n := k.nodes[int(k.next.Add(1))%len(k.nodes)]
 		if !k.isDown(n) {
 			return n
 		}
 	}
+	return ""
 }
 
 // started says that the pod runs, and that it is ready if it behaves.

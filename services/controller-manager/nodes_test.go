@@ -158,7 +158,9 @@ func TestNothingIsEvictedRightAfterTheStart(t *testing.T) {
 	c := newControlPlane(t)
 	k := c.startKubelet(nil, "n1", "n2")
 	create(c, corev1.Pod_builder{Metadata: meta("web"), Spec: template("web", "image:1").GetSpec()}.Build())
-	eventuallyOne(c, "default", "web", "bound", func(p *corev1.Pod) bool { return p.GetSpec().GetNodeName() != "" && p.GetStatus().GetPhase() == "Running" })
+	eventuallyOne(c, "default", "web", "bound", func(p *corev1.Pod) bool {
+		return p.GetSpec().GetNodeName() != "" && p.GetStatus().GetPhase() == "Running"
+	})
 	node := get[*corev1.Pod](c, "default", "web").GetSpec().GetNodeName()
 	k.mu.Lock()
 	k.down[node] = true

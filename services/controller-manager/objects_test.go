@@ -88,7 +88,9 @@ func TestEndpointsFollowPods(t *testing.T) {
 	remove[*corev1.Service](c, "default", "web", nil)
 	gone[*corev1.Endpoints](c, "default", "web")
 	eventually(c, "default", "no slice", func(all []*discoveryv1.EndpointSlice) bool {
-		return !slices.ContainsFunc(all, func(s *discoveryv1.EndpointSlice) bool { return s.GetMetadata().GetLabels()["kubernetes.io/service-name"] == "web" })
+		return !slices.ContainsFunc(all, func(s *discoveryv1.EndpointSlice) bool {
+			return s.GetMetadata().GetLabels()["kubernetes.io/service-name"] == "web"
+		})
 	})
 }
 
