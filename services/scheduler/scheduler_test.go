@@ -37,7 +37,7 @@ const patience = time.Minute
 
 // world is a control plane in this process: a store in memory, an API server and a scheduler.
 type world struct {
-	t      *testing.T
+	t      testing.TB
 	ctx    context.Context
 	memory *transport.Memory
 	pods   *client.Client[*corev1.Pod]
@@ -45,7 +45,7 @@ type world struct {
 	admin  *grpc.ClientConn
 }
 
-func newWorld(t *testing.T) *world {
+func newWorld(t testing.TB) *world {
 	t.Helper()
 	w := &world{t: t, memory: transport.NewMemory()}
 	var cancel context.CancelFunc
