@@ -22,16 +22,16 @@ func newMetrics(meter metric.Meter, c *Cache) (*metrics, error) {
 	}
 	m := &metrics{}
 	var errs [4]error
-	m.events, errs[0] = meter.Int64Counter("dhow_cache_events_total", metric.WithDescription("Changes received from the store."))
-	m.unreadable, errs[1] = meter.Int64Counter("dhow_cache_unreadable_total", metric.WithDescription("Stored objects that could not be decrypted or scanned."))
-	m.watchers, errs[2] = meter.Int64UpDownCounter("dhow_cache_watchers", metric.WithDescription("Running watches."))
-	m.expired, errs[3] = meter.Int64Counter("dhow_cache_watches_expired_total", metric.WithDescription("Watches ended because the log no longer had what they needed."))
+	m.events, errs[0] = meter.Int64Counter("dhow.apiserver.cache.events", metric.WithDescription("Changes received from the store."))
+	m.unreadable, errs[1] = meter.Int64Counter("dhow.apiserver.cache.unreadable", metric.WithDescription("Stored objects that could not be decrypted or scanned."))
+	m.watchers, errs[2] = meter.Int64UpDownCounter("dhow.apiserver.watchers", metric.WithDescription("Running watches."))
+	m.expired, errs[3] = meter.Int64Counter("dhow.apiserver.watches.expired", metric.WithDescription("Watches ended because the log no longer had what they needed."))
 	for _, err := range errs {
 		if err != nil {
 			return nil, err
 		}
 	}
-	_, err := meter.Int64ObservableGauge("dhow_cache_log_bytes", metric.WithDescription("Memory that the event log keeps alive."),
+	_, err := meter.Int64ObservableGauge("dhow.apiserver.cache.log.size", metric.WithDescription("Memory that the event log keeps alive."),
 		metric.WithInt64Callback(func(_ context.Context, o metric.Int64Observer) error {
 			c.mu.RLock()
 			defer c.mu.RUnlock()

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"math/rand/v2"
 	"time"
 
@@ -51,7 +52,12 @@ func (c *Cache) Run(ctx context.Context) error {
 			c.config.Logger.WarnContext(ctx, "store history lost, reading the whole state again", logkey.Err(err))
 			filled = false
 		} else {
-			c.config.Logger.WarnContext(ctx, "connection to the store lost, connecting again", logkey.Err(err), logkey.Delay(backoff))
+			// Once loudly: the connection's own attempts go on behind these.
+			level := slog.LevelDebug
+			if backoff == minBackoff {
+				level = slog.LevelWarn
+			}
+			c.config.Logger.LogAttrs(ctx, level, "no connection to the store, connecting again", logkey.Err(err), logkey.Delay(backoff))
 		}
 		select {
 		case <-ctx.Done():

@@ -98,6 +98,8 @@ func (m *Manager) Attach(stream grpc.BidiStreamingServer[nodev1.AttachRequest, n
 	if err != nil {
 		return err
 	}
+	m.attachedNow.Add(ctx, 1)
+	defer m.attachedNow.Add(context.WithoutCancel(ctx), -1)
 	defer m.leave(s)
 	if err := s.send(answer); err != nil {
 		return err

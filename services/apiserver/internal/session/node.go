@@ -264,6 +264,7 @@ func (m *Manager) lose(ctx context.Context, node string, epoch int64) {
 		})
 		switch {
 		case err == nil:
+			m.lost.Add(ctx, 1)
 			m.config.Logger.WarnContext(ctx, "node lost: no session within its grace", logkey.Node(node))
 			// Who lost it may not be who last heard of it; it was a grace ago at the latest.
 			if err := m.writeLease(m.lifetime, node, now.Add(-m.config.Grace)); err != nil {

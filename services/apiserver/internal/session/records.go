@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"math/rand/v2"
 	"strings"
 	"time"
@@ -67,7 +68,11 @@ func (m *Manager) forever(ctx context.Context, what string, f func(ctx context.C
 		if ctx.Err() != nil {
 			return nil
 		}
-		m.config.Logger.WarnContext(ctx, "session records not reachable, trying again", logkey.Component(what), logkey.Err(err), logkey.Delay(backoff))
+		level := slog.LevelDebug
+		if backoff == minBackoff {
+			level = slog.LevelWarn
+		}
+		m.config.Logger.LogAttrs(ctx, level, "session records not reachable, trying again", logkey.Component(what), logkey.Err(err), logkey.Delay(backoff))
 		select {
 		case <-ctx.Done():
 			return nil

@@ -10,18 +10,21 @@ package session
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"slices"
 	"sync"
 	"time"
 
 	"github.com/google/uuid"
+	"go.opentelemetry.io/otel/metric"
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
 	nodev1 "dhow.dev/gen/go/dhow/node/v1"
 	storev1 "dhow.dev/gen/go/dhow/store/v1"
+	"dhow.dev/pkg/telemetry"
 	"dhow.dev/services/apiserver/internal/cache"
 	"dhow.dev/services/apiserver/internal/codec"
 	"dhow.dev/services/apiserver/internal/registry"
@@ -51,6 +54,9 @@ type Manager struct {
 	config Config
 	// id names this process among the API servers.
 	id string
+	// attachedNow and lost count sessions and lost nodes.
+	attachedNow metric.Int64UpDownCounter
+	lost        metric.Int64Counter
 	// lifetime ends with Run: what goes on after a session has ended (its grace) ends with it. Set before the first use by Run.
 	lifetime context.Context
 	started  chan struct{}
@@ -85,8 +91,17 @@ func New(config Config) (*Manager, error) {
 	if config.ServerTTL == 0 {
 		config.ServerTTL = 10 * time.Second
 	}
+	meter := telemetry.Meter(scope)
+	attachedNow, err := meter.Int64UpDownCounter("dhow.apiserver.sessions", metric.WithDescription("Nodes attached here."))
+	if err != nil {
+		return nil, fmt.Errorf("session: %w", err)
+	}
+	lost, err := meter.Int64Counter("dhow.apiserver.nodes.lost", metric.WithDescription("Nodes that this API server marked as lost."))
+	if err != nil {
+		return nil, fmt.Errorf("session: %w", err)
+	}
 	return &Manager{
-		config: config, id: uuid.NewString(), started: make(chan struct{}),
+		config: config, id: uuid.NewString(), attachedNow: attachedNow, lost: lost, started: make(chan struct{}),
 		sessions: map[string]*attached{}, owners: map[string]owner{}, servers: map[string]string{}, serversChanged: make(chan struct{}),
 		graces: map[string]grace{}, tunnels: map[string]*tunnel{}, peers: map[string]*grpc.ClientConn{},
 	}, nil
