@@ -52,6 +52,9 @@ const (
 	statusInterval   = 10 * time.Second
 )
 
+// runtimeMoment is how long registering waits for the runtime's first answer.
+const runtimeMoment = 3 * time.Second
+
 // cgroupMount is where Linux has cgroups.
 const cgroupMount = "/sys/fs/cgroup"
 
@@ -259,7 +262,7 @@ func Run(ctx context.Context, config Config) error {
 
 	// The session.
 	requests := &server{pods: manager, runtime: runtime}
-	health := &nodeHealth{machine: host, runtime: runtime}
+	health := &nodeHealth{machine: host, runtime: runtime, answered: make(chan struct{})}
 	connection := session.New(session.Config{
 		Conn: config.APIServer, Instance: rand.Text(), Node: health.node, Attached: func(*corev1.Node) {}, Serve: requests.serve, Logger: logger,
 	})
@@ -271,7 +274,10 @@ func Run(ctx context.Context, config Config) error {
 		{"state", saved.Run},
 		{"statuses", reporter.Run},
 		{"events", events.Run},
-		{"session", connection.Run},
+		{"session", func(ctx context.Context) error {
+			health.awaitRuntime(ctx)
+			return connection.Run(ctx)
+		}},
 		{"node status", health.run},
 		{"pods", func(ctx context.Context) error { return after(ctx, runtimeReady, manager.Run) }},
 		{"logs", (&logs.Rotator{Running: manager.Running, Reopen: runtime.ReopenLog, Logger: logger}).Run},
@@ -379,8 +385,22 @@ type nodeHealth struct {
 	runtime cri.Runtime
 	changed func(*corev1.NodeStatus)
 
+	// answered is closed when the runtime first says that it is ready.
+	answered chan struct{}
+	once     sync.Once
+
 	mu     sync.Mutex
 	status *corev1.NodeStatus
+}
+
+// awaitRuntime waits a moment for a runtime that runs already: an agent that was only restarted then comes back with a ready node, instead of
+// one that says it is not ready and has its pods evicted. A runtime that takes longer does not keep the node from registering.
+func (h *nodeHealth) awaitRuntime(ctx context.Context) {
+	select {
+	case <-h.answered:
+	case <-time.After(runtimeMoment):
+	case <-ctx.Done():
+	}
 }
 
 // node returns the Node to register.
@@ -422,6 +442,9 @@ func (h *nodeHealth) look(ctx context.Context) bool {
 	same := h.status != nil && proto.Equal(h.status, now)
 	h.status = now
 	h.mu.Unlock()
+	if err == nil && rt.RuntimeReady {
+		h.once.Do(func() { close(h.answered) })
+	}
 	if !same {
 		h.changed(now)
 	}
