@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -99,6 +100,21 @@ func New(streams Streams, extra ...*cobra.Command) *cobra.Command {
 	root.AddCommand(clusterCommands...)
 	root.AddCommand(newVersion(s))
 	root.AddCommand(extra...)
+	for _, g := range []struct {
+		id, title string
+		commands  []string
+	}{
+		{"cluster", "A cluster:", []string{"up", "down", "status", "version"}},
+		{"change", "Change what runs:", []string{"apply", "run", "scale", "rollout", "delete", "cordon", "uncordon"}},
+		{"look", "Look at what runs:", []string{"get", "describe", "logs", "exec", "wait", "why"}},
+	} {
+		root.AddGroup(&cobra.Group{ID: g.id, Title: g.title})
+		for _, c := range root.Commands() {
+			if slices.Contains(g.commands, c.Name()) {
+				c.GroupID = g.id
+			}
+		}
+	}
 	addCompletions(s, root)
 	return root
 }
