@@ -154,11 +154,9 @@ func changePod(v loop.View, n verdict, filters []filter.Filter) *change {
 		c.pod.removeGates(c)
 	}
 	for _, rejection := range n.rejections {
+		// A rule without a case has no answer in the pod. To tolerate a cordon is seldom what anybody wants: uncordoning is offered for the node.
 		ok := false
 		switch filters[rejection.Filter].Name {
-		case "NodeUnschedulable":
-			// To tolerate a cordon is seldom what anybody wants; uncordoning is offered for the node.
-			ok = false
 		case "TaintToleration":
 			ok = c.pod.tolerate(c, v.Class, node)
 		case "NodeAffinity":

@@ -4,10 +4,11 @@ import (
 	"slices"
 	"strconv"
 
+	"google.golang.org/protobuf/proto"
+
 	corev1 "dhow.dev/gen/go/dhow/core/v1"
 	metav1 "dhow.dev/gen/go/dhow/meta/v1"
 	"dhow.dev/pkg/object"
-	"google.golang.org/protobuf/proto"
 )
 
 // ClassKey returns what names a pod's class: pods with equal keys compile to equal classes. It must mention everything that Compile reads. The
