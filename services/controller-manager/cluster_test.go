@@ -27,18 +27,18 @@ import (
 )
 
 // patience bounds waits for conditions; nothing measures it.
-const patience = 30 * time.Second
+const patience = 60 * time.Second
 
 // cluster is a store in memory, an API server, the controllers, and nodes that only pretend to run pods, in this process.
 type cluster struct {
-	t      *testing.T
+	t      testing.TB
 	ctx    context.Context
 	memory *transport.Memory
 	conn   *grpc.ClientConn
 }
 
 // newCluster starts a cluster; change may adapt the controllers' configuration.
-func newCluster(t *testing.T, change func(*controllermanager.Config)) *cluster {
+func newCluster(t testing.TB, change func(*controllermanager.Config)) *cluster {
 	t.Helper()
 	c := newControlPlane(t)
 	c.startControllers(change)
@@ -46,7 +46,7 @@ func newCluster(t *testing.T, change func(*controllermanager.Config)) *cluster {
 }
 
 // newControlPlane starts a cluster without controllers.
-func newControlPlane(t *testing.T) *cluster {
+func newControlPlane(t testing.TB) *cluster {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	t.Cleanup(cancel)
