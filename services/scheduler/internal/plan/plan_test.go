@@ -6,6 +6,7 @@ import (
 	"reflect"
 	"testing"
 
+	"google.golang.org/protobuf/proto"
 	"pgregory.net/rapid"
 
 	corev1 "dhow.dev/gen/go/dhow/core/v1"
@@ -133,6 +134,153 @@ func TestPlanIsValidAndComplete(t *testing.T) {
 			}
 		}
 	})
+}
+
+// crowd draws a cluster with room, and many pods of few classes.
+func crowd(t *rapid.T) (*cluster.Cluster, []plan.Pod) {
+	c := cluster.New(noServices)
+	for i := range rapid.IntRange(2, 8).Draw(t, "nodes") {
+		o := fixture.RandomNode(t, fmt.Sprintf("n%d", i))
+		if rapid.IntRange(0, 3).Draw(t, "roomy") > 0 {
+			roomy := fixture.Node(fmt.Sprintf(`{"status":{"allocatable":{"cpu":"%d","memory":"16Gi","pods":"20"}}}`, rapid.IntRange(2, 16).Draw(t, "cores")))
+			o.SetStatus(roomy.GetStatus())
+			o.SetSpec(&corev1.NodeSpec{})
+		}
+		c.SetNode(o)
+	}
+	templates := make([]*corev1.Pod, rapid.IntRange(1, 4).Draw(t, "templates"))
+	for i := range templates {
+		templates[i] = fixture.RandomPod(t, "template")
+	}
+	var pods []plan.Pod
+	for i := range rapid.IntRange(1, 30).Draw(t, "pending") {
+		o := proto.CloneOf(rapid.SampledFrom(templates).Draw(t, "template"))
+		o.GetMetadata().SetName(fmt.Sprintf("p%d", i))
+		p, _, _, err := c.SetPod(o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		pods = append(pods, plan.Pod{Key: p.Key.String(), Class: p.Class()})
+	}
+	return c, pods
+}
+
+// reference is the plan without its shortcuts: for each pod it asks all rules about all nodes on a state made anew.
+type reference struct {
+	t        *rapid.T
+	state    *snapshot.Snapshot
+	rankings map[*snapshot.Class]*score.Ranking
+}
+
+// best returns the points of the nodes that can take a pod now, by slot.
+func (r *reference) best(p plan.Pod) map[int]int64 {
+	context := filter.NewContext(r.state, p.Class)
+	var static []int32
+	var now []int
+	for slot := range r.state.Slots() {
+		if r.state.Node(slot) == nil {
+			continue
+		}
+		rejection, rejected := filter.First(filter.All(), context, slot, nil)
+		if !rejected {
+			now = append(now, slot)
+		}
+		// A ranking is made over the nodes that only the counts of spreading may exclude.
+		if !rejected || filter.All()[rejection.Filter].Shared && !context.Spread.Missing(slot) {
+			static = append(static, int32(slot))
+		}
+	}
+	if r.rankings[p.Class] == nil {
+		r.rankings[p.Class] = score.New(r.state, p.Class, static)
+	}
+	ranking := r.rankings[p.Class]
+	out := map[int]int64{}
+	for _, slot := range now {
+		out[slot] = ranking.Node(slot) + ranking.Shared(slot)
+	}
+	return out
+}
+
+// place checks that a decision is one of the best, and makes it.
+func (r *reference) place(p plan.Pod, slot int) {
+	points := r.best(p)
+	got, ok := points[slot]
+	if !ok {
+		r.t.Fatalf("pod %s: %s cannot take it", p.Key, r.state.Node(slot).Name)
+	}
+	for other, more := range points {
+		if more > got {
+			r.t.Fatalf("pod %s: %s has %d points, %s %d", p.Key, r.state.Node(slot).Name, got, r.state.Node(other).Name, more)
+		}
+	}
+	r.state.AddPod(slot, p.Class, p.Key)
+	r.state.Count(slot, p.Class, 1)
+	for _, ranking := range r.rankings {
+		ranking.Spread().Add(r.state, slot, p.Class)
+	}
+}
+
+// Classes, heaps, buckets and the journal change nothing about the decisions.
+func TestShortcutsDecideLikeTheReference(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		c, pods := crowd(t)
+		decisions := plan.Make(c.Snapshot(), pods, 7)
+		r := &reference{t: t, state: c.Snapshot().Fork(), rankings: map[*snapshot.Class]*score.Ranking{}}
+		var waiting []int
+		for i, d := range decisions {
+			if len(r.best(pods[i])) == 0 {
+				waiting = append(waiting, i)
+				continue
+			}
+			if d.Slot < 0 {
+				t.Fatalf("pod %s was left out: %s", pods[i].Key, d.Failure.Message())
+			}
+			r.place(pods[i], d.Slot)
+		}
+		for progress := true; progress; {
+			progress = false
+			left := waiting[:0]
+			for _, i := range waiting {
+				if len(r.best(pods[i])) == 0 {
+					left = append(left, i)
+					continue
+				}
+				if decisions[i].Slot < 0 {
+					t.Fatalf("pod %s was left out after others made room: %s", pods[i].Key, decisions[i].Failure.Message())
+				}
+				r.place(pods[i], decisions[i].Slot)
+				progress = true
+			}
+			waiting = left
+		}
+		for _, i := range waiting {
+			if decisions[i].Slot >= 0 {
+				t.Fatalf("pod %s: the plan says %s, the reference knows no node", pods[i].Key, decisions[i].Node)
+			}
+		}
+	})
+}
+
+// A pod that spreads hard gets its node when a later pod fills the emptiest zone.
+func TestLaterPodsCanMakeRoomForEarlierOnes(t *testing.T) {
+	c := cluster.New(noServices)
+	for zone, spec := range map[string]string{"a": `{}`, "b": `{"taints":[{"key":"b","effect":"NoSchedule"}]}`} {
+		c.SetNode(fixture.Node(fmt.Sprintf(`{"metadata":{"name":%q,"labels":{"topology.kubernetes.io/zone":%q}},"spec":%s,"status":{"allocatable":{"cpu":"4","memory":"4Gi","pods":"10"}}}`, zone, zone, spec)))
+	}
+	const spread = `"topologySpreadConstraints":[{"maxSkew":1,"topologyKey":"topology.kubernetes.io/zone","whenUnsatisfiable":"DoNotSchedule","labelSelector":{"matchLabels":{"app":"web"}}}]`
+	var pods []plan.Pod
+	for i, spec := range []string{spread, spread, `"nodeSelector":{"topology.kubernetes.io/zone":"b"},"tolerations":[{"key":"b","operator":"Exists"}]`} {
+		p, _, _, err := c.SetPod(fixture.Pod(fmt.Sprintf(`{"metadata":{"namespace":"default","name":"p%d","labels":{"app":"web"}},"spec":{%s}}`, i, spec)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		pods = append(pods, plan.Pod{Key: p.Key.String(), Class: p.Class()})
+	}
+	for i, want := range []string{"a", "a", "b"} {
+		if d := plan.Make(c.Snapshot(), pods, 7)[i]; d.Node != want {
+			t.Errorf("pod %d: %+v, want %s", i, d, want)
+		}
+	}
 }
 
 // One class that spreads hard over zones is never further apart than its skew.
