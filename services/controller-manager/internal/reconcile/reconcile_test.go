@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -104,10 +105,9 @@ func TestNoTurnOnACacheOlderThanOwnWrites(t *testing.T) {
 func TestFailuresAreRepeatedAndTimersKept(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		source := &cache{revision: 1, changed: make(chan struct{})}
-		turns := 0
+		var turns atomic.Int32
 		r := run(t, source, func(_ context.Context, turn *Turn[string]) error {
-			turns++
-			switch turns {
+			switch turns.Add(1) {
 			case 1, 2:
 				return errors.New("not yet")
 			case 3:
@@ -119,13 +119,13 @@ func TestFailuresAreRepeatedAndTimersKept(t *testing.T) {
 		r.Add("key", nil)
 		time.Sleep(30 * time.Second)
 		synctest.Wait()
-		if turns != 3 {
-			t.Fatalf("%d turns, want two failures and a success", turns)
+		if n := turns.Load(); n != 3 {
+			t.Fatalf("%d turns, want two failures and a success", n)
 		}
 		time.Sleep(time.Minute)
 		synctest.Wait()
-		if turns != 4 {
-			t.Fatalf("%d turns, want one more after a minute", turns)
+		if n := turns.Load(); n != 4 {
+			t.Fatalf("%d turns, want one more after a minute", n)
 		}
 	})
 }
