@@ -7,6 +7,8 @@ import (
 	"strings"
 	"testing"
 
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/encoding/protojson"
 
 	corev1 "dhow.dev/gen/go/dhow/core/v1"
@@ -197,6 +199,42 @@ func TestGetWatch(t *testing.T) {
 		t.Errorf("documents are not separated:\n%s", got.out)
 	}
 	c.fails([]string{"get", "pod", "web-0", "-w"}, `Error from server (NotFound): pods "web-0" not found`)
+}
+
+// TestWatchIsTakenUp cuts watches off, as an API server that goes away does, or one whose history is too short.
+func TestWatchIsTakenUp(t *testing.T) {
+	c := newCluster(t)
+	c.twoPods()
+	f := &fakeContainers{watches: make(chan context.CancelCauseFunc, 10)}
+	c.withContainers(f)
+	gone := status.Error(codes.Unavailable, "the server goes away")
+	r := c.start(nil, "get", "pods", "-w", "--no-headers")
+	r.out.await(t, "web-0")
+	(<-f.watches)(gone)
+	c.podStatus("web-0", `{"phase":"Failed"}`)
+	r.out.await(t, "Failed")
+	if rows := strings.Count(r.out.String(), "db-0"); rows != 1 {
+		t.Errorf("the state was shown %d times:\n%s", rows, r.out)
+	}
+	(<-f.watches)(status.Error(codes.OutOfRange, "too old"))
+	<-f.watches
+	c.podStatus("web-0", `{"phase":"Succeeded"}`)
+	r.out.await(t, "Succeeded")
+	r.cancel()
+	r.end()
+
+	wait := c.start(nil, "wait", "--for=jsonpath={.status.phase}=Running", "pod/db-0")
+	(<-f.watches)(gone)
+	c.podStatus("db-0", `{"phase":"Running"}`)
+	if got := wait.end(); got.code != 0 {
+		t.Errorf("%+v", got)
+	}
+	<-f.watches
+	refused := c.start(nil, "wait", "--for=delete", "pod/db-0")
+	(<-f.watches)(status.Error(codes.PermissionDenied, "no more"))
+	if got := refused.end(); got.code != 1 || got.err != "Error from server (Forbidden): no more\n" {
+		t.Errorf("%+v", got)
+	}
 }
 
 func TestDescribe(t *testing.T) {

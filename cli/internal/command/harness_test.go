@@ -301,6 +301,8 @@ func equal(t *testing.T, got, want string) {
 type fakeContainers struct {
 	log  func(*corev1.PodLogRequest, grpc.ServerStreamingServer[corev1.PodLogResponse]) error
 	exec func(grpc.BidiStreamingServer[corev1.PodExecRequest, corev1.PodExecResponse]) error
+	// watches gets, for each watch that has sent something, what ends it with an error.
+	watches chan context.CancelCauseFunc
 }
 
 // withContainers makes the cluster's configuration name a server with fake containers.
@@ -320,7 +322,20 @@ func (c *cluster) withContainers(f *fakeContainers) {
 				case corev1.Pods_Exec_FullMethodName:
 					return f.exec(&grpc.GenericServerStream[corev1.PodExecRequest, corev1.PodExecResponse]{ServerStream: stream})
 				default:
-					return passOn(c.admin, method, stream)
+					if !strings.HasSuffix(method, "/Watch") {
+						return passOn(stream.Context(), c.admin, method, stream, func() {})
+					}
+					ctx, cancel := context.WithCancelCause(stream.Context())
+					defer cancel(nil)
+					begun := sync.OnceFunc(func() {
+						if f.watches != nil {
+							f.watches <- cancel
+						}
+					})
+					if err := passOn(ctx, c.admin, method, stream, begun); ctx.Err() == nil {
+						return err
+					}
+					return context.Cause(ctx)
 				}
 			})},
 		})
@@ -329,9 +344,9 @@ func (c *cluster) withContainers(f *fakeContainers) {
 	c.config = c.configFor(listener.Addr().String())
 }
 
-// passOn answers a call with one request by another server's answers.
-func passOn(conn *grpc.ClientConn, method string, down grpc.ServerStream) error {
-	up, err := conn.NewStream(down.Context(), &grpc.StreamDesc{ServerStreams: true}, method)
+// passOn answers a call with one request by another server's answers, and tells of each.
+func passOn(ctx context.Context, conn *grpc.ClientConn, method string, down grpc.ServerStream, sent func()) error {
+	up, err := conn.NewStream(ctx, &grpc.StreamDesc{ServerStreams: true}, method)
 	if err != nil {
 		return err
 	}
@@ -356,5 +371,6 @@ func passOn(conn *grpc.ClientConn, method string, down grpc.ServerStream) error 
 		if err := down.SendMsg(&answer); err != nil {
 			return err
 		}
+		sent()
 	}
 }

@@ -55,15 +55,20 @@ func Load(file string) (Config, error) {
 	if errors.Is(err, fs.ErrNotExist) {
 		return config, fmt.Errorf("no cluster is configured: %s does not exist: start one with `dhow up`, or name another file with --config or %s", file, Environment)
 	}
+	if errors.Is(err, fs.ErrPermission) {
+		return config, fmt.Errorf("%s may not be read by this user: run dhow as its owner, or name another file with --config or %s", file, Environment)
+	}
 	if err != nil {
 		return config, err
 	}
 	if err := yaml.UnmarshalStrict(content, &config); err != nil {
 		return config, fmt.Errorf("%s: %w", file, err)
 	}
-	for field, value := range map[string]string{"servers": strings.Join(config.Servers, ""), "certificateAuthority": config.CertificateAuthority, "certificate": config.Certificate, "key": config.Key} {
-		if value == "" {
-			return config, fmt.Errorf("%s: %s: required value", file, field)
+	for _, field := range [][2]string{
+		{"servers", strings.Join(config.Servers, "")}, {"certificateAuthority", config.CertificateAuthority}, {"certificate", config.Certificate}, {"key", config.Key},
+	} {
+		if field[1] == "" {
+			return config, fmt.Errorf("%s: %s: required value", file, field[0])
 		}
 	}
 	dir := filepath.Dir(file)

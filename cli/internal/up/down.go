@@ -46,10 +46,9 @@ func Down(ctx context.Context, config DownConfig) error {
 		return err
 	}
 	if !found {
-		if _, err := os.Stat(dir.path()); err != nil {
-			fmt.Fprintf(config.Out, "No cluster in %s.\n", dir)
-			return nil
-		}
+		// Nothing is deleted that `dhow up` has not made: the directory may be anyone's.
+		fmt.Fprintf(config.Out, "No cluster in %s: nothing was stopped or deleted.\n", dir)
+		return nil
 	}
 	if err := stopControlPlane(ctx, dir); err != nil {
 		return err
@@ -73,26 +72,24 @@ func Down(ctx context.Context, config DownConfig) error {
 	if err := group.Wait(); err != nil {
 		return err
 	}
-	if found {
-		network, err := m.network()
-		if err != nil {
-			return err
-		}
-		if err := network.Down(); err != nil {
-			return err
-		}
-		if err := os.RemoveAll(filepath.Join(sockets, m.ID)); err != nil {
-			return err
-		}
+	network, err := m.network()
+	if err != nil {
+		return err
+	}
+	if err := network.Down(); err != nil {
+		return err
+	}
+	if err := os.RemoveAll(filepath.Join(sockets, m.ID)); err != nil {
+		return err
 	}
 	if !config.Purge {
 		fmt.Fprintf(config.Out, "Stopped. The data stays in %s: `dhow up` goes on with it, `dhow down --purge` deletes it.\n", dir)
 		return nil
 	}
-	if err := os.RemoveAll(dir.path()); err != nil {
+	if err := dir.purge(); err != nil {
 		return err
 	}
-	fmt.Fprintf(config.Out, "Stopped, and deleted %s.\n", dir)
+	fmt.Fprintf(config.Out, "Stopped, and deleted the cluster in %s.\n", dir)
 	return nil
 }
 
@@ -122,6 +119,11 @@ func stopControlPlane(ctx context.Context, dir directory) error {
 			}
 		}
 	}
+	return stopLeftServices(ctx, dir)
+}
+
+// stopLeftServices ends services in processes of their own, the ones that need others first.
+func stopLeftServices(ctx context.Context, dir directory) error {
 	left, err := filepath.Glob(dir.path("services", "*.json"))
 	if err != nil {
 		return err

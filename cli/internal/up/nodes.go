@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -173,4 +174,13 @@ func splitListen(listen string) (netip.Addr, uint16, error) {
 		return netip.Addr{}, 0, fmt.Errorf("--listen %q: give an address and a port, for example 127.0.0.1:7443: %w", listen, err)
 	}
 	return a.Addr(), a.Port(), nil
+}
+
+// portFree says in one line when an address is taken, before anything is made.
+func portFree(address string) error {
+	l, err := net.Listen("tcp", address)
+	if err != nil {
+		return fmt.Errorf("%w: choose another --listen, or stop the process that has the port (ss -ltnp)", err)
+	}
+	return l.Close()
 }

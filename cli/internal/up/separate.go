@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"net/netip"
 	"os"
 	"strings"
@@ -109,11 +108,9 @@ func (s *separateServices) file(name string) string { return s.c.dir.path("servi
 // run keeps the processes running until ctx ends, and then ends them: unlike pods, services do not outlive `dhow up`.
 func (s *separateServices) run(ctx context.Context) error {
 	for _, offset := range []uint16{0, storePort, schedulerPort, controllerManagerPort, secondAPIServerPort} {
-		l, err := net.Listen("tcp", s.local(offset))
-		if err != nil {
-			return fmt.Errorf("%w: choose another --listen, or stop the process that has the port (ss -ltnp)", err)
+		if err := portFree(s.local(offset)); err != nil {
+			return err
 		}
-		l.Close()
 	}
 	group, ctx := errgroup.WithContext(ctx)
 	for _, service := range s.services {
@@ -129,14 +126,6 @@ func (s *separateServices) keep(ctx context.Context, one service) error {
 	program, err := sibling(one.program)
 	if err != nil {
 		return err
-	}
-	// One that an `up` which was killed has left behind has the ports.
-	if left, err := process.Find(s.file(one.name)); err != nil {
-		return err
-	} else if left != nil {
-		if err := left.Stop(ctx, serviceGrace); err != nil {
-			return err
-		}
 	}
 	for ctx.Err() == nil {
 		running, err := process.Start(process.Spec{File: s.file(one.name), Log: s.c.dir.path("services", one.name+".log"), Path: program, Args: one.args})

@@ -93,6 +93,39 @@ func newMachine() (machine, error) {
 	return machine{ID: hex.EncodeToString(id), Subnet: subnet}, nil
 }
 
+// ours refuses a directory that holds something else: its contents would be mixed with the cluster's.
+func (d directory) ours() error {
+	entries, err := os.ReadDir(d.path())
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if e.Name() == "cluster.json" || e.Name() == "lock" {
+			return nil
+		}
+	}
+	if len(entries) > 0 {
+		return fmt.Errorf("%s holds other things than a cluster (%s): choose an empty --data-dir", d, entries[0].Name())
+	}
+	return nil
+}
+
+// purge deletes what `dhow up` has made, cluster.json last, and the directory when nothing else is in it.
+func (d directory) purge() error {
+	for _, name := range []string{"nodes", "services", "store", "pki", "client.yaml", "lock", "cluster.json"} {
+		if err := os.RemoveAll(d.path(name)); err != nil {
+			return err
+		}
+	}
+	if err := os.Remove(d.path()); err != nil && !errors.Is(err, syscall.ENOTEMPTY) {
+		return err
+	}
+	return nil
+}
+
 // lock makes this process the only one that runs the directory's cluster, until release. The file holds the process' id.
 func (d directory) lock() (release func(), err error) {
 	file, err := os.OpenFile(d.path("lock"), os.O_CREATE|os.O_RDWR, 0o644)

@@ -77,6 +77,9 @@ func Run(ctx context.Context, config Config) (err error) {
 		return err
 	}
 	dir := directory(config.DataDir)
+	if err := dir.ours(); err != nil {
+		return err
+	}
 	if err := os.MkdirAll(dir.path(), 0o755); err != nil {
 		return err
 	}
@@ -99,6 +102,16 @@ func Run(ctx context.Context, config Config) (err error) {
 		defer cancel()
 		err = errors.Join(err, shutdown(flushing))
 	}()
+	if _, _, err := splitListen(config.Listen); err != nil {
+		return err
+	}
+	// Services of their own that an `up` which was killed has left behind have the ports and the data.
+	if err := stopLeftServices(ctx, dir); err != nil {
+		return err
+	}
+	if err := portFree(config.Listen); err != nil {
+		return err
+	}
 	c := &cluster{config: config, dir: dir, logger: logger}
 	m, found, err := dir.load()
 	if err != nil {
