@@ -19,6 +19,7 @@ replace dhow.dev/cli => ../cli
 require dhow.dev/cli v0.0.0
 
 require (
+	go.opentelemetry.io/proto/otlp v1.11.0 // indirect
 	golang.org/x/net v0.61.0 // indirect
 	golang.org/x/sys v0.49.0 // indirect
 	golang.org/x/text v0.43.0 // indirect

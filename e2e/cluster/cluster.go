@@ -208,6 +208,14 @@ func (c *Cluster) Kill(signal syscall.Signal) {
 	}
 }
 
+// Again ends `dhow up` as Ctrl-C does and runs it with more arguments, for those that need to know what the first run has chosen, as the bridge's address.
+func (c *Cluster) Again(arguments ...string) {
+	c.t.Helper()
+	c.Kill(syscall.SIGINT)
+	c.options.Arguments = append(c.options.Arguments, arguments...)
+	c.Up()
+}
+
 func (c *Cluster) down() {
 	ctx, cancel := context.WithTimeout(context.Background(), Deadline)
 	defer cancel()
