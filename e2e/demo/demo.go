@@ -260,6 +260,12 @@ func cleanUp(ctx context.Context, d *Demo) (string, error) {
 	if _, err := os.Stat(d.DataDir); err != nil {
 		return "nothing was made", nil
 	}
+	// A cluster that failed to start may have made something too.
+	machine, err := evidence.Read(d.DataDir)
+	if err != nil {
+		return "", err
+	}
+	d.machine = machine
 	d.say("$ dhow down --purge --data-dir %s", d.DataDir)
 	if out, err := exec.CommandContext(ctx, d.Dhow, "down", "--purge", "--data-dir", d.DataDir).CombinedOutput(); err != nil {
 		return "", fmt.Errorf("dhow down: %w: %s", err, out)

@@ -76,6 +76,7 @@ type agent struct {
 	registries []string
 	logLevel   string
 	otlp       string
+	metrics    []string
 }
 
 func (a agent) file() string { return a.dir.node(a.node.Name, "agent.json") }
@@ -100,6 +101,7 @@ func (a agent) arguments() []string {
 	if a.otlp != "" {
 		args = append(args, "--otlp-endpoint", a.otlp)
 	}
+	args = append(args, a.metrics...)
 	for _, r := range a.registries {
 		args = append(args, "--plain-registry", r)
 	}

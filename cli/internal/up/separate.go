@@ -72,7 +72,11 @@ func newSeparate(c *cluster) (*separateServices, error) {
 		apiserver("apiserver", s.first),
 		apiserver("apiserver-2", s.second),
 		{"scheduler", "dhow-scheduler", append(s.tls("scheduler"), "--listen", s.local(schedulerPort), "--apiserver", clients)},
-		{"controller-manager", "dhow-controller-manager", append(s.tls("controller-manager"), "--listen", s.local(controllerManagerPort), "--apiserver", clients)},
+		{"controller-manager", "dhow-controller-manager", append(s.tls("controller-manager"), "--listen", s.local(controllerManagerPort), "--apiserver", clients,
+			"--eviction-start-grace", c.config.NodeGrace.String(), "--node-eviction-rate", fmt.Sprint(evictionRate), "--leader-elect=false")},
+	}
+	for i := range s.services {
+		s.services[i].args = append(s.services[i].args, c.config.metricsArguments("", i+1)...)
 	}
 	return s, nil
 }

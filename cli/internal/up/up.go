@@ -55,7 +55,8 @@ type Config struct {
 	NodeGrace, EvictAfter time.Duration
 	// RuntimeDir holds the bundled container runtime; empty: where `make setup` builds it.
 	RuntimeDir string
-	// Metrics is the address of /metrics and /healthz; empty: none. OTLP is a collector's URL; empty: none.
+	// Metrics is the address of /metrics and /healthz; empty: none. Agents have theirs at their node's address and the same port, services in processes
+	// of their own at the ports after it. OTLP is a collector's URL; empty: none.
 	Metrics, OTLP string
 	LogLevel      string
 	Out, Err      io.Writer
@@ -147,6 +148,9 @@ func (config *Config) check() error {
 		return err
 	}
 	config.DataDir = absolute
+	if err := config.checkMetrics(); err != nil {
+		return err
+	}
 	if config.Without != "" && !contains(Services, config.Without) {
 		return fmt.Errorf("--without %q: name one of %s", config.Without, strings.Join(Services, ", "))
 	}
@@ -212,7 +216,7 @@ func (c *cluster) agent(n node, servers []string) (agent, error) {
 	}
 	return agent{
 		dir: c.dir, machine: c.machine, node: n, program: program, runtimeDir: c.config.RuntimeDir, servers: servers,
-		registries: []string{fmt.Sprintf("%s=http://%s:5000", DefaultRegistry, c.machine.Gateway)}, logLevel: c.config.LogLevel, otlp: c.config.OTLP,
+		registries: []string{fmt.Sprintf("%s=http://%s:5000", DefaultRegistry, c.machine.Gateway)}, logLevel: c.config.LogLevel, otlp: c.config.OTLP, metrics: c.config.metricsArguments(n.Address.String(), 0),
 	}, nil
 }
 
