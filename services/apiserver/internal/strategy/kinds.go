@@ -9,6 +9,7 @@ import (
 	discoveryv1 "k8s.io/api/discovery/v1"
 	eventsv1 "k8s.io/api/events/v1"
 	networkingv1 "k8s.io/api/networking/v1"
+	policyv1 "k8s.io/api/policy/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	schedulingv1 "k8s.io/api/scheduling/v1"
 	storagev1 "k8s.io/api/storage/v1"
@@ -36,9 +37,9 @@ func kinds(cfg Config) map[schema.GroupKind]Strategy {
 		{Kind: "ConfigMap"}:             rules[*corev1.ConfigMap]{validate: validation.ConfigMap, validateNext: validation.ConfigMapUpdate},
 		{Kind: "Secret"}:                rules[*corev1.Secret]{defaults: defaulting.Secret, validate: validation.Secret, validateNext: validation.SecretUpdate},
 		{Kind: "Event"}:                 rules[*corev1.Event]{validate: validation.CoreEvent},
-		{Kind: "ReplicationController"}: rules[*corev1.ReplicationController]{defaults: defaulting.ReplicationController},
+		{Kind: "ReplicationController"}: rules[*corev1.ReplicationController]{defaults: defaulting.ReplicationController, validate: validation.ReplicationController},
 		{Kind: "PersistentVolume"}:      rules[*corev1.PersistentVolume]{defaults: defaulting.PersistentVolume},
-		{Kind: "PersistentVolumeClaim"}: rules[*corev1.PersistentVolumeClaim]{defaults: defaulting.PersistentVolumeClaim},
+		{Kind: "PersistentVolumeClaim"}: rules[*corev1.PersistentVolumeClaim]{defaults: defaulting.PersistentVolumeClaim, validate: validation.PersistentVolumeClaim},
 		{Kind: "LimitRange"}:            rules[*corev1.LimitRange]{defaults: defaulting.LimitRange},
 
 		{Group: "apps", Kind: "Deployment"}: rules[*appsv1.Deployment]{
@@ -47,11 +48,11 @@ func kinds(cfg Config) map[schema.GroupKind]Strategy {
 		{Group: "apps", Kind: "ReplicaSet"}: rules[*appsv1.ReplicaSet]{
 			defaults: defaulting.ReplicaSet, validate: validation.ReplicaSet, validateNext: validation.ReplicaSetUpdate, validateState: validation.ReplicaSetStatusUpdate,
 		},
-		{Group: "apps", Kind: "DaemonSet"}:   rules[*appsv1.DaemonSet]{defaults: defaulting.DaemonSet},
-		{Group: "apps", Kind: "StatefulSet"}: rules[*appsv1.StatefulSet]{defaults: defaulting.StatefulSet},
+		{Group: "apps", Kind: "DaemonSet"}:   rules[*appsv1.DaemonSet]{defaults: defaulting.DaemonSet, validate: validation.DaemonSet, validateNext: validation.DaemonSetUpdate},
+		{Group: "apps", Kind: "StatefulSet"}: rules[*appsv1.StatefulSet]{defaults: defaulting.StatefulSet, validate: validation.StatefulSet, validateNext: validation.StatefulSetUpdate},
 
-		{Group: "batch", Kind: "Job"}:     rules[*batchv1.Job]{defaults: defaulting.Job, create: defaulting.JobSelector},
-		{Group: "batch", Kind: "CronJob"}: rules[*batchv1.CronJob]{defaults: defaulting.CronJob},
+		{Group: "batch", Kind: "Job"}:     rules[*batchv1.Job]{defaults: defaulting.Job, create: defaulting.JobSelector, validate: validation.Job, validateNext: validation.JobUpdate},
+		{Group: "batch", Kind: "CronJob"}: rules[*batchv1.CronJob]{defaults: defaulting.CronJob, validate: validation.CronJob},
 
 		{Group: "discovery.k8s.io", Kind: "EndpointSlice"}: rules[*discoveryv1.EndpointSlice]{
 			defaults: defaulting.EndpointSlice, validate: validation.EndpointSlice, validateNext: validation.EndpointSliceUpdate,
@@ -62,18 +63,20 @@ func kinds(cfg Config) map[schema.GroupKind]Strategy {
 		},
 		{Group: "events.k8s.io", Kind: "Event"}: rules[*eventsv1.Event]{validate: validation.Event, validateNext: validation.EventUpdate},
 
-		{Group: "autoscaling", Kind: "HorizontalPodAutoscaler"}: rules[*autoscalingv2.HorizontalPodAutoscaler]{defaults: defaulting.HorizontalPodAutoscaler},
+		{Group: "autoscaling", Kind: "HorizontalPodAutoscaler"}: rules[*autoscalingv2.HorizontalPodAutoscaler]{defaults: defaulting.HorizontalPodAutoscaler, validate: validation.HorizontalPodAutoscaler},
 		{Group: "networking.k8s.io", Kind: "NetworkPolicy"}:     rules[*networkingv1.NetworkPolicy]{defaults: defaulting.NetworkPolicy},
 		{Group: "networking.k8s.io", Kind: "IngressClass"}:      rules[*networkingv1.IngressClass]{defaults: defaulting.IngressClass},
-		{Group: "storage.k8s.io", Kind: "StorageClass"}:         rules[*storagev1.StorageClass]{defaults: defaulting.StorageClass},
+		{Group: "storage.k8s.io", Kind: "StorageClass"}:         rules[*storagev1.StorageClass]{defaults: defaulting.StorageClass, validate: validation.StorageClass, validateNext: validation.StorageClassUpdate},
 		{Group: "storage.k8s.io", Kind: "CSIDriver"}:            rules[*storagev1.CSIDriver]{defaults: defaulting.CSIDriver},
-		{Group: rbacv1.GroupName, Kind: "RoleBinding"}: rules[*rbacv1.RoleBinding]{defaults: func(b *rbacv1.RoleBinding) {
-			defaulting.RoleRef(&b.RoleRef)
-			defaulting.Subjects(b.Subjects)
-		}},
-		{Group: rbacv1.GroupName, Kind: "ClusterRoleBinding"}: rules[*rbacv1.ClusterRoleBinding]{defaults: func(b *rbacv1.ClusterRoleBinding) {
-			defaulting.RoleRef(&b.RoleRef)
-			defaulting.Subjects(b.Subjects)
-		}},
+		{Group: rbacv1.GroupName, Kind: "RoleBinding"}: rules[*rbacv1.RoleBinding]{
+			defaults: defaulting.RoleBinding, validate: validation.RoleBinding, validateNext: validation.RoleBindingUpdate,
+		},
+		{Group: rbacv1.GroupName, Kind: "ClusterRoleBinding"}: rules[*rbacv1.ClusterRoleBinding]{
+			defaults: defaulting.ClusterRoleBinding, validate: validation.ClusterRoleBinding, validateNext: validation.ClusterRoleBindingUpdate,
+		},
+		{Group: rbacv1.GroupName, Kind: "Role"}:        rules[*rbacv1.Role]{validate: validation.Role},
+		{Group: rbacv1.GroupName, Kind: "ClusterRole"}: rules[*rbacv1.ClusterRole]{validate: validation.ClusterRole},
+		{Group: "policy", Kind: "PodDisruptionBudget"}: rules[*policyv1.PodDisruptionBudget]{validate: validation.PodDisruptionBudget},
+		{Kind: "PodTemplate"}:                          rules[*corev1.PodTemplate]{defaults: defaulting.StoredTemplate, validate: validation.StoredTemplate},
 	}
 }

@@ -122,14 +122,23 @@ func IngressClass(c *networkingv1.IngressClass) {
 	}
 }
 
-// RoleRef and Subjects of bindings are in the group of their kinds.
-func RoleRef(r *rbacv1.RoleRef) { orDefault(&r.APIGroup, rbacv1.GroupName) }
+// RoleBinding names the API group of the role and of the subjects.
+func RoleBinding(b *rbacv1.RoleBinding) {
+	orDefault(&b.RoleRef.APIGroup, rbacv1.GroupName)
+	subjects(b.Subjects)
+}
 
-// Subjects gives users and groups their API group; service accounts are of the core group, which is empty.
-func Subjects(subjects []rbacv1.Subject) {
-	for i := range subjects {
-		if k := subjects[i].Kind; k == rbacv1.UserKind || k == rbacv1.GroupKind {
-			orDefault(&subjects[i].APIGroup, rbacv1.GroupName)
+// ClusterRoleBinding names the API group of the role and of the subjects.
+func ClusterRoleBinding(b *rbacv1.ClusterRoleBinding) {
+	orDefault(&b.RoleRef.APIGroup, rbacv1.GroupName)
+	subjects(b.Subjects)
+}
+
+// subjects gives users and groups their API group; service accounts are of the core group, which is empty.
+func subjects(list []rbacv1.Subject) {
+	for i := range list {
+		if k := list[i].Kind; k == rbacv1.UserKind || k == rbacv1.GroupKind {
+			orDefault(&list[i].APIGroup, rbacv1.GroupName)
 		}
 	}
 }

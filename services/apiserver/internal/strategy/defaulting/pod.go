@@ -38,6 +38,9 @@ func PodTemplate(template *corev1.PodTemplateSpec) {
 	spec.DeprecatedServiceAccount = spec.ServiceAccountName
 }
 
+// StoredTemplate completes a template that is an object by itself.
+func StoredTemplate(t *corev1.PodTemplate) { PodTemplate(&t.Template) }
+
 // PodSpec completes what pods and templates have in common.
 func PodSpec(spec *corev1.PodSpec) {
 	orDefault(&spec.DNSPolicy, corev1.DNSClusterFirst)
