@@ -183,15 +183,19 @@ func topologySpread(at *field.Path, list []corev1.TopologySpreadConstraint) fiel
 					fmt.Sprintf("can only use minDomains if whenUnsatisfiable=%s, not %s", corev1.DoNotSchedule, c.WhenUnsatisfiable)))
 			}
 		}
-		for name, policy := range map[string]*corev1.NodeInclusionPolicy{"nodeAffinityPolicy": c.NodeAffinityPolicy, "nodeTaintsPolicy": c.NodeTaintsPolicy} {
-			if policy != nil {
-				errs = append(errs, oneOf(at.Child(name), *policy, corev1.NodeInclusionPolicyHonor, corev1.NodeInclusionPolicyIgnore)...)
-			}
-		}
+		errs = append(errs, inclusion(at.Child("nodeAffinityPolicy"), c.NodeAffinityPolicy)...)
+		errs = append(errs, inclusion(at.Child("nodeTaintsPolicy"), c.NodeTaintsPolicy)...)
 		errs = append(errs, metav1validation.ValidateLabelSelector(c.LabelSelector, metav1validation.LabelSelectorValidationOptions{}, at.Child("labelSelector"))...)
 		errs = append(errs, matchKeys(at, "matchLabelKeys", c.MatchLabelKeys, c.LabelSelector)...)
 	}
 	return errs
+}
+
+func inclusion(at *field.Path, policy *corev1.NodeInclusionPolicy) field.ErrorList {
+	if policy == nil {
+		return nil
+	}
+	return oneOf(at, *policy, corev1.NodeInclusionPolicyHonor, corev1.NodeInclusionPolicyIgnore)
 }
 
 // Tolerations looks at which taints a pod bears.

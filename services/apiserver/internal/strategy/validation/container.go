@@ -26,7 +26,7 @@ func (p *pod) containers(path *field.Path) field.ErrorList {
 		return field.ErrorList{field.Required(path, "")}
 	}
 	var errs field.ErrorList
-	seen := names{}
+	seen, hostPorts := names{}, names{}
 	for i := range list {
 		c, at := &list[i], path.Index(i)
 		errs = append(errs, p.container(at, c)...)
@@ -41,8 +41,9 @@ func (p *pod) containers(path *field.Path) field.ErrorList {
 				corev1.ContainerRestartPolicyAlways, corev1.ContainerRestartPolicyNever, corev1.ContainerRestartPolicyOnFailure)...)
 		}
 		errs = append(errs, p.running(at, c)...)
+		errs = append(errs, hostPortsApart(at.Child("ports"), c.Ports, hostPorts)...)
 	}
-	return append(errs, hostPortsApart(path, list)...)
+	return errs
 }
 
 // initContainers looks at those that run before, and those that run beside: restartPolicy Always.
@@ -63,17 +64,20 @@ func (p *pod) initContainers(path *field.Path) field.ErrorList {
 			errs = append(errs, field.Duplicate(at.Child("name"), c.Name))
 		}
 		// Two init containers never run at once and may share a port; within one they may not.
-		errs = append(errs, hostPortsApart(at.Child("ports"), []corev1.Container{*c})...)
+		errs = append(errs, hostPortsApart(at.Child("ports"), c.Ports, names{})...)
 		if c.RestartPolicy != nil && *c.RestartPolicy == corev1.ContainerRestartPolicyAlways {
 			errs = append(errs, p.running(at, c)...)
 			continue
 		}
 		const only = "may not be set for init containers without restartPolicy=Always"
-		for name, set := range map[string]bool{
-			"lifecycle": c.Lifecycle != nil, "livenessProbe": c.LivenessProbe != nil, "readinessProbe": c.ReadinessProbe != nil, "startupProbe": c.StartupProbe != nil,
+		for _, f := range []flag{
+			{"lifecycle", c.Lifecycle != nil},
+			{"livenessProbe", c.LivenessProbe != nil},
+			{"readinessProbe", c.ReadinessProbe != nil},
+			{"startupProbe", c.StartupProbe != nil},
 		} {
-			if set {
-				errs = append(errs, field.Forbidden(at.Child(name), only))
+			if f.set {
+				errs = append(errs, field.Forbidden(at.Child(f.name), only))
 			}
 		}
 	}
@@ -157,23 +161,16 @@ func ports(path *field.Path, list []corev1.ContainerPort) field.ErrorList {
 	return errs
 }
 
-// hostPortsApart complains about host ports that two containers of a pod want.
-func hostPortsApart(path *field.Path, containers []corev1.Container) field.ErrorList {
+// hostPortsApart complains about host ports that are taken.
+func hostPortsApart(path *field.Path, list []corev1.ContainerPort, taken names) field.ErrorList {
 	var errs field.ErrorList
-	seen := names{}
-	for i, c := range containers {
-		at := path
-		if len(containers) > 1 || strings.HasSuffix(path.String(), "containers") {
-			at = path.Index(i).Child("ports")
+	for i, port := range list {
+		if port.HostPort == 0 {
+			continue
 		}
-		for j, port := range c.Ports {
-			if port.HostPort == 0 {
-				continue
-			}
-			name := fmt.Sprintf("%s/%s/%d", port.Protocol, port.HostIP, port.HostPort)
-			if seen.taken(name) {
-				errs = append(errs, field.Duplicate(at.Index(j).Child("hostPort"), name))
-			}
+		name := fmt.Sprintf("%s/%s/%d", port.Protocol, port.HostIP, port.HostPort)
+		if taken.taken(name) {
+			errs = append(errs, field.Duplicate(path.Index(i).Child("hostPort"), name))
 		}
 	}
 	return errs
@@ -243,13 +240,18 @@ func (p *pod) ephemeralContainers(path *field.Path) field.ErrorList {
 			errs = append(errs, field.Duplicate(at.Child("name"), c.Name))
 		}
 		const never = "cannot be set for an Ephemeral Container"
-		for name, set := range map[string]bool{
-			"lifecycle": c.Lifecycle != nil, "livenessProbe": c.LivenessProbe != nil, "readinessProbe": c.ReadinessProbe != nil, "startupProbe": c.StartupProbe != nil,
-			"ports": c.Ports != nil, "resizePolicy": c.ResizePolicy != nil, "restartPolicy": c.RestartPolicy != nil,
-			"resources": len(c.Resources.Limits) > 0 || len(c.Resources.Requests) > 0,
+		for _, f := range []flag{
+			{"lifecycle", c.Lifecycle != nil},
+			{"livenessProbe", c.LivenessProbe != nil},
+			{"readinessProbe", c.ReadinessProbe != nil},
+			{"startupProbe", c.StartupProbe != nil},
+			{"ports", c.Ports != nil},
+			{"resizePolicy", c.ResizePolicy != nil},
+			{"restartPolicy", c.RestartPolicy != nil},
+			{"resources", len(c.Resources.Limits) > 0 || len(c.Resources.Requests) > 0},
 		} {
-			if set {
-				errs = append(errs, field.Forbidden(at.Child(name), never))
+			if f.set {
+				errs = append(errs, field.Forbidden(at.Child(f.name), never))
 			}
 		}
 		if target := ec.TargetContainerName; target != "" {

@@ -81,10 +81,7 @@ func envSource(path *field.Path, e *corev1.EnvVar) field.ErrorList {
 }
 
 func keyRef(path *field.Path, name, key string) field.ErrorList {
-	errs := required(path.Child("name"), name)
-	if name != "" {
-		errs = append(errs, dnsSubdomain(path.Child("name"), name)...)
-	}
+	errs := objectName(path.Child("name"), name)
 	if key == "" {
 		return append(errs, field.Required(path.Child("key"), ""))
 	}
@@ -181,16 +178,13 @@ func envFrom(path *field.Path, list []corev1.EnvFromSource) field.ErrorList {
 			errs = append(errs, each(at.Child("prefix"), e.Prefix, utilvalidation.IsRelaxedEnvVarName(e.Prefix))...)
 		}
 		count := 0
-		for name, ref := range map[string]*string{"configMapRef": nameOf(e.ConfigMapRef), "secretRef": nameOfSecret(e.SecretRef)} {
-			if ref == nil {
-				continue
-			}
+		if ref := e.ConfigMapRef; ref != nil {
 			count++
-			if *ref == "" {
-				errs = append(errs, field.Required(at.Child(name, "name"), ""))
-			} else {
-				errs = append(errs, dnsSubdomain(at.Child(name, "name"), *ref)...)
-			}
+			errs = append(errs, objectName(at.Child("configMapRef", "name"), ref.Name)...)
+		}
+		if ref := e.SecretRef; ref != nil {
+			count++
+			errs = append(errs, objectName(at.Child("secretRef", "name"), ref.Name)...)
 		}
 		// Kubernetes names the list here, not the item.
 		if count == 0 {
@@ -203,16 +197,9 @@ func envFrom(path *field.Path, list []corev1.EnvFromSource) field.ErrorList {
 	return errs
 }
 
-func nameOf(ref *corev1.ConfigMapEnvSource) *string {
-	if ref == nil {
-		return nil
+func objectName(at *field.Path, name string) field.ErrorList {
+	if name == "" {
+		return field.ErrorList{field.Required(at, "")}
 	}
-	return &ref.Name
-}
-
-func nameOfSecret(ref *corev1.SecretEnvSource) *string {
-	if ref == nil {
-		return nil
-	}
-	return &ref.Name
+	return dnsSubdomain(at, name)
 }

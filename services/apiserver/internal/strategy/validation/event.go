@@ -67,12 +67,14 @@ func Event(e *eventsv1.Event) field.ErrorList {
 	if len(e.Note) > maxEventNoteSize {
 		errs = append(errs, field.Invalid(field.NewPath("note"), "", fmt.Sprintf("can have at most %d bytes", maxEventNoteSize)))
 	}
-	for name, set := range map[string]bool{
-		"deprecatedFirstTimestamp": !e.DeprecatedFirstTimestamp.IsZero(), "deprecatedLastTimestamp": !e.DeprecatedLastTimestamp.IsZero(),
-		"deprecatedCount": e.DeprecatedCount != 0, "deprecatedSource": e.DeprecatedSource != (corev1.EventSource{}),
+	for _, f := range []flag{
+		{"deprecatedFirstTimestamp", !e.DeprecatedFirstTimestamp.IsZero()},
+		{"deprecatedLastTimestamp", !e.DeprecatedLastTimestamp.IsZero()},
+		{"deprecatedCount", e.DeprecatedCount != 0},
+		{"deprecatedSource", e.DeprecatedSource != (corev1.EventSource{})},
 	} {
-		if set {
-			errs = append(errs, field.Invalid(field.NewPath(name), "", "needs to be unset"))
+		if f.set {
+			errs = append(errs, field.Invalid(field.NewPath(f.name), "", "needs to be unset"))
 		}
 	}
 	return errs

@@ -20,9 +20,6 @@ func Pod(p *corev1.Pod) field.ErrorList {
 	if p.Spec.NodeName != "" && len(p.Spec.SchedulingGates) > 0 {
 		errs = append(errs, field.Forbidden(at.Child("nodeName"), "cannot be set until all schedulingGates have been cleared"))
 	}
-	if p.Spec.ServiceAccountName != "" && p.Spec.ServiceAccountName != p.Spec.DeprecatedServiceAccount && p.Spec.DeprecatedServiceAccount != "" {
-		errs = append(errs, field.Invalid(at.Child("serviceAccount"), p.Spec.DeprecatedServiceAccount, "must match `serviceAccountName`"))
-	}
 	return errs
 }
 

@@ -159,25 +159,24 @@ func PodStatusUpdate(p, old *corev1.Pod) field.ErrorList {
 	for i, condition := range p.Status.Conditions {
 		errs = append(errs, qualifiedName(at.Child("conditions").Index(i).Child("type"), string(condition.Type))...)
 	}
-	always := old.Spec.RestartPolicy == corev1.RestartPolicyAlways
-	errs = append(errs, stillEnded(at.Child("containerStatuses"), p.Status.ContainerStatuses, old.Status.ContainerStatuses, func(corev1.ContainerStatus) bool {
-		return always || old.Spec.RestartPolicy == corev1.RestartPolicyOnFailure
-	})...)
+	errs = append(errs, stillEnded(at.Child("containerStatuses"), p.Status.ContainerStatuses, old.Status.ContainerStatuses, old.Spec.RestartPolicy)...)
 	errs = append(errs, podIPs(at.Child("podIPs"), p)...)
 	return errs
 }
 
 // stillEnded complains about containers that run again although nothing restarts them.
-func stillEnded(at *field.Path, is, was []corev1.ContainerStatus, restarts func(corev1.ContainerStatus) bool) field.ErrorList {
+func stillEnded(at *field.Path, is, was []corev1.ContainerStatus, policy corev1.RestartPolicy) field.ErrorList {
+	if policy == corev1.RestartPolicyAlways {
+		return nil
+	}
 	var errs field.ErrorList
-	for _, old := range was {
-		if old.State.Terminated == nil || restarts(old) {
+	for i, old := range was {
+		if old.State.Terminated == nil || policy == corev1.RestartPolicyOnFailure && old.State.Terminated.ExitCode != 0 {
 			continue
 		}
 		for _, status := range is {
 			if status.Name == old.Name && status.State.Terminated == nil {
-				errs = append(errs, field.Forbidden(at.Index(slices.IndexFunc(was, func(c corev1.ContainerStatus) bool { return c.Name == old.Name })).Child("state"),
-					"may not be transitioned to non-terminated state"))
+				errs = append(errs, field.Forbidden(at.Index(i).Child("state"), "may not be transitioned to non-terminated state"))
 			}
 		}
 	}

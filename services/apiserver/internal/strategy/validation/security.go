@@ -101,9 +101,13 @@ func (p *pod) hostNamespaces(at *field.Path) field.ErrorList {
 			"ShareProcessNamespace and HostPID cannot both be enabled"))
 	}
 	if p.spec.HostUsers != nil && !*p.spec.HostUsers {
-		for name, set := range map[string]bool{"hostNetwork": p.spec.HostNetwork, "hostPID": p.spec.HostPID, "hostIPC": p.spec.HostIPC} {
-			if set {
-				errs = append(errs, field.Forbidden(p.path.Child(name), "when `hostUsers` is false"))
+		for _, f := range []flag{
+			{"hostNetwork", p.spec.HostNetwork},
+			{"hostPID", p.spec.HostPID},
+			{"hostIPC", p.spec.HostIPC},
+		} {
+			if f.set {
+				errs = append(errs, field.Forbidden(p.path.Child(f.name), "when `hostUsers` is false"))
 			}
 		}
 	}

@@ -123,11 +123,14 @@ func sessionAffinity(at *field.Path, spec *corev1.ServiceSpec) field.ErrorList {
 func clusterIPs(at *field.Path, spec *corev1.ServiceSpec) field.ErrorList {
 	var errs field.ErrorList
 	if spec.Type == corev1.ServiceTypeExternalName {
-		for name, set := range map[string]bool{
-			"clusterIP": spec.ClusterIP != "", "clusterIPs": len(spec.ClusterIPs) > 0, "ipFamilies": len(spec.IPFamilies) > 0, "ipFamilyPolicy": spec.IPFamilyPolicy != nil,
+		for _, f := range []flag{
+			{"clusterIP", spec.ClusterIP != ""},
+			{"clusterIPs", len(spec.ClusterIPs) > 0},
+			{"ipFamilies", len(spec.IPFamilies) > 0},
+			{"ipFamilyPolicy", spec.IPFamilyPolicy != nil},
 		} {
-			if set {
-				errs = append(errs, field.Forbidden(at.Child(name), "may not be set when `type` is 'ExternalName'"))
+			if f.set {
+				errs = append(errs, field.Forbidden(at.Child(f.name), "may not be set when `type` is 'ExternalName'"))
 			}
 		}
 		return errs

@@ -113,3 +113,9 @@ func (n names) taken(name string) bool {
 	n[name] = true
 	return false
 }
+
+// flag is whether a field is set, for rules on several fields at once.
+type flag struct {
+	name string
+	set  bool
+}
