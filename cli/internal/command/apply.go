@@ -100,9 +100,7 @@ func (s *session) apply(ctx context.Context, o applyOptions) error {
 		return s.applyEach(ctx, objects, before, o)
 	}
 	for i, r := range results {
-		for _, w := range r.GetWarnings() {
-			fmt.Fprintf(s.Err, "Warning: %s: %s\n", objects[i], w)
-		}
+		s.warnings(objects[i], r.GetWarnings())
 		after := objects[i].Resource.New()
 		if err := proto.Unmarshal(r.GetObject(), after); err != nil {
 			return err
@@ -278,23 +276,21 @@ func nothingWritten(texts []string) error {
 
 // namespacesFirst lets a folder hold a namespace and what is in it, in files of any names.
 func namespacesFirst(objects []manifest.Object) {
-	namespaces := resource.For[*corev1.Namespace]()
-	slices.SortStableFunc(objects, func(a, b manifest.Object) int {
-		switch {
-		case a.Resource == namespaces && b.Resource != namespaces:
-			return -1
-		case a.Resource != namespaces && b.Resource == namespaces:
-			return 1
-		}
+	slices.SortStableFunc(objects, func(a, b manifest.Object) int { return place(a) - place(b) })
+}
+
+func place(o manifest.Object) int {
+	if o.Resource == resource.For[*corev1.Namespace]() {
 		return 0
-	})
+	}
+	return 1
 }
 
 // applyEach writes one object after the other, and goes on after an error.
 func (s *session) applyEach(ctx context.Context, objects []manifest.Object, before []object.Object, o applyOptions) error {
 	failed := 0
 	for i, m := range objects {
-		header, warn := s.warn()
+		header, warn := s.warn(m)
 		after, err := client.Dynamic(s.conn, m.Resource).Patch(ctx, o.patch(m, false), header)
 		warn()
 		if err != nil {

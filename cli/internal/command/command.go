@@ -174,13 +174,15 @@ func (s *session) namespaceOf(r *resource.Resource) string {
 	return ""
 }
 
-// warn is a call option that catches a response's header, and a function that prints the warnings in it.
-func (s *session) warn() (grpc.CallOption, func()) {
+// warn is a call option that catches a response's header, and a function that prints the warnings in it, about what.
+func (s *session) warn(about fmt.Stringer) (grpc.CallOption, func()) {
 	var header metadata.MD
-	return grpc.Header(&header), func() {
-		for _, w := range client.Warnings(header) {
-			fmt.Fprintln(s.Err, "Warning:", w)
-		}
+	return grpc.Header(&header), func() { s.warnings(about, client.Warnings(header)) }
+}
+
+func (s *session) warnings(about fmt.Stringer, texts []string) {
+	for _, text := range texts {
+		fmt.Fprintf(s.Err, "Warning: %s: %s\n", about, text)
 	}
 }
 

@@ -143,6 +143,7 @@ func (s *session) toDelete(ctx context.Context, args []string, o deleteOptions) 
 		if err != nil {
 			return nil, err
 		}
+		slices.SortStableFunc(objects, func(a, b manifest.Object) int { return place(b) - place(a) })
 		for _, m := range objects {
 			list = append(list, located{target{m.Resource, m.Name}, m.Namespace})
 		}

@@ -177,10 +177,12 @@ func (s *session) rolloutUndo(ctx context.Context, t target, to int64) error {
 	if err != nil {
 		return err
 	}
+	header, warn := s.warn(t)
+	defer warn()
 	_, err = deployments.Patch(ctx, metav1.PatchRequest_builder{
 		Namespace: s.namespace, Name: t.name, Type: metav1.PatchType_PATCH_TYPE_JSON, Patch: patch,
 		Options: metav1.WriteOptions_builder{FieldManager: rolloutManager}.Build(),
-	}.Build())
+	}.Build(), header)
 	if err != nil {
 		return err
 	}

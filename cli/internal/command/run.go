@@ -1,6 +1,7 @@
 package command
 
 import (
+	"context"
 	"fmt"
 	"strings"
 
@@ -11,6 +12,8 @@ import (
 	corev1 "dhow.dev/gen/go/dhow/core/v1"
 	metav1 "dhow.dev/gen/go/dhow/meta/v1"
 	"dhow.dev/pkg/client"
+	"dhow.dev/pkg/object"
+	"dhow.dev/pkg/resource"
 )
 
 type runOptions struct {
@@ -36,45 +39,17 @@ func newRun(s *session) *cobra.Command {
 			if at := c.ArgsLenAtDash(); at > 1 || at < 0 && len(args) > 1 {
 				return fmt.Errorf("unexpected %q: put the container's arguments behind --", args[1])
 			}
+			if o.replicas < 0 {
+				return fmt.Errorf("--replicas=%d: give the number of replicas, 0 or more", o.replicas)
+			}
 			container, err := o.container(args[0], args[1:])
 			if err != nil {
 				return err
 			}
-			template := podTemplate(args[0], container)
-			header, warn := s.warn()
-			options := metav1.WriteOptions_builder{FieldManager: runManager, DryRun: bool(o.dryRun)}.Build()
-			suffix := ""
-			if o.dryRun {
-				suffix = dryRunSuffix
+			if c.Flags().Changed("replicas") {
+				return s.run(c.Context(), newDeployment(s.namespace, args[0], o.replicas, container), o)
 			}
-			if !c.Flags().Changed("replicas") {
-				pod := corev1.Pod_builder{Metadata: template.GetMetadata(), Spec: template.GetSpec()}.Build()
-				pod.GetMetadata().SetName(args[0])
-				pod.GetMetadata().SetNamespace(s.namespace)
-				_, err := client.For[*corev1.Pod](s.conn).Create(c.Context(), pod, options, header)
-				warn()
-				if err == nil {
-					fmt.Fprintf(s.Out, "pod/%s created%s\n", args[0], suffix)
-				}
-				return err
-			}
-			if o.replicas < 0 {
-				return fmt.Errorf("--replicas=%d: give the number of replicas, 0 or more", o.replicas)
-			}
-			deployment := appsv1.Deployment_builder{
-				Metadata: metav1.ObjectMeta_builder{Name: proto.String(args[0]), Namespace: proto.String(s.namespace), Labels: runLabels(args[0])}.Build(),
-				Spec: appsv1.DeploymentSpec_builder{
-					Replicas: proto.Int32(o.replicas),
-					Selector: metav1.LabelSelector_builder{MatchLabels: runLabels(args[0])}.Build(),
-					Template: template,
-				}.Build(),
-			}.Build()
-			_, err = client.For[*appsv1.Deployment](s.conn).Create(c.Context(), deployment, options, header)
-			warn()
-			if err == nil {
-				fmt.Fprintf(s.Out, "deployment.apps/%s created%s\n", args[0], suffix)
-			}
-			return err
+			return s.run(c.Context(), newPod(s.namespace, args[0], container), o)
 		},
 	}
 	flags := c.Flags()
@@ -86,6 +61,24 @@ func newRun(s *session) *cobra.Command {
 	addDryRun(flags, &o.dryRun)
 	c.MarkFlagRequired("image")
 	return c
+}
+
+// run creates an object.
+func (s *session) run(ctx context.Context, o object.Object, options runOptions) error {
+	t := target{resource.ByMessage(o), o.GetMetadata().GetName()}
+	header, warn := s.warn(t)
+	write := metav1.WriteOptions_builder{FieldManager: runManager, DryRun: bool(options.dryRun)}.Build()
+	_, err := client.Dynamic(s.conn, t.resource).Create(ctx, o, write, header)
+	warn()
+	if err != nil {
+		return err
+	}
+	suffix := ""
+	if options.dryRun {
+		suffix = dryRunSuffix
+	}
+	fmt.Fprintf(s.Out, "%s created%s\n", t, suffix)
+	return nil
 }
 
 // runLabels are the labels that kubectl run gives.
@@ -116,9 +109,23 @@ func (o runOptions) container(name string, args []string) (*corev1.Container, er
 	return container, nil
 }
 
-func podTemplate(name string, container *corev1.Container) *corev1.PodTemplateSpec {
-	return corev1.PodTemplateSpec_builder{
-		Metadata: metav1.ObjectMeta_builder{Labels: runLabels(name)}.Build(),
+func newPod(namespace, name string, container *corev1.Container) *corev1.Pod {
+	return corev1.Pod_builder{
+		Metadata: metav1.ObjectMeta_builder{Name: proto.String(name), Namespace: proto.String(namespace), Labels: runLabels(name)}.Build(),
 		Spec:     corev1.PodSpec_builder{Containers: []*corev1.Container{container}}.Build(),
+	}.Build()
+}
+
+func newDeployment(namespace, name string, replicas int32, container *corev1.Container) *appsv1.Deployment {
+	return appsv1.Deployment_builder{
+		Metadata: metav1.ObjectMeta_builder{Name: proto.String(name), Namespace: proto.String(namespace), Labels: runLabels(name)}.Build(),
+		Spec: appsv1.DeploymentSpec_builder{
+			Replicas: proto.Int32(replicas),
+			Selector: metav1.LabelSelector_builder{MatchLabels: runLabels(name)}.Build(),
+			Template: corev1.PodTemplateSpec_builder{
+				Metadata: metav1.ObjectMeta_builder{Labels: runLabels(name)}.Build(),
+				Spec:     corev1.PodSpec_builder{Containers: []*corev1.Container{container}}.Build(),
+			}.Build(),
+		}.Build(),
 	}.Build()
 }

@@ -21,7 +21,7 @@ func (s *session) mergePatch(ctx context.Context, t target, patch any) (object.O
 	if err != nil {
 		return nil, err
 	}
-	header, warn := s.warn()
+	header, warn := s.warn(t)
 	defer warn()
 	return client.Dynamic(s.conn, t.resource).Patch(ctx, metav1.PatchRequest_builder{
 		Namespace: s.namespaceOf(t.resource), Name: t.name, Type: metav1.PatchType_PATCH_TYPE_MERGE, Patch: encoded,
