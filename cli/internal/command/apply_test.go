@@ -147,6 +147,21 @@ spec:
 	}
 }
 
+// TestApplyNamesFields applies a deployment with several mistakes deep inside.
+func TestApplyNamesFields(t *testing.T) {
+	c := newCluster(t)
+	bad := strings.NewReplacer(`, image: "web:v1"`, "", "labels: {app: web}", "labels: {app: other}", "replicas: 2", "replicas: -2").Replace(deployment)
+	r := c.apply(settings + "---\n" + bad)
+	for _, field := range []string{"spec.replicas: Invalid value: -2", "spec.template.metadata.labels: Invalid value", "spec.template.spec.containers[0].image: Required value"} {
+		if line := "\n  standard input, document 2: deployment.apps/web: " + field; r.code != 1 || !strings.Contains(r.err, line) {
+			t.Errorf("%q is not in:\n%s", line, r.err)
+		}
+	}
+	// The same mistakes without a manifest, in kubectl's form.
+	c.applied(deployment)
+	c.fails([]string{"run", "x", "--image= "}, `The Pod "x" is invalid: spec.containers[0].image: Invalid value`)
+}
+
 func TestApplyRefusesBadManifests(t *testing.T) {
 	c := newCluster(t)
 	for name, test := range map[string]struct{ manifest, wanted string }{
