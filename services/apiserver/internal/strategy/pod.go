@@ -161,11 +161,11 @@ func (s podStrategy) get(res *resource.Resource, namespace, name string, obj run
 
 // qosClass says how a pod fares when a node runs short: all is limited to what is requested, something is requested, or nothing.
 func qosClass(spec *corev1.PodSpec) corev1.PodQOSClass {
-	guaranteed, any := true, false
+	guaranteed, something := true, false
 	look := func(r *corev1.ResourceRequirements) {
 		for _, name := range []corev1.ResourceName{corev1.ResourceCPU, corev1.ResourceMemory} {
 			request, limit := r.Requests[name], r.Limits[name]
-			any = any || request.Sign() > 0 || limit.Sign() > 0
+			something = something || request.Sign() > 0 || limit.Sign() > 0
 			guaranteed = guaranteed && limit.Sign() > 0 && request.Cmp(limit) == 0
 		}
 	}
@@ -179,7 +179,7 @@ func qosClass(spec *corev1.PodSpec) corev1.PodQOSClass {
 		}
 	}
 	switch {
-	case !any:
+	case !something:
 		return corev1.PodQOSBestEffort
 	case guaranteed:
 		return corev1.PodQOSGuaranteed

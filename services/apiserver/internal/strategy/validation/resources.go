@@ -39,12 +39,12 @@ func requirements(path *field.Path, r *corev1.ResourceRequirements) field.ErrorL
 	limits, requests := path.Child("limits"), path.Child("requests")
 	for _, name := range sortedNames(r.Limits) {
 		quantity := r.Limits[name]
-		errs = append(errs, containerResourceName(limits, name)...)
+		errs = append(errs, containerResourceName(limits.Key(string(name)), name)...)
 		errs = append(errs, ResourceQuantity(limits.Key(string(name)), name, quantity)...)
 	}
 	for _, name := range sortedNames(r.Requests) {
 		quantity := r.Requests[name]
-		errs = append(errs, containerResourceName(requests, name)...)
+		errs = append(errs, containerResourceName(requests.Key(string(name)), name)...)
 		errs = append(errs, ResourceQuantity(requests.Key(string(name)), name, quantity)...)
 		limit, limited := r.Limits[name]
 		switch {
