@@ -54,7 +54,7 @@ demo: setup build ## the whole story on this machine, each step asserted (root);
 
 .PHONY: run-separate
 run-separate: setup build ## the five services as five processes over mTLS, two API servers (root)
-	@bin/dhow-separate
+	@bin/dhow up --separate --nodes 3
 
 .PHONY: bench
 bench: ## benchmarks
