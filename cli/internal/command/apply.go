@@ -221,7 +221,8 @@ func placeError(err error, objects []manifest.Object) (int, string) {
 	}
 	where := fmt.Sprintf("%s: %s: ", objects[i].Source, objects[i])
 	unnumbered := func(text string) string { return operationPrefix.ReplaceAllString(text, "") }
-	if s.Details == nil || len(s.Details.Causes) == 0 {
+	// A refusal that is not about fields (a namespace that is being deleted) says more in its message than in its causes.
+	if s.Details == nil || len(s.Details.Causes) == 0 || s.Reason == kmetav1.StatusReasonForbidden {
 		return i, where + unnumbered(s.Message)
 	}
 	if s.Reason == kmetav1.StatusReasonConflict {

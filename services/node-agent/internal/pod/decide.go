@@ -462,7 +462,7 @@ func (s *Situation) start(p *Plan, c *corev1.Container, before *cri.Container) {
 	}
 	if before != nil {
 		m := s.Memory[c.GetName()]
-		forgiven := before.FinishedAt.Sub(before.StartedAt) >= forgivenAfter
+		forgiven := ran(before) >= forgivenAfter
 		if at := before.FinishedAt.Add(m.Delay); m.Delay > 0 && !forgiven && at.After(s.Now) {
 			md := s.Pod.GetMetadata()
 			p.Wait[c.GetName()] = &status.Waiting{Reason: status.ReasonCrashLoopBackOff, Message: fmt.Sprintf(
@@ -488,6 +488,14 @@ func (s *Situation) startNow(p *Plan, c *corev1.Container, before *cri.Container
 		attempt = before.Attempt + 1
 	}
 	s.add(p, Step{Key: Key{StartContainer, c.GetName()}, Container: c.GetName(), Attempt: attempt})
+}
+
+// ran is how long a container ran. One that could not be started never ran: its start is the epoch.
+func ran(c *cri.Container) time.Duration {
+	if c.StartedAt.Unix() <= 0 {
+		return 0
+	}
+	return c.FinishedAt.Sub(c.StartedAt)
 }
 
 // nextDelay returns the back-off after a restart of a container that had run for a while.

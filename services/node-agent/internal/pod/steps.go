@@ -167,7 +167,7 @@ func (w *worker) startStep(step Step) perform {
 	m := w.remember(step.Container)
 	attempt := step.Attempt
 	if before := w.runtime.Newest(step.Container); before != nil {
-		m.Delay = nextDelay(m.Delay, before.FinishedAt.Sub(before.StartedAt))
+		m.Delay = nextDelay(m.Delay, ran(before))
 		w.m.meter.restarts.Add(w.ctx, 1)
 	} else if n := restartsBefore(w.pod, step.Container); n > 0 {
 		// The runtime has lost the runs before: the count goes on, so that a number never means two runs.

@@ -69,6 +69,10 @@ func (p payload) write(dir string, gid int64) (bool, error) {
 	}
 	for path, f := range p {
 		name := filepath.Join(target, path)
+		if gid >= 0 {
+			// As Kubernetes does with a pod's fsGroup: what it owns it may read.
+			f.mode |= 0o440
+		}
 		if err := os.MkdirAll(filepath.Dir(name), 0o755); err != nil {
 			return false, err
 		}
