@@ -46,6 +46,13 @@ var unremarkable = map[string]bool{
 	"simple token is not cryptographically signed": true,
 }
 
+// slow says that the machine is busy: nothing is wrong, and the latency metrics tell how much.
+var slow = map[string]bool{
+	"apply request took too long":                            true,
+	"waiting for ReadIndex response took too long, retrying": true,
+	"slow fdatasync": true,
+}
+
 // stopping are reasons why background work did not end: the server was closed. The next start goes on with it.
 var stopping = map[string]bool{
 	"interrupted due to stop signal": true,
@@ -73,6 +80,9 @@ func (c *zapCore) Write(entry zapcore.Entry, fields []zapcore.Field) error {
 		return 1
 	})
 	level := slog.LevelWarn
+	if slow[entry.Message] {
+		level = slog.LevelInfo
+	}
 	if entry.Level >= zapcore.ErrorLevel {
 		level = slog.LevelError
 	}
