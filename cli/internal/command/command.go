@@ -129,16 +129,16 @@ func connectFirst(s *session, c *cobra.Command) {
 		return
 	}
 	c.RunE = func(c *cobra.Command, args []string) error {
-		if err := s.open(c); err != nil {
-			return err
-		}
-		defer s.close()
+		// Before the connection, which reports its calls to the tracing that it finds.
 		ctx, done, err := s.traced(c.Context(), c.CommandPath())
 		if err != nil {
 			return err
 		}
 		c.SetContext(ctx)
-		if err = run(c, args); ctx.Err() != nil {
+		if err = s.open(c); err == nil {
+			err = run(c, args)
+		}
+		if ctx.Err() != nil {
 			err = exitError(exitInterrupted) // who pressed Ctrl-C knows why
 		}
 		done(err)

@@ -6,9 +6,7 @@ import (
 	"log/slog"
 	"time"
 
-	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/codes"
-	"go.opentelemetry.io/otel/trace"
 
 	"dhow.dev/pkg/telemetry"
 	"dhow.dev/pkg/version"
@@ -26,7 +24,7 @@ func (s *session) traced(ctx context.Context, commandPath string) (context.Conte
 	if err != nil {
 		return nil, nil, err
 	}
-	ctx, span := telemetry.Tracer("dhow.dev/cli").Start(ctx, commandPath, trace.WithAttributes(attribute.String("k8s.namespace.name", s.namespace)))
+	ctx, span := telemetry.Tracer("dhow.dev/cli").Start(ctx, commandPath)
 	return ctx, func(err error) {
 		// An exit code of its own is the answer of what the command ran or asked, not its failure.
 		if exit := exitError(0); err != nil && !errors.As(err, &exit) {
