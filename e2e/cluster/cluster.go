@@ -60,7 +60,7 @@ func Start(t *testing.T, options Options) *Cluster {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := &Cluster{t: t, DataDir: filepath.Join(dir, "data"), listen: freePorts(t), options: options, dhow: dhow}
+	c := &Cluster{t: t, DataDir: filepath.Join(dir, "data"), listen: FreePorts(t), options: options, dhow: dhow}
 	t.Cleanup(func() {
 		c.down()
 		if t.Failed() {
@@ -77,10 +77,10 @@ func Start(t *testing.T, options Options) *Cluster {
 	return c
 }
 
-// freePorts finds a loopback port that has the ports after it free too, as many as services of their own need.
-func freePorts(t *testing.T) string {
+// FreePorts finds a loopback port that has the five ports after it free too, as services in processes of their own need them, and returns its address.
+func FreePorts(t *testing.T) string {
 	t.Helper()
-	const needed = 5
+	const needed = 6
 next:
 	for range 100 {
 		first, err := net.Listen("tcp", "127.0.0.1:0")

@@ -20,22 +20,25 @@ import (
 	"dhow.dev/e2e/cluster"
 )
 
-// The whole way of a change in one trace: TestTraceOneProcess has the control plane in one process, TestTraceSeparateProcesses each service in its own.
+// The cluster as it is seen from outside: TestSeenOneProcess has the control plane in one process, TestSeenSeparateProcesses each service in its own.
 
-func TestTraceOneProcess(t *testing.T) { unbroken(t, cluster.Options{Nodes: 1}) }
+func TestSeenOneProcess(t *testing.T) { seen(t, cluster.Options{Nodes: 1}) }
 
-func TestTraceSeparateProcesses(t *testing.T) {
-	unbroken(t, cluster.Options{Nodes: 1, Separate: true})
-}
+func TestSeenSeparateProcesses(t *testing.T) { seen(t, cluster.Options{Nodes: 1, Separate: true}) }
 
-// unbroken: one trace leads from `dhow apply` to the packet rules of the first ready endpoint, through every service.
-func unbroken(t *testing.T, options cluster.Options) {
+func seen(t *testing.T, options cluster.Options) {
 	c := cluster.Start(t, options)
 	c.Images(t)
 	// Nodes are network namespaces: what they all reach of this machine is the bridge, whose address the first run chose.
 	received, endpoint := collect(t, c.Gateway)
-	c.Again("--otlp-endpoint", endpoint)
+	metrics := cluster.FreePorts(t)
+	c.Again("--otlp-endpoint", endpoint, "--metrics-listen", metrics)
+	t.Run("trace", func(t *testing.T) { unbroken(t, c, options, received, endpoint) })
+	t.Run("metrics", func(t *testing.T) { measured(t, c, options, metrics) })
+}
 
+// unbroken: one trace leads from `dhow apply` to the packet rules of the first ready endpoint, through every service.
+func unbroken(t *testing.T, c *cluster.Cluster, options cluster.Options, received *collector, endpoint string) {
 	command := c.Command(t.Context(), "apply", "-f", "-")
 	command.Env = append(command.Environ(), "OTEL_EXPORTER_OTLP_ENDPOINT="+endpoint)
 	command.Stdin = strings.NewReader(`
