@@ -46,7 +46,7 @@ import (
 // scope names the agent's instruments.
 const scope = "dhow.dev/services/node-agent"
 
-// Status is looked at this often: soon again until the node is ready for the first time, then as Kubernetes does.
+// Status is looked at this often: soon again while the node is not ready, else as Kubernetes does.
 const (
 	startingInterval = 200 * time.Millisecond
 	statusInterval   = 10 * time.Second
@@ -54,6 +54,10 @@ const (
 
 // runtimeMoment is how long registering waits for the runtime's first answer.
 const runtimeMoment = 3 * time.Second
+
+// runtimeGrace is how long a runtime that was ready may be away before the node is not ready: long enough to be started again, and the time that
+// Kubernetes' kubelet gives it too. Pods run on meanwhile.
+const runtimeGrace = 30 * time.Second
 
 // cgroupMount is where Linux has cgroups.
 const cgroupMount = "/sys/fs/cgroup"
@@ -385,6 +389,8 @@ type nodeHealth struct {
 	runtime cri.Runtime
 	changed func(*corev1.NodeStatus)
 
+	// lastReady is when the runtime and its network were last ready. Only look touches it.
+	lastReady time.Time
 	// answered is closed when the runtime first says that it is ready.
 	answered chan struct{}
 	once     sync.Once
@@ -418,6 +424,8 @@ func (h *nodeHealth) run(ctx context.Context) error {
 	for {
 		if h.look(ctx) {
 			wait = statusInterval
+		} else {
+			wait = startingInterval
 		}
 		timer := time.NewTimer(wait)
 		select {
@@ -437,6 +445,12 @@ func (h *nodeHealth) look(ctx context.Context) bool {
 	if ctx.Err() != nil {
 		return false
 	}
+	isReady := err == nil && rt.RuntimeReady && rt.NetworkReady
+	if isReady {
+		h.lastReady = time.Now()
+	} else if time.Since(h.lastReady) < runtimeGrace {
+		return false
+	}
 	h.mu.Lock()
 	now := h.machine.Status(h.status, rt, err, time.Now())
 	same := h.status != nil && proto.Equal(h.status, now)
@@ -448,5 +462,5 @@ func (h *nodeHealth) look(ctx context.Context) bool {
 	if !same {
 		h.changed(now)
 	}
-	return err == nil && rt.RuntimeReady && rt.NetworkReady
+	return isReady
 }

@@ -210,6 +210,9 @@ func (s *Server) handle(_ any, stream grpc.ServerStream) error {
 		if o == nil {
 			return notFound(res, request.GetName())
 		}
+		if want := request.GetOptions().GetUid(); want != "" && want != o.GetMetadata().GetUid() {
+			return apierrors.NewConflict(res.GroupResource(), request.GetName(), fmt.Errorf("the UID in the precondition (%s) does not match the UID in record (%s)", want, o.GetMetadata().GetUid()))
+		}
 		s.delete(k)
 		return stream.SendMsg(o)
 	case "Watch":
