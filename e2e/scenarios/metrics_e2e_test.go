@@ -20,7 +20,7 @@ import (
 var measures = map[string][]string{
 	"store":              {"rpc_server_call_duration_seconds_count", "dhow_store_commit_duration_seconds_count", "dhow_store_batch_commits_count", "dhow_store_database_size_bytes", "dhow_store_watch_changes_total"},
 	"apiserver":          {"rpc_server_call_duration_seconds_count", "rpc_client_call_duration_seconds_count", "dhow_apiserver_cache_events_total", "dhow_apiserver_watchers"},
-	"scheduler":          {"rpc_client_call_duration_seconds_count", "dhow_scheduler_decisions_total", "dhow_scheduler_plan_duration_seconds_count", "dhow_scheduler_pending"},
+	"scheduler":          {"rpc_client_call_duration_seconds_count", "dhow_scheduler_decisions_total", "dhow_scheduler_plan_duration_seconds_count", "dhow_scheduler_latency_seconds_count", "dhow_scheduler_pending"},
 	"controller-manager": {"rpc_client_call_duration_seconds_count", "dhow_controller_turns_total", "dhow_controller_turn_duration_seconds_count", "dhow_controller_queue_length"},
 	"node-agent":         {"rpc_client_call_duration_seconds_count", "dhow_node_pod_ready_duration_seconds_count", "dhow_node_container_starts_total", "dhow_node_pods", "dhow_proxy_sync_duration_seconds_count"},
 }

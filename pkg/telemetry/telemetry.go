@@ -97,7 +97,11 @@ func Setup(ctx context.Context, config Config) (shutdown func(context.Context) e
 	otel.SetTracerProvider(traces)
 	otel.SetMeterProvider(measures)
 	return func(ctx context.Context) error {
-		return errors.Join(traces.Shutdown(ctx), stopMetrics(ctx))
+		// A collector that is gone is no failure of the service that stops.
+		if err := traces.Shutdown(ctx); err != nil {
+			logger.WarnContext(ctx, "the last spans were not exported", logkey.Err(err))
+		}
+		return stopMetrics(ctx)
 	}, nil
 }
 
@@ -141,6 +145,16 @@ func newTracerProvider(ctx context.Context, config Config, about *resource.Resou
 	return sdktrace.NewTracerProvider(options...), nil
 }
 
+// secondsView gives histograms in seconds boundaries from 100 µs to 100 s; the library's own are for milliseconds.
+func secondsView(i sdkmetric.Instrument) (sdkmetric.Stream, bool) {
+	if i.Kind != sdkmetric.InstrumentKindHistogram || i.Unit != "s" || strings.HasPrefix(i.Name, "rpc.") {
+		return sdkmetric.Stream{}, false
+	}
+	return sdkmetric.Stream{Name: i.Name, Description: i.Description, Unit: i.Unit, Aggregation: sdkmetric.AggregationExplicitBucketHistogram{
+		Boundaries: []float64{.0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 25, 50, 100},
+	}}, true
+}
+
 func newMetrics(ctx context.Context, config Config, about *resource.Resource) (stop func(context.Context) error, provider metric.MeterProvider, err error) {
 	listener := config.MetricsListener
 	if listener == nil {
@@ -159,7 +173,7 @@ func newMetrics(ctx context.Context, config Config, about *resource.Resource) (s
 	if err != nil {
 		return nil, nil, errors.Join(fmt.Errorf("telemetry: Prometheus exporter: %w", err), listener.Close())
 	}
-	measures := sdkmetric.NewMeterProvider(sdkmetric.WithReader(exporter), sdkmetric.WithResource(about))
+	measures := sdkmetric.NewMeterProvider(sdkmetric.WithReader(exporter), sdkmetric.WithResource(about), sdkmetric.WithView(secondsView))
 
 	routes := http.NewServeMux()
 	routes.Handle("GET /metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{}))

@@ -71,7 +71,7 @@ func newSeparate(c *cluster) (*separateServices, error) {
 		{"store", "dhow-store", append(s.tls("store"), "--listen", s.local(storePort), "--data-dir", c.dir.path("store"))},
 		apiserver("apiserver", s.first),
 		apiserver("apiserver-2", s.second),
-		{"scheduler", "dhow-scheduler", append(s.tls("scheduler"), "--listen", s.local(schedulerPort), "--apiserver", clients)},
+		{"scheduler", "dhow-scheduler", append(s.tls("scheduler"), "--listen", s.local(schedulerPort), "--apiserver", clients, "--leader-elect=false")},
 		{"controller-manager", "dhow-controller-manager", append(s.tls("controller-manager"), "--listen", s.local(controllerManagerPort), "--apiserver", clients,
 			"--eviction-start-grace", c.config.NodeGrace.String(), "--node-eviction-rate", fmt.Sprint(evictionRate), "--leader-elect=false")},
 	}

@@ -24,7 +24,6 @@ import (
 	"dhow.dev/pkg/identity"
 	"dhow.dev/pkg/pki"
 	"dhow.dev/pkg/telemetry"
-	"dhow.dev/pkg/telemetry/logkey"
 	"dhow.dev/pkg/telemetry/memlimit"
 	"dhow.dev/pkg/version"
 
@@ -102,10 +101,7 @@ func Run(ctx context.Context, config Config) (err error) {
 	defer func() {
 		flushing, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 		defer cancel()
-		// A collector that is gone is no failure of the cluster.
-		if err := shutdown(flushing); err != nil {
-			logger.Warn("the last spans were not exported", logkey.Err(err))
-		}
+		err = errors.Join(err, shutdown(flushing))
 	}()
 	if _, _, err := splitListen(config.Listen); err != nil {
 		return err

@@ -90,11 +90,12 @@ func New[K comparable](cfg Config[K]) *Runner[K] {
 			workqueue.TypedRateLimitingQueueConfig[K]{Name: cfg.Name}),
 		causes: map[K][]string{}, wrote: map[K]int64{}, parked: map[K]int64{}, arrived: make(chan struct{}, 1),
 	}
-	_, _ = meter.Int64ObservableGauge("dhow.controller.queue.length", metric.WithDescription("keys that wait for a turn"),
-		metric.WithInt64Callback(func(_ context.Context, o metric.Int64Observer) error {
-			o.Observe(int64(r.queue.Len()), metric.WithAttributes(attribute.String("controller", cfg.Name)))
-			return nil
-		}))
+	// A callback of each runner's own: of callbacks given with an instrument the SDK keeps the first runner's alone.
+	length, _ := meter.Int64ObservableGauge("dhow.controller.queue.length", metric.WithDescription("keys that wait for a turn"))
+	_, _ = meter.RegisterCallback(func(_ context.Context, o metric.Observer) error {
+		o.ObserveInt64(length, int64(r.queue.Len()), metric.WithAttributes(attribute.String("controller", cfg.Name)))
+		return nil
+	}, length)
 	return r
 }
 

@@ -36,6 +36,8 @@ type Binding struct {
 	UID         string
 	Node        string
 	Traceparent string
+	// Added is when the pod came to wait: the watch may tell of the binding, and take the pod off the queue, before its call is answered.
+	Added time.Time
 	// Reason and Message say why there is no node.
 	Reason, Message string
 }

@@ -178,7 +178,7 @@ func (l *Loop) step(ctx context.Context) time.Time {
 
 // settle assumes a decision, or lets the pod wait, and appends what is to be told.
 func (l *Loop) settle(bindings []binder.Binding, item *queue.Item, class *snapshot.Class, d plan.Decision, now time.Time) []binder.Binding {
-	b := binder.Binding{Key: item.Key, UID: item.UID, Traceparent: item.Traceparent}
+	b := binder.Binding{Key: item.Key, UID: item.UID, Traceparent: item.Traceparent, Added: item.Added}
 	if d.Slot >= 0 {
 		if !l.cluster.Assume(item.Key, class, d.Node) {
 			l.queue.Backoff(item, now)
@@ -231,8 +231,8 @@ func (l *Loop) done(ctx context.Context, results []binder.Result) {
 			l.metrics.outcome(ctx, outcomeUnschedulable)
 		case r.OK():
 			l.metrics.outcome(ctx, outcomeBound)
+			l.metrics.latency(ctx, now.Sub(r.Added))
 			if queued {
-				l.metrics.latency(ctx, now.Sub(item.Added))
 				l.queue.Remove(r.Key)
 			}
 			l.report(r)
