@@ -1,0 +1,92 @@
+package up
+
+import (
+	"bytes"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+func TestOneClusterPerDirectory(t *testing.T) {
+	d := directory(t.TempDir())
+	release, err := d.lock()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if held, err := d.locked(); err != nil || !held || d.holder() != os.Getpid() {
+		t.Errorf("locked %v by %d, %v", held, d.holder(), err)
+	}
+	if _, err := d.lock(); err == nil || !strings.Contains(err.Error(), "runs on "+string(d)+" already") || !strings.Contains(err.Error(), "dhow down") {
+		t.Errorf("second lock: %v", err)
+	}
+	release()
+	if held, err := d.locked(); err != nil || held {
+		t.Errorf("after the release: %v, %v", held, err)
+	}
+}
+
+// What `dhow up` has not made is not deleted, and not mixed with a cluster's data.
+func TestOthersThingsAreLeftAlone(t *testing.T) {
+	d := directory(t.TempDir())
+	precious := d.path("precious")
+	if err := os.WriteFile(precious, []byte("x"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.ours(); err == nil || !strings.Contains(err.Error(), "precious") {
+		t.Errorf("a directory with other things: %v", err)
+	}
+	var out bytes.Buffer
+	if err := Down(t.Context(), DownConfig{DataDir: string(d), Purge: true, Out: &out, Err: &out}); err != nil && os.Geteuid() == 0 {
+		t.Error(err)
+	}
+	if _, err := os.Stat(precious); err != nil {
+		t.Error(err)
+	}
+	for _, made := range []string{"pki/ca.crt", "store/db", "nodes/n1/agent.log"} {
+		if err := os.MkdirAll(filepath.Dir(d.path(made)), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(d.path(made), nil, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := d.save(machine{ID: "abc"}); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.ours(); err != nil {
+		t.Errorf("a cluster's directory: %v", err)
+	}
+	if err := d.purge(); err != nil {
+		t.Fatal(err)
+	}
+	left, err := os.ReadDir(d.path())
+	if err != nil || len(left) != 1 || left[0].Name() != "precious" {
+		t.Errorf("left: %v, %v", left, err)
+	}
+	if err := os.Remove(precious); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.purge(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(d.path()); !os.IsNotExist(err) {
+		t.Errorf("the empty directory: %v", err)
+	}
+}
+
+func TestAddressesOfTheAPI(t *testing.T) {
+	m := machine{}
+	if err := m.Gateway.UnmarshalText([]byte("10.89.0.1")); err != nil {
+		t.Fatal(err)
+	}
+	for listen, want := range map[string]string{"127.0.0.1:7443": "127.0.0.1:7443 10.89.0.1:7443", "0.0.0.0:7443": "0.0.0.0:7443"} {
+		all, inside, err := addresses(listen, m.Gateway)
+		if err != nil || strings.Join(all, " ") != want || inside != "10.89.0.1:7443" {
+			t.Errorf("%s: %v, %s, %v", listen, all, inside, err)
+		}
+	}
+	if _, _, err := addresses("7443", m.Gateway); err == nil || !strings.Contains(err.Error(), "127.0.0.1:7443") {
+		t.Errorf("%v", err)
+	}
+}
