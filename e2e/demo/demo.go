@@ -94,7 +94,8 @@ func Run(ctx context.Context, config Config) (err error) {
 	began := time.Now()
 	defer func() {
 		if d.Keep && err == nil {
-			fmt.Fprintf(d.Out, "\nThe cluster stays up. Try: %s --config %s/client.yaml get pods -A\nEnd it with: %s down --purge --data-dir %s\n", d.Dhow, d.DataDir, d.Dhow, d.DataDir)
+			fmt.Fprintf(d.Out, "\nThe cluster stays up. Try: %s --config %s/client.yaml get pods -A\nIts images are served again by: %s --data-dir %s\nEnd it with: %s down --purge --data-dir %s\n",
+				d.Dhow, d.DataDir, filepath.Join(filepath.Dir(d.Dhow), "dhow-example-images"), d.DataDir, d.Dhow, d.DataDir)
 			return
 		}
 		if cleanErr := d.step(context.WithoutCancel(ctx), step{"leave nothing behind", cleanUp}); cleanErr != nil {
