@@ -22,7 +22,12 @@ type pool struct {
 
 	mu   sync.Mutex
 	used bitmap
+	// misses counts the numbers that the hint had as free and others had claimed, since it was loaded.
+	misses int
 }
+
+// maxMisses is how many of them one by one are cheaper than reading all claims.
+const maxMisses = 4
 
 type bitmap []uint64
 
@@ -48,8 +53,8 @@ func (p *pool) claim(claims Claims, i int, holder []byte) bool {
 
 // pick claims a free number out of [from, to), the first one at or after start, going round. It returns false when all are taken.
 func (p *pool) pick(ctx context.Context, claims Claims, from, to, start int, holder []byte) (int, bool, error) {
-	for range 2 {
-		if i, ok := p.candidate(claims, from, to, start); ok {
+	for loaded := range 2 {
+		if i, ok := p.candidate(claims, from, to, start); ok && (loaded == 1 || !p.stale()) {
 			p.take(claims, i, holder)
 			return i, true, nil
 		}
@@ -71,11 +76,19 @@ func (p *pool) candidate(claims Claims, from, to, start int) (int, bool) {
 		}
 		if claimed, _ := claims.Known(p.key(i)); claimed {
 			p.used.set(i)
+			p.misses++
 			continue
 		}
 		return i, true
 	}
 	return 0, false
+}
+
+// stale says whether the hint is so far behind what other servers have claimed that learning it number by number would take too many attempts.
+func (p *pool) stale() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.misses >= maxMisses
 }
 
 func (p *pool) take(claims Claims, i int, holder []byte) {
@@ -112,7 +125,7 @@ func (p *pool) load(ctx context.Context) error {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.used = used
+	p.used, p.misses = used, 0
 	return nil
 }
 
