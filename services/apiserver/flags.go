@@ -95,7 +95,7 @@ func parse(arguments []string, stderr io.Writer) (options, error) {
 	o := options{log: telemetry.LogConfig{Service: binary}, telemetry: telemetry.Config{Service: binary, Version: version.Version}}
 	flags := flag.NewFlagSet(binary, flag.ContinueOnError)
 	flags.SetOutput(stderr)
-	flags.StringVar(&o.listen, "listen", "127.0.0.1:6443", "address to listen on")
+	flags.StringVar(&o.listen, "listen", "127.0.0.1:7443", "address to listen on")
 	flags.StringVar(&o.config.AdvertiseAddress, "advertise-address", "", "host:port at which other API servers and pods reach this one; empty: that of --listen")
 	flags.StringVar(&o.store, "store", "127.0.0.1:6440", "address of the store; several, separated by commas, are equal")
 	flags.StringVar(&o.scheduler, "scheduler", "", "address of the scheduler, which explains its decisions; empty: none")

@@ -77,7 +77,7 @@ func parse(arguments []string, stderr io.Writer) (options, error) {
 	flags := flag.NewFlagSet(binary, flag.ContinueOnError)
 	flags.SetOutput(stderr)
 	flags.StringVar(&o.listen, "listen", "127.0.0.1:6442", "address of health and reflection")
-	flags.StringVar(&o.apiServer, "apiserver", "127.0.0.1:6443", "address of the API server; several, separated by commas, are equal")
+	flags.StringVar(&o.apiServer, "apiserver", "127.0.0.1:7443", "address of the API server; several, separated by commas, are equal")
 	flags.BoolVar(&o.config.LeaderElect, "leader-elect", true, "work only while holding the lease kube-system/kube-controller-manager")
 	flags.StringVar(&o.config.Identity, "leader-elect-identity", "", "name of this process in the lease (default host name and process id)")
 	flags.DurationVar(&o.config.LeaseDuration, "leader-elect-lease-duration", 15*time.Second, "how long a leader that has vanished is waited for")

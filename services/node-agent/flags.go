@@ -109,7 +109,7 @@ func parse(arguments []string, stderr io.Writer) (options, error) {
 	flags.Var(pairs(c.Reserved), "reserved", "what is kept from pods, for example memory=512Mi")
 	flags.Float64Var(&c.Fraction, "fraction", 0, "part of the machine's CPU and memory that is the node's; 0: all")
 	flags.StringVar(&c.DataDir, "data-dir", "/var/lib/dhow/node", "folder of pods, logs and the agent's memory")
-	flags.StringVar(&o.apiservers, "apiserver", "127.0.0.1:6443", "addresses of the API servers, host:port, separated by commas")
+	flags.StringVar(&o.apiservers, "apiserver", "127.0.0.1:7443", "addresses of the API servers, host:port, separated by commas")
 	flags.StringVar(&c.CRISocket, "cri-socket", "", "socket of a container runtime; empty: the bundled one")
 	flags.StringVar(&runtime.Dir, "runtime-dir", "", "folder of the bundled runtime's programs; empty: it is looked for")
 	flags.StringVar(&runtime.State, "runtime-state", "/run/dhow/runtime", "folder of the bundled runtime's sockets and mounts, at most 40 characters")

@@ -73,7 +73,7 @@ func parse(arguments []string, stderr io.Writer) (options, error) {
 	flags := flag.NewFlagSet(binary, flag.ContinueOnError)
 	flags.SetOutput(stderr)
 	flags.StringVar(&o.listen, "listen", "127.0.0.1:6441", "address to listen on")
-	flags.StringVar(&o.apiServer, "apiserver", "127.0.0.1:6443", "address of the API server; several, separated by commas, are equal")
+	flags.StringVar(&o.apiServer, "apiserver", "127.0.0.1:7443", "address of the API server; several, separated by commas, are equal")
 	flags.StringVar(&o.config.SchedulerName, "scheduler-name", loop.DefaultSchedulerName, "which pods to place: those whose spec.schedulerName is this")
 	flags.BoolVar(&o.config.LeaderElect, "leader-elect", true, "be one of several schedulers, of which one is active")
 	flags.StringVar(&o.config.Instance, "instance", "", "name of this process among schedulers; empty: host name and process id")
