@@ -31,12 +31,14 @@ const maxMisses = 4
 
 type bitmap []uint64
 
+func newBitmap(size int) bitmap { return make(bitmap, (size+63)/64) }
+
 func (b bitmap) has(i int) bool { return b[i/64]&(1<<(i%64)) != 0 }
 func (b bitmap) set(i int)      { b[i/64] |= 1 << (i % 64) }
 func (b bitmap) clear(i int)    { b[i/64] &^= 1 << (i % 64) }
 
 func newPool(store storev1.StoreClient, prefix string, size int, name func(int) string, parse func(string) (int, bool)) *pool {
-	return &pool{store: store, prefix: prefix, size: size, name: name, parse: parse, used: make(bitmap, (size+63)/64)}
+	return &pool{store: store, prefix: prefix, size: size, name: name, parse: parse, used: newBitmap(size)}
 }
 
 func (p *pool) key(i int) string { return p.prefix + p.name(i) }
@@ -113,7 +115,7 @@ func (p *pool) note(i int, used bool) {
 
 // load reads all claims anew.
 func (p *pool) load(ctx context.Context) error {
-	used := make(bitmap, len(p.used))
+	used := newBitmap(p.size)
 	err := list(ctx, p.store, p.prefix, func(e *storev1.Entry) error {
 		if i, ok := p.parse(string(e.GetKey())[len(p.prefix):]); ok {
 			used.set(i)
