@@ -6,7 +6,10 @@ SHELL := /bin/bash
 MODULES := gen/go pkg services cli e2e examples
 BINARIES := dhow dhow-store dhow-apiserver dhow-scheduler dhow-controller-manager dhow-node-agent
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
-LDFLAGS := -s -w -X dhow.dev/pkg/version.Version=$(VERSION)
+# kubectl says the Kubernetes version that its module is of: k8s.io/kubectl v0.36.3 is kubectl v1.36.3.
+KUBECTL_VERSION = $(shell cd cli && go list -m -f '{{.Version}}' k8s.io/kubectl | sed 's/^v0/v1/')
+LDFLAGS = -s -w -X dhow.dev/pkg/version.Version=$(VERSION) -X k8s.io/component-base/version.gitVersion=$(KUBECTL_VERSION) \
+	-X k8s.io/component-base/version.gitMajor=1 -X k8s.io/component-base/version.gitMinor=$(word 2,$(subst ., ,$(KUBECTL_VERSION)))
 
 .PHONY: help
 help: ## list the targets

@@ -98,13 +98,13 @@ func New(streams Streams, extra ...*cobra.Command) *cobra.Command {
 		connectFirst(s, c)
 	}
 	root.AddCommand(clusterCommands...)
-	root.AddCommand(newVersion(s))
+	root.AddCommand(newVersion(s), newKubectl())
 	root.AddCommand(extra...)
 	for _, g := range []struct {
 		id, title string
 		commands  []string
 	}{
-		{"cluster", "A cluster:", []string{"up", "down", "status", "version"}},
+		{"cluster", "A cluster:", []string{"up", "down", "status", "version", "kubectl"}},
 		{"change", "Change what runs:", []string{"apply", "run", "scale", "rollout", "delete", "cordon", "uncordon"}},
 		{"look", "Look at what runs:", []string{"get", "describe", "logs", "exec", "wait", "why"}},
 	} {
