@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 
-MODULES := gen/go pkg services cli e2e examples
+MODULES := gen/go pkg services cli e2e bench examples
 BINARIES := dhow dhow-store dhow-apiserver dhow-scheduler dhow-controller-manager dhow-node-agent
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 # kubectl says the Kubernetes version that its module is of: k8s.io/kubectl v0.36.3 is kubectl v1.36.3.
@@ -22,7 +22,7 @@ setup: ## install what Dhow needs on this machine (says what)
 .PHONY: build
 build: ## build all binaries into bin/
 	@mkdir -p bin
-	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o bin/ ./cli/cmd/... $(wildcard ./services/*/cmd/*) ./e2e/cmd/... ./pkg/image/cmd/...
+	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o bin/ ./cli/cmd/... $(wildcard ./services/*/cmd/*) ./e2e/cmd/... ./bench/cmd/... ./pkg/image/cmd/...
 
 .PHONY: generate
 generate: ## generate Go code from proto/
