@@ -119,9 +119,20 @@ func (f Files) read() (*material, error) {
 
 // ServerTLS returns the configuration of a server: TLS 1.3, client certificates of the same authority required.
 func ServerTLS(pair *KeyPair) *tls.Config {
+	return serverTLS(pair, tls.RequireAndVerifyClientCert, nil)
+}
+
+// DoorTLS returns the configuration of a server that also knows callers by other means than certificates: a client certificate must be one of the
+// same authority when it is given, but need not be given. The protocols are those to negotiate, the preferred first.
+func DoorTLS(pair *KeyPair, protocols ...string) *tls.Config {
+	return serverTLS(pair, tls.VerifyClientCertIfGiven, protocols)
+}
+
+func serverTLS(pair *KeyPair, clients tls.ClientAuthType, protocols []string) *tls.Config {
 	return &tls.Config{
 		MinVersion: tls.VersionTLS13,
-		ClientAuth: tls.RequireAndVerifyClientCert,
+		ClientAuth: clients,
+		NextProtos: protocols,
 		// Both the certificate and the authority are read anew for each connection; resumption would skip that.
 		SessionTicketsDisabled: true,
 		GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) {
@@ -129,8 +140,9 @@ func ServerTLS(pair *KeyPair) *tls.Config {
 			return &tls.Config{
 				MinVersion:             tls.VersionTLS13,
 				Certificates:           []tls.Certificate{now.certificate},
-				ClientAuth:             tls.RequireAndVerifyClientCert,
+				ClientAuth:             clients,
 				ClientCAs:              now.roots,
+				NextProtos:             protocols,
 				SessionTicketsDisabled: true,
 			}, nil
 		},

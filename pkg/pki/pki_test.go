@@ -243,6 +243,31 @@ func TestMutualTLS(t *testing.T) {
 	}
 }
 
+func TestDoorTLS(t *testing.T) {
+	dir := t.TempDir()
+	a := authority(t, dir)
+	server := ensure(t, a, FilesIn(dir, "apiserver"), serverRequest())
+	client := ensure(t, a, FilesIn(filepath.Join(dir, "n1"), "agent"), nodeRequest())
+	stranger := ensure(t, authority(t, t.TempDir()), FilesIn(t.TempDir(), "x"), nodeRequest())
+	nameless := func() *tls.Config {
+		config := ClientTLS(client, "store.dhow")
+		config.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return &tls.Certificate{}, nil }
+		config.NextProtos = []string{"http/1.1", "h2"}
+		return config
+	}
+	if s, c, seen := handshake(t, DoorTLS(server, "h2", "http/1.1"), nameless()); s != nil || c != nil || len(seen.VerifiedChains) != 0 || seen.NegotiatedProtocol != "h2" {
+		t.Errorf("without a certificate: server %v, client %v, saw %+v", s, c, seen)
+	}
+	if s, c, seen := handshake(t, DoorTLS(server), ClientTLS(client, "store.dhow")); s != nil || c != nil || len(seen.VerifiedChains) != 1 {
+		t.Errorf("with a certificate: server %v, client %v, saw %+v", s, c, seen)
+	}
+	foreign := nameless()
+	foreign.GetClientCertificate = ClientTLS(stranger, "store.dhow").GetClientCertificate
+	if s, _, _ := handshake(t, DoorTLS(server), foreign); s == nil {
+		t.Error("a certificate of another authority was taken")
+	}
+}
+
 func TestReload(t *testing.T) {
 	dir := t.TempDir()
 	a := authority(t, dir)

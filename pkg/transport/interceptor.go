@@ -15,9 +15,7 @@ import (
 	"dhow.dev/pkg/telemetry/logkey"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/credentials"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
-	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
 )
 
@@ -33,11 +31,12 @@ var healthPrefix = "/" + healthpb.Health_ServiceDesc.ServiceName + "/"
 type edge struct {
 	logger   *slog.Logger
 	lifetime context.Context
+	tokens   Tokens
 }
 
 func (e *edge) unary(ctx context.Context, request any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (response any, err error) {
 	start := time.Now()
-	ctx, err = identify(ctx, info.FullMethod)
+	ctx, err = e.identify(ctx, info.FullMethod)
 	if err == nil {
 		response, err = e.callUnary(ctx, request, info.FullMethod, handler)
 	}
@@ -55,7 +54,7 @@ func (e *edge) callUnary(ctx context.Context, request any, method string, handle
 
 func (e *edge) stream(service any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
 	start := time.Now()
-	ctx, err := identify(stream.Context(), info.FullMethod)
+	ctx, err := e.identify(stream.Context(), info.FullMethod)
 	if err == nil {
 		var cancel context.CancelCauseFunc
 		ctx, cancel = context.WithCancelCause(ctx)
@@ -110,37 +109,15 @@ func (e *edge) leave(ctx context.Context, method string, start time.Time, err er
 }
 
 // identify puts the caller's identity into the context. Health checks may come from anyone whom the connection let in.
-func identify(ctx context.Context, method string) (context.Context, error) {
-	caller, err := callerOf(ctx)
+func (e *edge) identify(ctx context.Context, method string) (context.Context, error) {
+	caller, err := e.callerOf(ctx)
 	if err == nil {
 		return identity.NewContext(ctx, caller), nil
 	}
 	if strings.HasPrefix(method, healthPrefix) {
 		return ctx, nil
 	}
-	return ctx, apierrors.NewUnauthorized("the caller is not known: " + err.Error())
-}
-
-func callerOf(ctx context.Context) (identity.Identity, error) {
-	from, ok := peer.FromContext(ctx)
-	if !ok {
-		return identity.Identity{}, errors.New("the connection has no peer")
-	}
-	switch auth := from.AuthInfo.(type) {
-	case memoryAuth:
-		if auth.caller.Name == "" {
-			return identity.Identity{}, errors.New("the in-memory connection has no identity")
-		}
-		return auth.caller, nil
-	case credentials.TLSInfo:
-		// Only verified chains count: PeerCertificates is whatever the client sent.
-		if len(auth.State.VerifiedChains) == 0 || len(auth.State.VerifiedChains[0]) == 0 {
-			return identity.Identity{}, errors.New("no verified client certificate: give one that the cluster's authority issued")
-		}
-		return identity.FromCertificate(auth.State.VerifiedChains[0][0])
-	default:
-		return identity.Identity{}, errors.New("the connection is not authenticated")
-	}
+	return ctx, err
 }
 
 // identified is a stream whose context carries the identity.

@@ -60,6 +60,7 @@ func (m *Memory) Dial(name string, caller identity.Identity, options ...grpc.Dia
 	if caller.Name == "" {
 		return nil, fmt.Errorf("dial %q in memory: the caller has no name: give the service's identity", name)
 	}
+	caller = caller.Authenticated()
 	own := []grpc.DialOption{grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) {
 		return m.connect(ctx, name, caller)
 	})}

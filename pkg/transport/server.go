@@ -14,7 +14,6 @@ import (
 	"strings"
 	"time"
 
-	"dhow.dev/pkg/pki"
 	"dhow.dev/pkg/rawcodec"
 	"dhow.dev/pkg/telemetry/logkey"
 	"go.opentelemetry.io/contrib/instrumentation/google.golang.org/grpc/otelgrpc"
@@ -35,8 +34,11 @@ const shutdownGrace = 5 * time.Second
 
 // ServerConfig configures NewServer.
 type ServerConfig struct {
-	// Credentials authenticate callers: TLSServer or Memory.ServerCredentials. Required.
+	// Credentials authenticate callers: TLSServer, TLSDoor or Memory.ServerCredentials. Required.
 	Credentials credentials.TransportCredentials
+	// Tokens authenticate calls on TLS connections without a client certificate, which TLSDoor allows, by their metadata
+	// `authorization: Bearer <token>`. Nil: such calls are refused, except health checks.
+	Tokens Tokens
 	// Logger gets the records of calls. Nil discards them.
 	Logger *slog.Logger
 	// Health answers health checks. Nil: a server that is always serving.
@@ -46,11 +48,6 @@ type ServerConfig struct {
 	Lifetime context.Context
 	// Options are further options; their interceptors run inside those of this package, with the identity in the context.
 	Options []grpc.ServerOption
-}
-
-// TLSServer returns the credentials of a server that requires client certificates of the same authority.
-func TLSServer(pair *pki.KeyPair) credentials.TransportCredentials {
-	return credentials.NewTLS(pki.ServerTLS(pair))
 }
 
 // NewServer returns a gRPC server with the shared settings, health and reflection registered. It panics without credentials: a
@@ -67,7 +64,7 @@ func NewServer(config ServerConfig) *grpc.Server {
 	if lifetime == nil {
 		lifetime = context.Background()
 	}
-	e := &edge{logger: logger, lifetime: lifetime}
+	e := &edge{logger: logger, lifetime: lifetime, tokens: config.Tokens}
 	options := []grpc.ServerOption{
 		grpc.Creds(config.Credentials),
 		grpc.ForceServerCodecV2(rawcodec.Codec{}),

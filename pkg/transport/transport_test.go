@@ -117,10 +117,15 @@ var transports = map[string]func(*testing.T) *server{"memory": startMemory, "tls
 
 func start(t *testing.T, creds credentials.TransportCredentials, listener net.Listener) *server {
 	t.Helper()
+	return startWith(t, creds, listener, nil)
+}
+
+func startWith(t *testing.T, creds credentials.TransportCredentials, listener net.Listener, tokens Tokens) *server {
+	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	s := &server{probe: &probe{}, logs: &logs{}, stop: cancel, done: make(chan error, 1)}
 	logger := slog.New(slog.NewTextHandler(s.logs, &slog.HandlerOptions{Level: slog.LevelDebug}))
-	grpcServer := NewServer(ServerConfig{Credentials: creds, Logger: logger, Lifetime: ctx})
+	grpcServer := NewServer(ServerConfig{Credentials: creds, Logger: logger, Lifetime: ctx, Tokens: tokens})
 	grpcServer.RegisterService(s.probe.desc(), s.probe)
 	go func() {
 		s.done <- Serve(ctx, grpcServer, listener)
@@ -201,7 +206,7 @@ func TestIdentityReachesTheHandler(t *testing.T) {
 	each(t, func(t *testing.T, s *server) {
 		for _, id := range []identity.Identity{identity.Node("n1"), {Name: identity.Scheduler}, {Name: identity.Admin, Groups: []string{identity.Masters}}} {
 			conn := s.connect(t, id)
-			want := id.Name + "|" + strings.Join(id.Groups, ",") + "|"
+			want := id.Name + "|" + strings.Join(id.Authenticated().Groups, ",") + "|"
 			if got, err := echo(t, conn, "hi"); err != nil || got != want+"hi" {
 				t.Errorf("unary: %q, %v", got, err)
 			}
