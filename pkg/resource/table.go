@@ -15,31 +15,38 @@ import (
 	storagev1 "dhow.dev/gen/go/dhow/storage/v1"
 )
 
-// table has one row per served kind: the one place to add a kind to. Short names and scopes are Kubernetes'.
+// all is what the word `all` of the command line stands for.
+var all = []string{"all"}
+
+// noCollection are the verbs of namespaces, which are deleted one by one.
+var noCollection = []string{"create", "delete", "get", "list", "patch", "update", "watch"}
+
+// table has one row per served kind: the one place to add a kind to. Names, scopes, verbs and categories are those of Kubernetes v1.36's discovery. Versions of one group are in
+// the order of preference.
 var table = []Resource{
 	{Group: "", Version: "v1", Kind: "ConfigMap", Plural: "configmaps", ShortNames: []string{"cm"}, message: (*corev1.ConfigMap)(nil), Namespaced: true},
 	{Group: "", Version: "v1", Kind: "Endpoints", Plural: "endpoints", ShortNames: []string{"ep"}, message: (*corev1.Endpoints)(nil), Namespaced: true},
 	{Group: "", Version: "v1", Kind: "Event", Plural: "events", ShortNames: []string{"ev"}, message: (*corev1.Event)(nil), Namespaced: true},
 	{Group: "", Version: "v1", Kind: "LimitRange", Plural: "limitranges", ShortNames: []string{"limits"}, message: (*corev1.LimitRange)(nil), Namespaced: true},
-	{Group: "", Version: "v1", Kind: "Namespace", Plural: "namespaces", ShortNames: []string{"ns"}, message: (*corev1.Namespace)(nil), HasStatus: true},
+	{Group: "", Version: "v1", Kind: "Namespace", Plural: "namespaces", ShortNames: []string{"ns"}, message: (*corev1.Namespace)(nil), HasStatus: true, Verbs: noCollection},
 	{Group: "", Version: "v1", Kind: "Node", Plural: "nodes", ShortNames: []string{"no"}, message: (*corev1.Node)(nil), HasStatus: true},
 	{Group: "", Version: "v1", Kind: "PersistentVolume", Plural: "persistentvolumes", ShortNames: []string{"pv"}, message: (*corev1.PersistentVolume)(nil), HasStatus: true},
 	{Group: "", Version: "v1", Kind: "PersistentVolumeClaim", Plural: "persistentvolumeclaims", ShortNames: []string{"pvc"}, message: (*corev1.PersistentVolumeClaim)(nil), Namespaced: true, HasStatus: true},
-	{Group: "", Version: "v1", Kind: "Pod", Plural: "pods", ShortNames: []string{"po"}, message: (*corev1.Pod)(nil), Namespaced: true, HasStatus: true, InAll: true},
+	{Group: "", Version: "v1", Kind: "Pod", Plural: "pods", ShortNames: []string{"po"}, message: (*corev1.Pod)(nil), Namespaced: true, HasStatus: true, Categories: all},
 	{Group: "", Version: "v1", Kind: "PodTemplate", Plural: "podtemplates", message: (*corev1.PodTemplate)(nil), Namespaced: true},
-	{Group: "", Version: "v1", Kind: "ReplicationController", Plural: "replicationcontrollers", ShortNames: []string{"rc"}, message: (*corev1.ReplicationController)(nil), Namespaced: true, HasStatus: true, InAll: true},
+	{Group: "", Version: "v1", Kind: "ReplicationController", Plural: "replicationcontrollers", ShortNames: []string{"rc"}, message: (*corev1.ReplicationController)(nil), Namespaced: true, HasStatus: true, Categories: all},
 	{Group: "", Version: "v1", Kind: "ResourceQuota", Plural: "resourcequotas", ShortNames: []string{"quota"}, message: (*corev1.ResourceQuota)(nil), Namespaced: true, HasStatus: true},
 	{Group: "", Version: "v1", Kind: "Secret", Plural: "secrets", message: (*corev1.Secret)(nil), Namespaced: true},
-	{Group: "", Version: "v1", Kind: "Service", Plural: "services", ShortNames: []string{"svc"}, message: (*corev1.Service)(nil), Namespaced: true, HasStatus: true, InAll: true},
+	{Group: "", Version: "v1", Kind: "Service", Plural: "services", ShortNames: []string{"svc"}, message: (*corev1.Service)(nil), Namespaced: true, HasStatus: true, Categories: all},
 	{Group: "", Version: "v1", Kind: "ServiceAccount", Plural: "serviceaccounts", ShortNames: []string{"sa"}, message: (*corev1.ServiceAccount)(nil), Namespaced: true},
 	{Group: "apps", Version: "v1", Kind: "ControllerRevision", Plural: "controllerrevisions", message: (*appsv1.ControllerRevision)(nil), Namespaced: true},
-	{Group: "apps", Version: "v1", Kind: "DaemonSet", Plural: "daemonsets", ShortNames: []string{"ds"}, message: (*appsv1.DaemonSet)(nil), Namespaced: true, HasStatus: true, InAll: true},
-	{Group: "apps", Version: "v1", Kind: "Deployment", Plural: "deployments", ShortNames: []string{"deploy"}, message: (*appsv1.Deployment)(nil), Namespaced: true, HasStatus: true, InAll: true},
-	{Group: "apps", Version: "v1", Kind: "ReplicaSet", Plural: "replicasets", ShortNames: []string{"rs"}, message: (*appsv1.ReplicaSet)(nil), Namespaced: true, HasStatus: true, InAll: true},
-	{Group: "apps", Version: "v1", Kind: "StatefulSet", Plural: "statefulsets", ShortNames: []string{"sts"}, message: (*appsv1.StatefulSet)(nil), Namespaced: true, HasStatus: true, InAll: true},
-	{Group: "batch", Version: "v1", Kind: "CronJob", Plural: "cronjobs", ShortNames: []string{"cj"}, message: (*batchv1.CronJob)(nil), Namespaced: true, HasStatus: true, InAll: true},
-	{Group: "batch", Version: "v1", Kind: "Job", Plural: "jobs", message: (*batchv1.Job)(nil), Namespaced: true, HasStatus: true, InAll: true},
-	{Group: "autoscaling", Version: "v2", Kind: "HorizontalPodAutoscaler", Plural: "horizontalpodautoscalers", ShortNames: []string{"hpa"}, message: (*autoscalingv2.HorizontalPodAutoscaler)(nil), Namespaced: true, HasStatus: true, InAll: true},
+	{Group: "apps", Version: "v1", Kind: "DaemonSet", Plural: "daemonsets", ShortNames: []string{"ds"}, message: (*appsv1.DaemonSet)(nil), Namespaced: true, HasStatus: true, Categories: all},
+	{Group: "apps", Version: "v1", Kind: "Deployment", Plural: "deployments", ShortNames: []string{"deploy"}, message: (*appsv1.Deployment)(nil), Namespaced: true, HasStatus: true, Categories: all},
+	{Group: "apps", Version: "v1", Kind: "ReplicaSet", Plural: "replicasets", ShortNames: []string{"rs"}, message: (*appsv1.ReplicaSet)(nil), Namespaced: true, HasStatus: true, Categories: all},
+	{Group: "apps", Version: "v1", Kind: "StatefulSet", Plural: "statefulsets", ShortNames: []string{"sts"}, message: (*appsv1.StatefulSet)(nil), Namespaced: true, HasStatus: true, Categories: all},
+	{Group: "batch", Version: "v1", Kind: "CronJob", Plural: "cronjobs", ShortNames: []string{"cj"}, message: (*batchv1.CronJob)(nil), Namespaced: true, HasStatus: true, Categories: all},
+	{Group: "batch", Version: "v1", Kind: "Job", Plural: "jobs", message: (*batchv1.Job)(nil), Namespaced: true, HasStatus: true, Categories: all},
+	{Group: "autoscaling", Version: "v2", Kind: "HorizontalPodAutoscaler", Plural: "horizontalpodautoscalers", ShortNames: []string{"hpa"}, message: (*autoscalingv2.HorizontalPodAutoscaler)(nil), Namespaced: true, HasStatus: true, Categories: all},
 	{Group: "policy", Version: "v1", Kind: "PodDisruptionBudget", Plural: "poddisruptionbudgets", ShortNames: []string{"pdb"}, message: (*policyv1.PodDisruptionBudget)(nil), Namespaced: true, HasStatus: true},
 	{Group: "networking.k8s.io", Version: "v1", Kind: "IPAddress", Plural: "ipaddresses", ShortNames: []string{"ip"}, message: (*networkingv1.IPAddress)(nil)},
 	{Group: "networking.k8s.io", Version: "v1", Kind: "Ingress", Plural: "ingresses", ShortNames: []string{"ing"}, message: (*networkingv1.Ingress)(nil), Namespaced: true, HasStatus: true},
@@ -59,5 +66,5 @@ var table = []Resource{
 	{Group: "rbac.authorization.k8s.io", Version: "v1", Kind: "ClusterRoleBinding", Plural: "clusterrolebindings", message: (*rbacv1.ClusterRoleBinding)(nil)},
 	{Group: "rbac.authorization.k8s.io", Version: "v1", Kind: "Role", Plural: "roles", message: (*rbacv1.Role)(nil), Namespaced: true},
 	{Group: "rbac.authorization.k8s.io", Version: "v1", Kind: "RoleBinding", Plural: "rolebindings", message: (*rbacv1.RoleBinding)(nil), Namespaced: true},
-	{Group: "events.k8s.io", Version: "v1", Kind: "Event", Plural: "events", message: (*eventsv1.Event)(nil), Namespaced: true},
+	{Group: "events.k8s.io", Version: "v1", Kind: "Event", Plural: "events", ShortNames: []string{"ev"}, message: (*eventsv1.Event)(nil), Namespaced: true},
 }

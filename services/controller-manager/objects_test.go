@@ -145,7 +145,7 @@ func TestNamespaceGetsItsObjectsAndIsEmptied(t *testing.T) {
 	})
 	edit(c, "team", "held", func(s *corev1.Secret) { s.GetMetadata().SetFinalizers(nil) })
 	gone[*corev1.Namespace](c, "", "team")
-	for _, r := range resource.All() {
+	for _, r := range resource.Stored() {
 		if !r.Namespaced {
 			continue
 		}

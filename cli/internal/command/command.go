@@ -232,7 +232,7 @@ func targets(args []string) ([]target, error) {
 	for word := range strings.SplitSeq(args[0], ",") {
 		if word == "all" {
 			for _, r := range resource.All() {
-				if r.InAll {
+				if r.In("all") {
 					kinds = append(kinds, r)
 				}
 			}

@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strings"
 
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	utilyaml "k8s.io/apimachinery/pkg/util/yaml"
 	"sigs.k8s.io/yaml"
 
@@ -184,8 +185,8 @@ func parse(document []byte, where string, options Options) ([]Object, error) {
 	if !found {
 		group, version = "", h.APIVersion
 	}
-	r := resource.ByKind(group, h.Kind)
-	if r == nil || r.Version != version {
+	r := resource.ByGVK(schema.GroupVersionKind{Group: group, Version: version, Kind: h.Kind})
+	if r == nil {
 		return nil, fmt.Errorf("%s: no matches for kind %q in version %q", where, h.Kind, h.APIVersion)
 	}
 	o := Object{Resource: r, Name: h.Metadata.Name, Namespace: h.Metadata.Namespace, JSON: asJSON, Source: where}

@@ -95,7 +95,7 @@ func New(config Config) (*Cache, error) {
 		config: config, tables: map[*resource.Resource]*table{},
 		ready: make(chan struct{}), replaced: make(chan struct{}),
 	}
-	for _, r := range resource.All() {
+	for _, r := range resource.Stored() {
 		c.tables[r] = newTable(r)
 	}
 	c.newest.ask = func(ctx context.Context) (int64, error) {

@@ -96,7 +96,7 @@ type pathNode struct {
 
 var fieldSets = func() map[*resource.Resource]*fieldSet {
 	sets := map[*resource.Resource]*fieldSet{}
-	for _, r := range resource.All() {
+	for _, r := range resource.Stored() {
 		sets[r] = newFieldSet(r.Descriptor(), selectables[r.String()])
 	}
 	return sets

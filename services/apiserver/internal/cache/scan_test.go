@@ -121,7 +121,7 @@ func TestSourceOfAnEventFallsBack(t *testing.T) {
 }
 
 func TestKeysRoundTrip(t *testing.T) {
-	for _, r := range resource.All() {
+	for _, r := range resource.Stored() {
 		namespace := ""
 		if r.Namespaced {
 			namespace = "a-b"

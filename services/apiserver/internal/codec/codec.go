@@ -69,7 +69,7 @@ func New() (*Codec, error) {
 		json:   json.NewSerializerWithOptions(json.DefaultMetaFactory, scheme, scheme, json.SerializerOptions{Strict: true}),
 		yaml:   json.NewSerializerWithOptions(json.DefaultMetaFactory, scheme, scheme, json.SerializerOptions{Yaml: true, Strict: true}),
 	}
-	for _, res := range resource.All() {
+	for _, res := range resource.Kinds() {
 		o, err := scheme.New(res.GroupVersionKind())
 		if err != nil {
 			return nil, fmt.Errorf("the struct of %s: %w", res, err)

@@ -75,7 +75,7 @@ type API struct {
 // New builds the services. It panics when a proto file declares a method that nothing implements.
 func New(config Config) *API {
 	a := &API{config: config, declared: map[string]struct{}{}}
-	for _, r := range resource.All() {
+	for _, r := range resource.Kinds() {
 		a.services = append(a.services, a.kind(r))
 	}
 	a.services = append(a.services, a.objects(), a.cluster(), a.scheduler(), a.sessions())

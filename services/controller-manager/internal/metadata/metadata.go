@@ -77,7 +77,7 @@ type id struct {
 
 // Kinds returns the kinds that can own or be owned. Events are of neither sort, and too many.
 func Kinds() []*resource.Resource {
-	return slices.DeleteFunc(resource.All(), func(r *resource.Resource) bool { return r.Kind == "Event" })
+	return slices.DeleteFunc(resource.Stored(), func(r *resource.Resource) bool { return r.Kind == "Event" })
 }
 
 // New returns a watcher of all kinds that can own or be owned.

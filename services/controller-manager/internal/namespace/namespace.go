@@ -146,7 +146,7 @@ func (c *Controller) empty(ctx context.Context, name string) *remains {
 	if left.total() > 0 || left.err != nil {
 		return left
 	}
-	for _, r := range resource.All() {
+	for _, r := range resource.Stored() {
 		if r.Namespaced && r != pods {
 			c.emptyOf(ctx, r, name, left)
 		}

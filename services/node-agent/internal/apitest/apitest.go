@@ -179,7 +179,7 @@ func (s *Server) handle(_ any, stream grpc.ServerStream) error {
 	full, _ := grpc.MethodFromServerStream(stream)
 	service, method, _ := strings.Cut(strings.TrimPrefix(full, "/"), "/")
 	var res *resource.Resource
-	for _, r := range resource.All() {
+	for _, r := range resource.Stored() {
 		if r.Service().FullName() == protoreflect.FullName(service) {
 			res = r
 		}
