@@ -317,7 +317,11 @@ func (s *session) printChanged(rows *printer.Rows, r *resource.Resource, changed
 		case "name":
 			fmt.Fprintln(s.Out, target{r, found.GetName()})
 		default:
-			table = append(table, printer.Row(r, found, options))
+			row, err := printer.Row(r, found, options)
+			if err != nil {
+				return err
+			}
+			table = append(table, row)
 		}
 	}
 	if len(table) == 0 {

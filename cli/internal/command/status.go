@@ -6,6 +6,7 @@ import (
 	"strconv"
 
 	"github.com/spf13/cobra"
+	apicorev1 "k8s.io/api/core/v1"
 
 	"dhow.dev/cli/internal/printer"
 	"dhow.dev/cli/internal/structs"
@@ -14,6 +15,7 @@ import (
 	metav1 "dhow.dev/gen/go/dhow/meta/v1"
 	"dhow.dev/pkg/apistatus"
 	"dhow.dev/pkg/client"
+	"dhow.dev/pkg/table"
 	"dhow.dev/pkg/version"
 )
 
@@ -89,7 +91,7 @@ func (s *session) nodeRow(c *cobra.Command, n *corev1.Node) (row []string, ready
 	if ready {
 		message = ""
 	}
-	return []string{name, printer.NodeStatus(o), strconv.Itoa(len(pods.Items)), message}, ready, nil
+	return []string{name, table.NodeStatus(o.(*apicorev1.Node)), strconv.Itoa(len(pods.Items)), message}, ready, nil
 }
 
 func newVersion(s *session) *cobra.Command {

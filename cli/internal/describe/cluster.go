@@ -13,7 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
-	"dhow.dev/cli/internal/printer"
+	"dhow.dev/pkg/table"
 )
 
 // node shows a node and its pods that have not ended.
@@ -67,7 +67,7 @@ func (d *document) nodePods(pods []*corev1.Pod) {
 			}
 			row = append(row, requests.String(), limits.String())
 		}
-		rows = append(rows, append(row, printer.Age(p.CreationTimestamp, d.now)))
+		rows = append(rows, append(row, table.Age(p.CreationTimestamp, d.now)))
 	}
 	if len(rows) == 2 {
 		d.field("Pods", "<none>")

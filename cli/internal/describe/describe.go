@@ -15,9 +15,9 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/yaml"
 
-	"dhow.dev/cli/internal/printer"
 	"dhow.dev/cli/internal/structs"
 	"dhow.dev/pkg/resource"
+	"dhow.dev/pkg/table"
 )
 
 // Related is what else is known about an object.
@@ -177,9 +177,9 @@ func (d *document) events(events []*corev1.Event) {
 		d.row("Type", "Reason", "Age", "From", "Message")
 		d.row("----", "------", "----", "----", "-------")
 		for _, e := range events {
-			age := printer.EventAge(e, d.now)
+			age := table.EventAge(e, d.now)
 			if e.Count > 1 {
-				age = fmt.Sprintf("%s (x%d over %s)", age, e.Count, printer.Age(e.FirstTimestamp, d.now))
+				age = fmt.Sprintf("%s (x%d over %s)", age, e.Count, table.Age(e.FirstTimestamp, d.now))
 			}
 			from := e.Source.Component
 			if from == "" {

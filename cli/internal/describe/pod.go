@@ -9,7 +9,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
-	"dhow.dev/cli/internal/printer"
+	"dhow.dev/pkg/table"
 )
 
 func (d *document) pod(p *corev1.Pod) {
@@ -27,9 +27,9 @@ func (d *document) pod(p *corev1.Pod) {
 		d.field("Start Time", p.Status.StartTime.Format(time.RFC1123Z))
 	}
 	d.metadata(p)
-	d.field("Status", printer.PodStatus(p))
+	d.field("Status", table.PodStatus(p))
 	if p.DeletionTimestamp != nil {
-		d.fieldf("Terminating since", "%s, grace period %ds", printer.Age(*p.DeletionTimestamp, d.now), value(p.DeletionGracePeriodSeconds))
+		d.fieldf("Terminating since", "%s, grace period %ds", table.Age(*p.DeletionTimestamp, d.now), value(p.DeletionGracePeriodSeconds))
 	}
 	if p.Status.Reason != "" {
 		d.field("Reason", p.Status.Reason)

@@ -205,10 +205,15 @@ n1     n1       60m
 NAME   VALUE   GLOBAL-DEFAULT   AGE   PREEMPTIONPOLICY
 high   1000    false            60m   Never
 `, ""},
-		{"poddisruptionbudgets", `{metadata: {name: any, creationTimestamp: "2026-01-02T11:00:00Z"}}`,
+		{"poddisruptionbudgets", `{metadata: {name: any, creationTimestamp: "2026-01-02T11:00:00Z"}, spec: {maxUnavailable: 30%}, status: {disruptionsAllowed: 2}}`,
 			`
-NAME   AGE
-any    60m
+NAME   MIN AVAILABLE   MAX UNAVAILABLE   ALLOWED DISRUPTIONS   AGE
+any    N/A             30%               2                     60m
+`, ""},
+		{"limitranges", `{metadata: {name: any, creationTimestamp: "2026-01-02T11:00:00Z"}}`,
+			`
+NAME   CREATED AT
+any    2026-01-02T11:00:00Z
 `, ""},
 	} {
 		name, _, _ := strings.Cut(test.object, ", creation")

@@ -1,4 +1,4 @@
-// Package printer shows objects as kubectl users know them: tables with Kubernetes' columns, YAML, JSON and names.
+// Package printer lays the tables of package table out for a terminal, as kubectl does.
 package printer
 
 import (
@@ -9,28 +9,12 @@ import (
 	"unicode/utf8"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/util/duration"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"dhow.dev/cli/internal/structs"
 	"dhow.dev/pkg/resource"
+	"dhow.dev/pkg/table"
 )
-
-// Column is one column of a kind's table.
-type Column struct {
-	Name string
-	// Wide columns are shown by `-o wide` only.
-	Wide bool
-}
-
-// table says how a kind is shown: its columns between NAME and AGE, and one row's cells.
-type table struct {
-	columns []Column
-	cells   func(o structs.Object, now time.Time) []string
-	// noAge: the columns hold AGE themselves, or the kind has none.
-	noAge bool
-	// noName: the columns hold NAME themselves.
-	noName bool
-}
 
 // Options say what is shown.
 type Options struct {
@@ -49,32 +33,25 @@ func Table(w io.Writer, r *resource.Resource, objects []structs.Object, options 
 		rows = append(rows, Header(r, options))
 	}
 	for _, o := range objects {
-		rows = append(rows, Row(r, o, options))
+		row, err := Row(r, o, options)
+		if err != nil {
+			return err
+		}
+		rows = append(rows, row)
 	}
 	return Align(w, rows)
 }
 
 // Header returns the names of a kind's columns.
 func Header(r *resource.Resource, options Options) []string {
-	t := tableOf(r)
 	var row []string
 	if options.WithNamespace {
 		row = append(row, "NAMESPACE")
 	}
-	if !t.noName {
-		row = append(row, "NAME")
-	}
-	aged := t.noAge
-	for _, c := range t.columns {
-		if c.Wide && !aged {
-			row, aged = append(row, "AGE"), true
+	for _, c := range table.Columns(r) {
+		if c.Priority == 0 || options.Wide {
+			row = append(row, strings.ToUpper(c.Name))
 		}
-		if !c.Wide || options.Wide {
-			row = append(row, c.Name)
-		}
-	}
-	if !aged {
-		row = append(row, "AGE")
 	}
 	if options.ShowLabels {
 		row = append(row, "LABELS")
@@ -83,52 +60,32 @@ func Header(r *resource.Resource, options Options) []string {
 }
 
 // Row returns one object's cells.
-func Row(r *resource.Resource, o structs.Object, options Options) []string {
-	t := tableOf(r)
+func Row(r *resource.Resource, o structs.Object, options Options) ([]string, error) {
+	rows, err := table.Rows(r, o, options.Now)
+	if err != nil {
+		return nil, err
+	}
 	var row []string
 	if options.WithNamespace {
 		row = append(row, o.GetNamespace())
 	}
-	name := o.GetName()
-	if options.WithKind {
-		name = strings.ToLower(r.Kind)
-		if r.Group != "" {
-			name += "." + r.Group
+	named := false
+	for i, c := range table.Columns(r) {
+		cell := fmt.Sprint(rows[0].Cells[i])
+		if c.Format == "name" && !named {
+			named = true
+			if options.WithKind {
+				cell = strings.ToLower(schema.GroupKind{Group: r.Group, Kind: r.Kind}.String()) + "/" + cell
+			}
 		}
-		name += "/" + o.GetName()
-	}
-	if !t.noName {
-		row = append(row, name)
-	}
-	age := Age(o.GetCreationTimestamp(), options.Now)
-	aged := t.noAge
-	var cells []string
-	if t.cells != nil {
-		cells = t.cells(o, options.Now)
-	}
-	for i, c := range t.columns {
-		if c.Wide && !aged {
-			row, aged = append(row, age), true
+		if c.Priority == 0 || options.Wide {
+			row = append(row, cell)
 		}
-		if !c.Wide || options.Wide {
-			row = append(row, cells[i])
-		}
-	}
-	if !aged {
-		row = append(row, age)
 	}
 	if options.ShowLabels {
 		row = append(row, metav1.FormatLabelSelector(metav1.SetAsLabelSelector(o.GetLabels())))
 	}
-	return row
-}
-
-// Age is how long ago something was, in few characters.
-func Age(t metav1.Time, now time.Time) string {
-	if t.IsZero() {
-		return "<unknown>"
-	}
-	return duration.HumanDuration(now.Sub(t.Time))
+	return row, nil
 }
 
 const (
@@ -195,17 +152,4 @@ func oneLine(row []string) []string {
 		clean[i] = strings.ReplaceAll(cell, "\x1b", "^[")
 	}
 	return clean
-}
-
-// tableOf returns how a kind is shown; kinds without columns of their own have NAME and AGE.
-func tableOf(r *resource.Resource) table {
-	return tables()[r.String()]
-}
-
-// orNone is what an empty cell shows.
-func orNone(s string) string {
-	if s == "" {
-		return "<none>"
-	}
-	return s
 }

@@ -1,16 +1,16 @@
-package printer_test
+package table_test
 
 import (
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
 
-	"dhow.dev/cli/internal/printer"
+	"dhow.dev/pkg/table"
 )
 
 // TestPodStatus goes through what the columns READY, STATUS and RESTARTS of a pod can say.
 func TestPodStatus(t *testing.T) {
-	pods := resourceOf(t, "pods")
+	pods := resourceOf("", "Pod")
 	for _, test := range []struct{ name, pod, ready, status, restarts string }{
 		{"nothing is known", `{}`, "0/0", "Unknown", "0"},
 		{"waits for a node", `{spec: {containers: [{name: a}]}, status: {phase: Pending}}`, "0/1", "Pending", "0"},
@@ -115,12 +115,13 @@ func TestPodStatus(t *testing.T) {
 		},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			pod := objectOf(t, pods, test.pod)
-			row := printer.Row(pods, pod, printer.Options{Now: now})
+			pod := &corev1.Pod{}
+			read(t, test.pod, pod)
+			row := rowOf(t, pods, pod)
 			if row[1] != test.ready || row[2] != test.status || row[3] != test.restarts {
-				t.Errorf("READY %s STATUS %s RESTARTS %s, not %s, %s and %s", row[1], row[2], row[3], test.ready, test.status, test.restarts)
+				t.Errorf("Ready %s Status %s Restarts %s, not %s, %s and %s", row[1], row[2], row[3], test.ready, test.status, test.restarts)
 			}
-			if got := printer.PodStatus(pod.(*corev1.Pod)); got != test.status {
+			if got := table.PodStatus(pod); got != test.status {
 				t.Errorf("PodStatus is %s", got)
 			}
 		})

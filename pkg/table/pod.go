@@ -1,4 +1,4 @@
-package printer
+package table
 
 import (
 	"fmt"
@@ -7,37 +7,48 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-
-	"dhow.dev/cli/internal/structs"
 )
 
-func podTable() table {
-	return table{
-		columns: []Column{{"READY", false}, {"STATUS", false}, {"RESTARTS", false}, {"IP", true}, {"NODE", true}, {"NOMINATED NODE", true}, {"READINESS GATES", true}},
-		cells: func(o structs.Object, now time.Time) []string {
-			pod := o.(*corev1.Pod)
-			ready, total := podReadiness(pod)
-			ip := pod.Status.PodIP
-			if len(pod.Status.PodIPs) > 0 {
-				ip = pod.Status.PodIPs[0].IP
-			}
-			return []string{
-				fmt.Sprintf("%d/%d", ready, total), PodStatus(pod), podRestarts(pod, now),
-				orNone(ip), orNone(pod.Spec.NodeName), orNone(pod.Status.NominatedNodeName), readinessGates(pod),
-			}
-		},
+func podTable() definition {
+	columns := []metav1.TableColumnDefinition{
+		name(),
+		text("Ready", "The aggregate readiness state of this pod for accepting traffic."),
+		text("Status", "The aggregate status of the containers in this pod."),
+		text("Restarts", "The number of times the containers in this pod have been restarted and when the last container in this pod has restarted."),
+		age(),
+		wide(text("IP", doc(corev1.PodStatus{}, "podIP"))),
+		wide(text("Node", doc(corev1.PodSpec{}, "nodeName"))),
+		wide(text("Nominated Node", doc(corev1.PodStatus{}, "nominatedNodeName"))),
+		wide(text("Readiness Gates", doc(corev1.PodSpec{}, "readinessGates"))),
 	}
+	return define(columns, func(pod *corev1.Pod, now time.Time) []any {
+		ready, total := podReadiness(pod)
+		ip := pod.Status.PodIP
+		if len(pod.Status.PodIPs) > 0 {
+			ip = pod.Status.PodIPs[0].IP
+		}
+		return []any{
+			pod.Name, fmt.Sprintf("%d/%d", ready, total), PodStatus(pod), podRestarts(pod, now), Age(pod.CreationTimestamp, now),
+			orNone(ip), orNone(pod.Spec.NodeName), orNone(pod.Status.NominatedNodeName), readinessGates(pod),
+		}
+	})
 }
 
-// podReadiness counts the ready ones among the containers, restartable init containers included.
+// podReadiness counts the ready ones among the containers, restartable init containers included. While init containers are at work no container counts.
 func podReadiness(pod *corev1.Pod) (ready, total int) {
-	total = len(pod.Spec.Containers)
 	restartable := restartableInit(pod)
-	total += len(restartable)
+	total = len(pod.Spec.Containers) + len(restartable)
 	for _, s := range pod.Status.InitContainerStatuses {
-		if restartable[s.Name] && s.Started != nil && *s.Started && s.Ready {
-			ready++
+		if initialized(s, restartable) {
+			if s.State.Terminated == nil && s.Ready {
+				ready++
+			}
+			continue
 		}
+		break
+	}
+	if initializing, _ := initStatus(pod); initializing && !conditionTrue(pod, corev1.PodInitialized) {
+		return ready, total
 	}
 	for _, s := range pod.Status.ContainerStatuses {
 		if s.Ready && s.State.Running != nil {
@@ -57,12 +68,14 @@ func restartableInit(pod *corev1.Pod) map[string]bool {
 	return names
 }
 
-// PodStatus is the STATUS column: the phase, or the most telling reason that there is, as kubectl shows it.
+// initialized says whether the next init container may follow this one.
+func initialized(s corev1.ContainerStatus, restartable map[string]bool) bool {
+	return s.State.Terminated != nil && s.State.Terminated.ExitCode == 0 || restartable[s.Name] && valueOr(s.Started, false)
+}
+
+// PodStatus is the Status column: the phase, or the most telling reason that there is.
 func PodStatus(pod *corev1.Pod) string {
-	reason := string(pod.Status.Phase)
-	if pod.Status.Reason != "" {
-		reason = pod.Status.Reason
-	}
+	reason := orElse(pod.Status.Reason, string(pod.Status.Phase))
 	for _, c := range pod.Status.Conditions {
 		if c.Type == corev1.PodScheduled && c.Reason == corev1.PodReasonSchedulingGated {
 			reason = corev1.PodReasonSchedulingGated
@@ -73,30 +86,7 @@ func PodStatus(pod *corev1.Pod) string {
 		reason = initReason
 	}
 	if !initializing || conditionTrue(pod, corev1.PodInitialized) {
-		hasRunning := false
-		for i := len(pod.Status.ContainerStatuses) - 1; i >= 0; i-- {
-			s := pod.Status.ContainerStatuses[i]
-			switch {
-			case s.State.Waiting != nil && s.State.Waiting.Reason != "":
-				reason = s.State.Waiting.Reason
-			case s.State.Terminated != nil && s.State.Terminated.Reason != "":
-				reason = s.State.Terminated.Reason
-			case s.State.Terminated != nil && s.State.Terminated.Signal != 0:
-				reason = fmt.Sprintf("Signal:%d", s.State.Terminated.Signal)
-			case s.State.Terminated != nil:
-				reason = fmt.Sprintf("ExitCode:%d", s.State.Terminated.ExitCode)
-			case s.Ready && s.State.Running != nil:
-				hasRunning = true
-			}
-		}
-		// One container has ended and another runs: the pod runs.
-		if reason == "Completed" && hasRunning {
-			if conditionTrue(pod, corev1.PodReady) {
-				reason = "Running"
-			} else {
-				reason = "NotReady"
-			}
-		}
+		reason = containersStatus(pod, reason)
 	}
 	finished := pod.Status.Phase == corev1.PodFailed || pod.Status.Phase == corev1.PodSucceeded
 	switch {
@@ -104,10 +94,44 @@ func PodStatus(pod *corev1.Pod) string {
 		return "Unknown"
 	case pod.DeletionTimestamp != nil && !finished:
 		return "Terminating"
-	case reason == "":
-		return "Unknown"
+	}
+	return orElse(reason, "Unknown")
+}
+
+// containersStatus lets the first container that has something to say speak.
+func containersStatus(pod *corev1.Pod, reason string) string {
+	running := false
+	for i := len(pod.Status.ContainerStatuses) - 1; i >= 0; i-- {
+		s := pod.Status.ContainerStatuses[i]
+		switch {
+		case s.State.Waiting != nil && s.State.Waiting.Reason != "":
+			reason = s.State.Waiting.Reason
+		case s.State.Terminated != nil:
+			reason = ended(s.State.Terminated)
+		case s.Ready && s.State.Running != nil:
+			running = true
+		}
+	}
+	// One container has ended and another runs: the pod runs.
+	if reason == "Completed" && running {
+		if conditionTrue(pod, corev1.PodReady) {
+			return "Running"
+		}
+		return "NotReady"
 	}
 	return reason
+}
+
+// ended is why a container has ended.
+func ended(t *corev1.ContainerStateTerminated) string {
+	switch {
+	case t.Reason != "":
+		return t.Reason
+	case t.Signal != 0:
+		return fmt.Sprintf("Signal:%d", t.Signal)
+	default:
+		return fmt.Sprintf("ExitCode:%d", t.ExitCode)
+	}
 }
 
 // initStatus says whether init containers are still at work, and what the first one that is does.
@@ -115,14 +139,9 @@ func initStatus(pod *corev1.Pod) (bool, string) {
 	restartable := restartableInit(pod)
 	for i, s := range pod.Status.InitContainerStatuses {
 		switch {
-		case s.State.Terminated != nil && s.State.Terminated.ExitCode == 0:
-		case restartable[s.Name] && s.Started != nil && *s.Started:
-		case s.State.Terminated != nil && s.State.Terminated.Reason != "":
-			return true, "Init:" + s.State.Terminated.Reason
-		case s.State.Terminated != nil && s.State.Terminated.Signal != 0:
-			return true, fmt.Sprintf("Init:Signal:%d", s.State.Terminated.Signal)
+		case initialized(s, restartable):
 		case s.State.Terminated != nil:
-			return true, fmt.Sprintf("Init:ExitCode:%d", s.State.Terminated.ExitCode)
+			return true, "Init:" + ended(s.State.Terminated)
 		case s.State.Waiting != nil && s.State.Waiting.Reason != "" && s.State.Waiting.Reason != "PodInitializing":
 			return true, "Init:" + s.State.Waiting.Reason
 		default:
