@@ -1,0 +1,333 @@
+// Package authenticator says who makes a request: by its client certificate or by its bearer token (of a service account, of an OIDC issuer, for
+// bootstrapping a node); without credentials, anonymous where that is allowed. Both doors of the API server ask it, and TokenReview does.
+package authenticator
+
+import (
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"net/textproto"
+	"slices"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	utilerrors "k8s.io/apimachinery/pkg/util/errors"
+
+	"dhow.dev/pkg/identity"
+	"dhow.dev/pkg/telemetry/logkey"
+	"dhow.dev/pkg/transport"
+	"dhow.dev/services/apiserver/internal/token"
+)
+
+const (
+	// maxToken bounds what is parsed of a token; OIDC tokens with hundreds of groups have some ten thousand bytes.
+	maxToken = 64 << 10
+	// keepFor is how long a verified signature is remembered, as in Kubernetes. What may change about a token is asked every time.
+	keepFor = 10 * time.Second
+	// protocolPrefix begins the subprotocol that carries a browser's token, which cannot send other headers with a WebSocket.
+	protocolPrefix = "base64url.bearer.authorization.k8s.io."
+	protocolHeader = "Sec-Websocket-Protocol"
+	// unauthorized is all that is said to who is not known.
+	unauthorized = "Unauthorized"
+)
+
+var (
+	errInvalidToken = errors.New("invalid bearer token")
+	errUnverified   = errors.New("the client certificate is not verified")
+)
+
+// Authenticator says who makes a request, and false when the request has no credentials and anonymous may not make it. An error is Unauthorized, or
+// says that it could not be found out.
+type Authenticator interface {
+	Authenticate(r *http.Request) (identity.Identity, bool, error)
+}
+
+// Config configures a Verifier.
+type Config struct {
+	// Issuer verifies tokens of service accounts. Required.
+	Issuer *token.Issuer
+	// Objects finds the Secrets of bootstrap tokens. Required.
+	Objects token.Objects
+	// OIDC are the issuers of others whose tokens are taken.
+	OIDC []OIDC
+	// Anonymous says what may be asked without credentials; nil: whether the server is well.
+	Anonymous *Anonymous
+	// Logger gets why a caller was refused, at debug level: the caller is not told. Nil discards it.
+	Logger *slog.Logger
+	// Now is the clock; nil: the real one.
+	Now func() time.Time
+}
+
+// Anonymous says what may be asked without credentials. What is allowed to system:anonymous then is the authorizer's to say.
+type Anonymous struct {
+	Enabled bool
+	// Paths are those that may be asked; empty: all.
+	Paths []string
+}
+
+// healthPaths are what may be asked without credentials unless an operator says otherwise.
+var healthPaths = []string{"/healthz", "/livez", "/readyz"}
+
+// Verifier is the authenticator of all kinds of credentials. It is safe for concurrent use.
+type Verifier struct {
+	issuer    *token.Issuer
+	bootstrap bootstrap
+	oidc      []*oidcIssuer
+	anonymous Anonymous
+	recent    *recent
+	logger    *slog.Logger
+}
+
+var _ Authenticator = (*Verifier)(nil)
+
+// New returns a verifier.
+func New(config Config) (*Verifier, error) {
+	if config.Issuer == nil || config.Objects == nil {
+		return nil, errors.New("authenticator: Issuer and Objects are required")
+	}
+	now := config.Now
+	if now == nil {
+		now = time.Now
+	}
+	v := &Verifier{
+		issuer: config.Issuer, bootstrap: bootstrap{objects: config.Objects, now: now}, recent: newRecent(keepFor, now), logger: config.Logger,
+		anonymous: Anonymous{Enabled: true, Paths: healthPaths},
+	}
+	if config.Anonymous != nil {
+		v.anonymous = *config.Anonymous
+	}
+	if v.logger == nil {
+		v.logger = slog.New(slog.DiscardHandler)
+	}
+	for _, o := range config.OIDC {
+		if config.Issuer.Issued(o.IssuerURL) || v.oidcOf(o.IssuerURL) != nil {
+			return nil, fmt.Errorf("authenticator: the OIDC issuer %q is configured twice, or is the cluster's own", o.IssuerURL)
+		}
+		issuer, err := newOIDC(o, now)
+		if err != nil {
+			return nil, err
+		}
+		v.oidc = append(v.oidc, issuer)
+	}
+	return v, nil
+}
+
+// Authenticate says who makes a request. The token of a request that it knows is taken out of its headers, so that nothing passes it on.
+func (v *Verifier) Authenticate(r *http.Request) (identity.Identity, bool, error) {
+	if r.TLS != nil && len(r.TLS.PeerCertificates) > 0 {
+		id, err := certified(r)
+		if err != nil {
+			return identity.Identity{}, false, v.refuse(r.Context(), err)
+		}
+		return id, true, nil
+	}
+	if raw, ok := transport.BearerToken(r.Header.Get("Authorization")); ok {
+		id, _, err := v.AuthenticateToken(r.Context(), raw, nil)
+		if err != nil {
+			return identity.Identity{}, false, v.refuse(r.Context(), err)
+		}
+		r.Header.Del("Authorization")
+		return id, true, nil
+	}
+	raw, protocols, err := protocolToken(r.Header)
+	if err != nil {
+		return identity.Identity{}, false, v.refuse(r.Context(), err)
+	}
+	if raw != "" {
+		id, _, err := v.AuthenticateToken(r.Context(), raw, nil)
+		if err != nil {
+			return identity.Identity{}, false, v.refuse(r.Context(), err)
+		}
+		r.Header.Set(protocolHeader, strings.Join(protocols, ","))
+		return id, true, nil
+	}
+	if v.anonymous.Enabled && (len(v.anonymous.Paths) == 0 || slices.Contains(v.anonymous.Paths, r.URL.Path)) {
+		return identity.Unauthenticated(), true, nil
+	}
+	return identity.Identity{}, false, nil
+}
+
+func certified(r *http.Request) (identity.Identity, error) {
+	if len(r.TLS.VerifiedChains) == 0 || len(r.TLS.VerifiedChains[0]) == 0 {
+		return identity.Identity{}, errUnverified
+	}
+	id, err := identity.FromCertificate(r.TLS.VerifiedChains[0][0])
+	return id.Authenticated(), err
+}
+
+// Token says whose token it is, for the gRPC door (transport.Tokens).
+func (v *Verifier) Token(ctx context.Context, raw string) (identity.Identity, error) {
+	id, _, err := v.AuthenticateToken(ctx, raw, nil)
+	if err != nil {
+		return identity.Identity{}, v.refuse(ctx, err)
+	}
+	return id, nil
+}
+
+// refuse makes of why a caller is not known what the caller is told.
+func (v *Verifier) refuse(ctx context.Context, err error) error {
+	switch {
+	case ctx.Err() != nil:
+		return apierrors.NewTimeoutError("the request ended before its caller was known", 1)
+	case errors.Is(err, token.ErrUnavailable):
+		v.logger.LogAttrs(ctx, slog.LevelWarn, "token cannot be verified", logkey.Err(err))
+		return apierrors.NewServiceUnavailable("the token cannot be verified now")
+	}
+	v.logger.LogAttrs(ctx, slog.LevelDebug, "request not authenticated", logkey.Err(err))
+	return apierrors.NewUnauthorized(unauthorized)
+}
+
+// credential is a token whose signature was verified. Check verifies what may have changed since.
+type credential interface {
+	check(ctx context.Context, audiences []string) (identity.Identity, []string, error)
+}
+
+// AuthenticateToken says whose token it is, and for which of the audiences it is (none: for the API server). The error says why not, in the words
+// of Kubernetes; it is for TokenReview and for logs, not for the caller.
+func (v *Verifier) AuthenticateToken(ctx context.Context, raw string, audiences []string) (identity.Identity, []string, error) {
+	if len(raw) > maxToken {
+		return identity.Identity{}, nil, invalid(fmt.Errorf("token is longer than %d bytes", maxToken))
+	}
+	if isBootstrap(raw) {
+		id, err := v.bootstrap.authenticate(ctx, raw)
+		if err != nil {
+			return identity.Identity{}, nil, invalid(err)
+		}
+		return v.agnostic(id, audiences)
+	}
+	key := digest(raw)
+	c := v.recent.get(key)
+	if c == nil {
+		var err error
+		if c, err = v.parse(ctx, raw); err != nil {
+			return identity.Identity{}, nil, invalid(err)
+		}
+		v.recent.put(key, c)
+	}
+	id, shared, err := c.check(ctx, audiences)
+	if err != nil {
+		return identity.Identity{}, nil, invalid(err)
+	}
+	return id, shared, nil
+}
+
+// invalid is why a token is not taken, as Kubernetes writes it.
+func invalid(reason error) error {
+	if reason == errInvalidToken || errors.Is(reason, token.ErrUnavailable) {
+		return reason
+	}
+	return utilerrors.NewAggregate([]error{errInvalidToken, reason})
+}
+
+// parse finds the issuer of a token and verifies its signature.
+func (v *Verifier) parse(ctx context.Context, raw string) (credential, error) {
+	issuer, ok := issuerOf(raw)
+	switch {
+	case !ok:
+		return nil, errInvalidToken
+	case v.issuer.Issued(issuer):
+		claims, err := v.issuer.Parse(raw)
+		if err != nil {
+			return nil, err
+		}
+		return account{issuer: v.issuer, claims: claims}, nil
+	}
+	if o := v.oidcOf(issuer); o != nil {
+		user, err := o.parse(ctx, raw)
+		if err != nil {
+			return nil, err
+		}
+		user.verifier = v
+		return user, nil
+	}
+	return nil, errInvalidToken
+}
+
+func (v *Verifier) oidcOf(issuer string) *oidcIssuer {
+	for _, o := range v.oidc {
+		if o.config.IssuerURL == issuer {
+			return o
+		}
+	}
+	return nil
+}
+
+// agnostic answers for credentials that name no audience of Kubernetes' kind: they are for the API server.
+func (v *Verifier) agnostic(id identity.Identity, audiences []string) (identity.Identity, []string, error) {
+	if len(audiences) == 0 {
+		return id, v.issuer.Audiences(), nil
+	}
+	var shared []string
+	for _, audience := range audiences {
+		if slices.Contains(v.issuer.Audiences(), audience) {
+			shared = append(shared, audience)
+		}
+	}
+	if len(shared) == 0 {
+		return identity.Identity{}, nil, fmt.Errorf("token is for the API server %q, not for the target audiences %q", v.issuer.Audiences(), audiences)
+	}
+	return id, shared, nil
+}
+
+// account is the credential of a service account.
+type account struct {
+	issuer *token.Issuer
+	claims *token.Claims
+}
+
+func (a account) check(ctx context.Context, audiences []string) (identity.Identity, []string, error) {
+	return a.issuer.Check(ctx, a.claims, audiences)
+}
+
+// issuerOf reads the issuer of a JSON web token. It verifies nothing: it only finds who can.
+func issuerOf(raw string) (string, bool) {
+	parts := strings.Split(raw, ".")
+	if len(parts) != 3 {
+		return "", false
+	}
+	payload, err := base64.RawURLEncoding.DecodeString(parts[1])
+	if err != nil {
+		return "", false
+	}
+	var claims struct {
+		Issuer string `json:"iss"`
+	}
+	if err := json.Unmarshal(payload, &claims); err != nil {
+		return "", false
+	}
+	return claims.Issuer, claims.Issuer != ""
+}
+
+// protocolToken returns the token among the subprotocols of a WebSocket request, and the other subprotocols.
+func protocolToken(header http.Header) (raw string, others []string, err error) {
+	values := header[textproto.CanonicalMIMEHeaderKey(protocolHeader)]
+	for _, value := range values {
+		for protocol := range strings.SplitSeq(value, ",") {
+			protocol = strings.TrimSpace(protocol)
+			encoded, ok := strings.CutPrefix(protocol, protocolPrefix)
+			if !ok {
+				others = append(others, protocol)
+				continue
+			}
+			if raw != "" {
+				return "", nil, errors.New("multiple base64.bearer.authorization tokens specified")
+			}
+			decoded, err := base64.RawURLEncoding.DecodeString(encoded)
+			if err != nil || len(decoded) == 0 || !utf8.Valid(decoded) {
+				return "", nil, errors.New("invalid base64.bearer.authorization token encoding")
+			}
+			raw = string(decoded)
+		}
+	}
+	// The server has to answer with one of the subprotocols, and must not answer with the token.
+	if raw != "" && len(others) == 0 {
+		return "", nil, errors.New("missing additional subprotocol")
+	}
+	return raw, others, nil
+}
