@@ -29,7 +29,6 @@ const (
 	maxIssuerAnswer = 1 << 20
 
 	emailClaim   = "email"
-	noPrefix     = "-"
 	wellKnown    = "/.well-known/openid-configuration"
 	defaultClaim = "sub"
 )
@@ -49,7 +48,7 @@ type OIDC struct {
 	CA []byte
 	// UsernameClaim is the claim that names the user; empty: sub.
 	UsernameClaim string
-	// UsernamePrefix goes before the name. Nil: none for the claim email, else the issuer's URL and "#". "-" as well as "" is none.
+	// UsernamePrefix goes before the name. Nil: none for the claim email, else the issuer's URL and "#".
 	UsernamePrefix *string
 	// GroupsClaim is the claim, a string or a list of them, that says the user's groups; empty: none. GroupsPrefix goes before each.
 	GroupsClaim, GroupsPrefix string
@@ -107,7 +106,7 @@ func newOIDC(config OIDC, now func() time.Time) (*oidcIssuer, error) {
 	switch {
 	case config.UsernamePrefix == nil && config.UsernameClaim != emailClaim:
 		o.prefix = config.IssuerURL + "#"
-	case config.UsernamePrefix != nil && *config.UsernamePrefix != noPrefix:
+	case config.UsernamePrefix != nil:
 		o.prefix = *config.UsernamePrefix
 	}
 	settings := &tls.Config{MinVersion: tls.VersionTLS12}

@@ -69,7 +69,11 @@ func (o *Options) Flags(set *flag.FlagSet) {
 	set.StringVar(&f.caFile, "oidc-ca-file", "", "certificates of the authority of the OpenID issuer; empty: the system's")
 	set.StringVar(&f.oidc.UsernameClaim, "oidc-username-claim", "sub", "claim that names the user")
 	set.Func("oidc-username-prefix", "goes before the user's name; -: none (default the issuer's URL and #, none for the claim email)", func(value string) error {
-		if value != "" {
+		switch value {
+		case "":
+		case "-":
+			f.oidc.UsernamePrefix = new(string)
+		default:
 			f.oidc.UsernamePrefix = &value
 		}
 		return nil

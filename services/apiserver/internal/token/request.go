@@ -71,8 +71,8 @@ func (i *Issuer) Request(ctx context.Context, namespace, name string, request *a
 	}
 	seconds := *out.Spec.ExpirationSeconds
 	end := now.Add(time.Duration(seconds) * time.Second)
-	claims := boundClaims{Kubernetes: own, Claims: jwt.Claims{
-		Issuer: i.issuers[0], Subject: identity.ServiceAccount(namespace, name), Audience: out.Spec.Audiences, ID: uuid.NewString(),
+	claims := boundClaims{Kubernetes: own, Audience: out.Spec.Audiences, Claims: jwt.Claims{
+		Issuer: i.issuers[0], Subject: identity.ServiceAccount(namespace, name), ID: uuid.NewString(),
 		IssuedAt: jwt.NewNumericDate(now), NotBefore: jwt.NewNumericDate(now), Expiry: jwt.NewNumericDate(end),
 	}}
 	if own.Pod != nil && seconds == warnOnlySeconds && i.own(out.Spec.Audiences) {

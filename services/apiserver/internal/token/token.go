@@ -138,10 +138,12 @@ type binding struct {
 	WarnAfter      *jwt.NumericDate `json:"warnafter,omitempty"`
 }
 
-// boundClaims are all claims of a token that is issued here.
+// boundClaims are all claims of a token that is issued here. Audience hides the one of jwt.Claims, which is no list when it is one: Kubernetes' always
+// is, and there are readers that expect it.
 type boundClaims struct {
 	jwt.Claims
-	Kubernetes binding `json:"kubernetes.io"`
+	Audience   []string `json:"aud"`
+	Kubernetes binding  `json:"kubernetes.io"`
 }
 
 // allClaims are those of bound and of legacy tokens.
