@@ -41,14 +41,15 @@ func Object(w http.ResponseWriter, r *http.Request, code int, o runtime.Object) 
 // Error writes an error as a Status. Errors that are no API errors are internal: the caller gets a fixed text, and the error goes to whoever listens (Listen).
 func Error(w http.ResponseWriter, r *http.Request, err error) {
 	if report, ok := r.Context().Value(reportKey{}).(*Report); ok {
-		report.err.Store(&err)
+		reported := err
+		report.err.Store(&reported)
 	}
 	status := StatusOf(err)
 	if d := status.Details; d != nil && d.RetryAfterSeconds > 0 {
 		w.Header().Set("Retry-After", strconv.Itoa(int(d.RetryAfterSeconds)))
 	}
-	form, err := Negotiate(r)
-	if err != nil {
+	form, unacceptable := Negotiate(r)
+	if unacceptable != nil {
 		form = Form{}
 	}
 	body, media, err := Encode(form, status)
