@@ -27,21 +27,50 @@ func (s *Server) GrantLease(ctx context.Context, request *storev1.GrantLeaseRequ
 
 // KeepLeaseAlive implements storev1.StoreServer.
 func (s *Server) KeepLeaseAlive(stream grpc.BidiStreamingServer[storev1.KeepLeaseAliveRequest, storev1.KeepLeaseAliveResponse]) error {
+	ctx := stream.Context()
+	incoming := make(chan received)
+	// Apart, because Recv waits for the caller alone: the end of the service has to end this stream, too. Recv returns when this handler has.
+	go receive(ctx, stream, incoming)
 	for {
-		request, err := stream.Recv()
-		if errors.Is(err, io.EOF) {
+		var next received
+		select {
+		case <-ctx.Done():
+			return grpcError(ctx.Err())
+		case next = <-incoming:
+		}
+		if errors.Is(next.err, io.EOF) {
 			return nil
 		}
-		if err != nil {
-			return err
+		if next.err != nil {
+			return next.err
 		}
-		ttl, err := s.engine.KeepAlive(stream.Context(), request.GetLease())
+		lease := next.request.GetLease()
+		ttl, err := s.engine.KeepAlive(ctx, lease)
 		if err != nil {
 			return grpcError(err)
 		}
-		response := storev1.KeepLeaseAliveResponse_builder{Lease: request.GetLease(), TtlSeconds: ttl}.Build()
-		if err := stream.Send(response); err != nil {
+		if err := stream.Send(storev1.KeepLeaseAliveResponse_builder{Lease: lease, TtlSeconds: ttl}.Build()); err != nil {
 			return err
+		}
+	}
+}
+
+// received is what Recv returned.
+type received struct {
+	request *storev1.KeepLeaseAliveRequest
+	err     error
+}
+
+func receive(ctx context.Context, stream grpc.BidiStreamingServer[storev1.KeepLeaseAliveRequest, storev1.KeepLeaseAliveResponse], incoming chan<- received) {
+	for {
+		request, err := stream.Recv()
+		select {
+		case incoming <- received{request, err}:
+		case <-ctx.Done():
+			return
+		}
+		if err != nil {
+			return
 		}
 	}
 }
