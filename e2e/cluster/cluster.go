@@ -287,16 +287,26 @@ func Eventually(t *testing.T, ask func(context.Context) error) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), Deadline)
 	defer cancel()
+	if err := eventually(ctx, ask); err != nil {
+		t.Fatalf("after %s: %v", Deadline, err)
+	}
+}
+
+// eventually returns the last answer that was given in time: one that ctx has cut short says nothing about what was waited for, unless there is no other.
+func eventually(ctx context.Context, ask func(context.Context) error) (last error) {
 	ticker := time.NewTicker(100 * time.Millisecond)
 	defer ticker.Stop()
 	for {
 		err := ask(ctx)
 		if err == nil {
-			return
+			return nil
+		}
+		if ctx.Err() == nil || last == nil {
+			last = err
 		}
 		select {
 		case <-ctx.Done():
-			t.Fatalf("after %s: %v", Deadline, err)
+			return last
 		case <-ticker.C:
 		}
 	}
