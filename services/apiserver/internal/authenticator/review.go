@@ -3,13 +3,17 @@ package authenticator
 import (
 	"context"
 	"errors"
+	"fmt"
 	"maps"
+	"net/http"
 	"slices"
 
 	authenticationv1 "k8s.io/api/authentication/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/runtime"
 
 	"dhow.dev/pkg/identity"
+	"dhow.dev/services/apiserver/internal/respond"
 	"dhow.dev/services/apiserver/internal/token"
 )
 
@@ -55,4 +59,60 @@ func userInfo(id identity.Identity) authenticationv1.UserInfo {
 		info.Extra[key] = slices.Clone(id.Extra[key])
 	}
 	return info
+}
+
+// ReviewHandler answers the POST of a TokenReview of the Kubernetes door.
+func (v *Verifier) ReviewHandler() http.Handler {
+	return handler(v.Review)
+}
+
+// SelfHandler answers the POST of a SelfSubjectReview of the Kubernetes door.
+func (v *Verifier) SelfHandler() http.Handler {
+	return handler(Self)
+}
+
+// AnswerReview is Review of an encoded TokenReview, as the gRPC door takes it.
+func (v *Verifier) AnswerReview(ctx context.Context, object []byte) ([]byte, error) {
+	return answer(ctx, object, v.Review)
+}
+
+// AnswerSelf is Self of an encoded SelfSubjectReview, as the gRPC door takes it.
+func (v *Verifier) AnswerSelf(ctx context.Context, object []byte) ([]byte, error) {
+	return answer(ctx, object, Self)
+}
+
+// question is a pointer to a struct of k8s.io/api that is asked and answered.
+type question[T any] interface {
+	*T
+	runtime.Object
+	Marshal() ([]byte, error)
+	Unmarshal([]byte) error
+}
+
+func handler[T any, Q question[T]](ask func(context.Context, Q) (Q, error)) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		asked := Q(new(T))
+		if err := respond.Decode(r, asked); err != nil {
+			respond.Error(w, r, err)
+			return
+		}
+		answer, err := ask(r.Context(), asked)
+		if err != nil {
+			respond.Error(w, r, err)
+			return
+		}
+		respond.Object(w, r, http.StatusCreated, answer)
+	})
+}
+
+func answer[T any, Q question[T]](ctx context.Context, object []byte, ask func(context.Context, Q) (Q, error)) ([]byte, error) {
+	asked := Q(new(T))
+	if err := asked.Unmarshal(object); err != nil {
+		return nil, apierrors.NewBadRequest(fmt.Sprintf("the %T cannot be decoded as protobuf: %v", asked, err))
+	}
+	answer, err := ask(ctx, asked)
+	if err != nil {
+		return nil, err
+	}
+	return answer.Marshal()
 }
