@@ -4,6 +4,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 
 	"google.golang.org/grpc/mem"
 	"google.golang.org/protobuf/encoding/protowire"
@@ -54,6 +55,8 @@ type Entry struct {
 	item mem.Buffer
 	// body is the part of item behind the header: the object as answer of a Get.
 	body rawcodec.Frame
+	// text is the object as JSON, once somebody asked for it.
+	text atomic.Pointer[[]byte]
 }
 
 // Key returns the store key of an object. Namespace is empty for kinds without namespaces.
@@ -140,6 +143,26 @@ func (e *Entry) Frame() rawcodec.Frame { return e.body }
 
 // Encoded is Frame in one piece. It must not be changed.
 func (e *Entry) Encoded() []byte { return e.body.Bytes() }
+
+// Item is the object as field 2 of a list message, header included. It must not be changed.
+func (e *Entry) Item() []byte { return e.item.ReadOnlyData() }
+
+// Text returns the object as JSON, which encode makes of its protobuf once and all readers share. It must not be changed.
+func (e *Entry) Text(encode func(r *resource.Resource, encoded []byte) ([]byte, error)) ([]byte, error) {
+	return text(&e.text, e.Resource, e.Encoded(), encode)
+}
+
+func text(made *atomic.Pointer[[]byte], r *resource.Resource, encoded []byte, encode func(*resource.Resource, []byte) ([]byte, error)) ([]byte, error) {
+	if t := made.Load(); t != nil {
+		return *t, nil
+	}
+	t, err := encode(r, encoded)
+	if err != nil {
+		return nil, err
+	}
+	made.Store(&t)
+	return t, nil
+}
 
 // Field returns the value of a selectable field such as spec.nodeName, and whether the kind has it.
 func (e *Entry) Field(label string) (string, bool) {

@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"io"
 	"slices"
 	"strings"
@@ -45,6 +46,8 @@ type ListOptions struct {
 	Continue string
 	// MinRevision is as in dhow.meta.v1.ListRequest.
 	MinRevision *int64
+	// At asks for the state at the commit of this revision, when it is not 0.
+	At int64
 }
 
 // List is a list, or a page of one, at one revision, ordered by key.
@@ -62,6 +65,9 @@ func (c *Cache) List(ctx context.Context, s Selection, options ListOptions) (*Li
 	if options.Limit < 0 {
 		return nil, apierrors.NewBadRequest("limit: must not be negative")
 	}
+	if options.Continue == "" && options.At != 0 {
+		return c.exactly(ctx, s, options)
+	}
 	if options.Continue == "" {
 		if err := c.catchUp(ctx, options.MinRevision); err != nil {
 			return nil, err
@@ -75,16 +81,73 @@ func (c *Cache) List(ctx context.Context, s Selection, options ListOptions) (*Li
 	if err != nil || !strings.HasPrefix(token.after, prefixOf(s.Resource)) {
 		return nil, apierrors.NewBadRequest("continue key is not valid: give the continue token of the list before, unchanged")
 	}
+	if token.revision == anyRevision {
+		if err := c.catchUp(ctx, nil); err != nil {
+			return nil, err
+		}
+		return c.rest(s, token, options.Limit), nil
+	}
 	if err := c.catchUp(ctx, new(int64)); err != nil {
 		return nil, err
 	}
+	list, err := c.page(ctx, s, token, options.Limit)
+	if apierrors.IsResourceExpired(err) {
+		return nil, inconsistently(token)
+	}
+	return list, err
+}
+
+// page goes on behind a token.
+func (c *Cache) page(ctx context.Context, s Selection, from token, limit int64) (*List, error) {
 	c.mu.RLock()
-	objects := c.tables[s.Resource].at(token.revision)
+	objects := c.tables[s.Resource].at(from.revision)
 	c.mu.RUnlock()
 	if objects != nil {
-		return pageOf(s, objects, token, options.Limit), nil
+		return pageOf(s, objects, from, limit), nil
 	}
-	return c.fromStore(ctx, s, token, options.Limit)
+	return c.fromStore(ctx, s, from, limit)
+}
+
+// exactly lists the state at the commit of a revision.
+func (c *Cache) exactly(ctx context.Context, s Selection, options ListOptions) (*List, error) {
+	revision := options.At | lastIndex
+	if err := c.catchUp(ctx, &options.At); err != nil {
+		return nil, err
+	}
+	if c.Revision() < revision {
+		// Objects of the commit that are not here yet do not come: commits are applied as a whole.
+		revision = c.Revision()
+	}
+	list, err := c.page(ctx, s, token{revision: revision}, options.Limit)
+	if apierrors.IsResourceExpired(err) {
+		return nil, apierrors.NewResourceExpired(fmt.Sprintf("The resourceVersion for the provided list is too old: %d", options.At))
+	}
+	return list, err
+}
+
+// rest goes on behind a token with the state as it is now.
+func (c *Cache) rest(s Selection, from token, limit int64) *List {
+	t := c.tables[s.Resource]
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	objects := t.freeze()
+	from.revision = c.revision
+	list := pageOf(s, objects, from, limit)
+	list.Remaining = -1
+	if list.Continue != "" {
+		t.keep(from.revision, objects, time.Now(), c.config.PageAge)
+	}
+	return list
+}
+
+// inconsistently is the answer to a token whose state is gone: it has another one, which goes on with the state as it is then.
+func inconsistently(from token) error {
+	err := apierrors.NewResourceExpired("The provided continue parameter is too old to display a consistent list result. You can start a new list without " +
+		"the continue parameter, or use the continue token in this response to retrieve the remainder of the results. Continuing with the provided token results " +
+		"in an inconsistent list - objects that were created, modified, or deleted between the time the first chunk was returned and now may show up in the list.")
+	from.revision = anyRevision
+	err.ErrStatus.Continue = from.String()
+	return err
 }
 
 // Snapshot returns the selected objects as the cache has them now, ordered by key.
@@ -214,8 +277,7 @@ func (c *Cache) fromStore(ctx context.Context, s Selection, from token, limit in
 
 func listError(err error) error {
 	if status.Code(err) == codes.OutOfRange {
-		return apierrors.NewResourceExpired("The provided continue parameter is too old to display a consistent list result. " +
-			"You must start a new list without the continue parameter.")
+		return apierrors.NewResourceExpired("the state that was asked for is too old: start a new list")
 	}
 	return err
 }
@@ -227,6 +289,9 @@ type token struct {
 	// before is the number of objects of the pages before.
 	before int64
 }
+
+// anyRevision is the revision of tokens that go on with whatever is there.
+const anyRevision = 0
 
 // tokenVersion begins every token; servers of another version refuse it and the client starts over.
 const tokenVersion = 1

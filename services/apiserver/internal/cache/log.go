@@ -18,6 +18,8 @@ type event struct {
 	at          time.Time
 	// frames are the encoded forms of the event that were asked for so far.
 	frames atomic.Pointer[frame]
+	// last is the object as a DELETED change shows it, and lastText the same as JSON, once somebody asked for it.
+	last, lastText atomic.Pointer[[]byte]
 }
 
 // commit returns the revision of the commit that the event belongs to.

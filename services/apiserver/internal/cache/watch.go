@@ -9,6 +9,7 @@ import (
 
 	metav1 "dhow.dev/gen/go/dhow/meta/v1"
 	"dhow.dev/pkg/object"
+	"dhow.dev/pkg/resource"
 )
 
 // A response of a watch is bounded by these; a commit is only split when it alone exceeds the larger bounds.
@@ -43,6 +44,27 @@ type Change struct {
 	Selection   uint32
 
 	event *event // nil: a piece of the state
+}
+
+// Encoded is the object of the change with its resource version, which is the change's own when it is a deletion. It must not be changed.
+func (c *Change) Encoded() []byte {
+	if c.Type != metav1.EventType_EVENT_TYPE_DELETED {
+		return c.Object.Encoded()
+	}
+	if made := c.event.last.Load(); made != nil {
+		return *made
+	}
+	last := WithRevision(c.Object.Object, c.Revision).Bytes()
+	c.event.last.Store(&last)
+	return last
+}
+
+// Text is Encoded as JSON, made as Entry.Text does.
+func (c *Change) Text(encode func(r *resource.Resource, encoded []byte) ([]byte, error)) ([]byte, error) {
+	if c.Type != metav1.EventType_EVENT_TYPE_DELETED {
+		return c.Object.Text(encode)
+	}
+	return text(&c.event.lastText, c.Object.Resource, c.Encoded(), encode)
 }
 
 // Batch is one response of a watch. It is valid until the next call of Next.
