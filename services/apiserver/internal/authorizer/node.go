@@ -8,7 +8,13 @@ import (
 	"sync"
 
 	corev1 "k8s.io/api/core/v1"
+	storagev1 "k8s.io/api/storage/v1"
 	"k8s.io/apimachinery/pkg/fields"
+
+	gencorev1 "dhow.dev/gen/go/dhow/core/v1"
+	genstoragev1 "dhow.dev/gen/go/dhow/storage/v1"
+	"dhow.dev/pkg/resource"
+	"dhow.dev/services/apiserver/internal/cache"
 )
 
 // Pods finds pods in the API server's cache.
@@ -28,13 +34,24 @@ type Pod struct {
 	Object          []byte
 }
 
+// Objects finds single objects in the API server's cache.
+type Objects interface {
+	Peek(r *resource.Resource, namespace, name string) *cache.Entry
+}
+
+var (
+	claims      = resource.For[*gencorev1.PersistentVolumeClaim]()
+	attachments = resource.For[*genstoragev1.VolumeAttachment]()
+)
+
 // nodeLeases is the namespace of the nodes' leases.
 const nodeLeases = corev1.NamespaceNodeLease
 
 // nodeRole lets a node read and write what its own pods need, as Kubernetes' node authorizer does.
 type nodeRole struct {
-	pods Pods
-	mu   sync.Mutex
+	pods    Pods
+	objects Objects
+	mu      sync.Mutex
 	// needs remembers by node what each pod refers to, as of a revision.
 	needs map[string]map[string]podNeeds
 }
@@ -47,32 +64,45 @@ type podNeeds struct {
 // reference names an object that a pod needs, in the pod's namespace.
 type reference struct{ resource, namespace, name string }
 
-func newNodeRole(pods Pods) *nodeRole {
-	return &nodeRole{pods: pods, needs: map[string]map[string]podNeeds{}}
+func newNodeRole(pods Pods, objects Objects) *nodeRole {
+	return &nodeRole{pods: pods, objects: objects, needs: map[string]map[string]podNeeds{}}
 }
 
-// nodeReads are the resources that every node may read whole: services and what leads to them, and its fellows.
+// nodeReads are the resources that every node may read whole: services and what leads to them, its fellows, and what says how pods are run.
 var nodeReads = map[string][]string{
 	"":                 {"services", "endpoints", "nodes", "namespaces"},
 	"discovery.k8s.io": {"endpointslices"},
+	"storage.k8s.io":   {"csidrivers"},
+	"node.k8s.io":      {"runtimeclasses"},
 }
 
-// allows returns why a node may not do it, empty when it may. A denial that rests on the cache is given only after the cache has caught up.
-func (n *nodeRole) allows(ctx context.Context, node string, a Attributes) (reason string, err error) {
-	if slices.Contains(read, a.Verb) && a.Subresource == "" && slices.Contains(nodeReads[a.Group], a.Resource) {
-		return "", nil
+// nodeCreates are what a node asks of the API server: who a caller is and what he may do, and certificates for itself.
+var nodeCreates = map[string][]string{
+	"authentication.k8s.io": {"tokenreviews"},
+	"authorization.k8s.io":  {"subjectaccessreviews", "localsubjectaccessreviews"},
+	"certificates.k8s.io":   {"certificatesigningrequests"},
+}
+
+// denial returns why a node may not do it, empty when it may, by the cache as it is.
+func (n *nodeRole) denial(node string, a Attributes) string {
+	if a.Path != "" {
+		return onlyOwn(node)
+	}
+	if a.Subresource == "" && slices.Contains(read, a.Verb) && slices.Contains(nodeReads[a.Group], a.Resource) {
+		return ""
+	}
+	if a.Subresource == "" && a.Verb == "create" && slices.Contains(nodeCreates[a.Group], a.Resource) {
+		return ""
 	}
 	decide := n.rule(a)
 	if decide == nil {
-		return fmt.Sprintf("nodes may not do this: node %q may read and write only what its own pods need", node), nil
+		return onlyOwn(node)
 	}
-	if decide(node, a) == "" {
-		return "", nil
-	}
-	if err := n.pods.CatchUp(ctx); err != nil {
-		return "", fmt.Errorf("authorize node %s: %w", node, err)
-	}
-	return decide(node, a), nil
+	return decide(node, a)
+}
+
+func onlyOwn(node string) string {
+	return fmt.Sprintf("nodes may not do this: node %q may read and write only what its own pods need", node)
 }
 
 // rule returns the decision for a resource, nil when nodes have nothing to do with it.
@@ -80,12 +110,23 @@ func (n *nodeRole) rule(a Attributes) func(node string, a Attributes) string {
 	switch a.Group + "/" + a.Resource {
 	case "/pods":
 		return n.pod
-	case "/nodes":
+	case "/nodes", "storage.k8s.io/csinodes":
 		return n.itself
-	case "/secrets", "/configmaps", "/persistentvolumeclaims":
+	case "/secrets", "/configmaps", "/persistentvolumeclaims", "/serviceaccounts", "resource.k8s.io/resourceclaims":
 		return n.needed
-	case "/serviceaccounts":
-		return n.needed
+	case "/persistentvolumes":
+		return n.volume
+	case "storage.k8s.io/volumeattachments":
+		return n.attachment
+	case "resource.k8s.io/resourceslices":
+		return n.slice
+	case "certificates.k8s.io/certificatesigningrequests":
+		return func(_ string, a Attributes) string {
+			if a.Subresource == "" && slices.Contains(read, a.Verb) {
+				return ""
+			}
+			return "nodes may only create and read certificate signing requests"
+		}
 	case "/events", "events.k8s.io/events":
 		return func(_ string, a Attributes) string {
 			if a.Subresource == "" && slices.Contains([]string{"create", "patch", "update"}, a.Verb) {
@@ -95,8 +136,6 @@ func (n *nodeRole) rule(a Attributes) func(node string, a Attributes) string {
 		}
 	case "coordination.k8s.io/leases":
 		return n.lease
-	case "storage.k8s.io/csinodes":
-		return n.itself
 	}
 	return nil
 }
@@ -122,6 +161,10 @@ func (n *nodeRole) pod(node string, a Attributes) string {
 		if a.Subresource != "" {
 			return "nodes may not do this to pods"
 		}
+	case "create":
+		if a.Subresource != "eviction" {
+			return "nodes may not create pods"
+		}
 	default:
 		return fmt.Sprintf("nodes may not %s pods", a.Verb)
 	}
@@ -132,19 +175,23 @@ func (n *nodeRole) pod(node string, a Attributes) string {
 	return ""
 }
 
-// itself is for objects that have the node's name.
+// itself is for objects that have the node's name. The name in the body of a create is admission's to check.
 func (n *nodeRole) itself(node string, a Attributes) string {
-	if a.Name != node {
+	if a.Name != node && (a.Verb != "create" || a.Name != "") {
 		return fmt.Sprintf("node %q is not allowed to modify %s %q", node, a.Resource, a.Name)
 	}
-	if slices.Contains([]string{"get", "create", "update", "patch"}, a.Verb) && (a.Subresource == "" || a.Subresource == "status") {
+	verbs := []string{"get", "create", "update", "patch"}
+	if a.Resource == "csinodes" {
+		verbs = append(verbs, "delete")
+	}
+	if slices.Contains(verbs, a.Verb) && (a.Subresource == "" || a.Subresource == "status") {
 		return ""
 	}
 	return fmt.Sprintf("nodes may not %s %s", a.Verb, a.Resource)
 }
 
 func (n *nodeRole) lease(node string, a Attributes) string {
-	if a.Namespace != nodeLeases || a.Name != node {
+	if a.Namespace != nodeLeases || a.Name != node && (a.Verb != "create" || a.Name != "") {
 		return fmt.Sprintf("can only access node lease with the same name as the requesting node, in the namespace %s", nodeLeases)
 	}
 	if slices.Contains([]string{"get", "create", "update", "patch", "delete"}, a.Verb) && a.Subresource == "" {
@@ -159,7 +206,10 @@ func (n *nodeRole) needed(node string, a Attributes) string {
 	if name == "" {
 		name = selected(a.FieldSelector, "metadata.name")
 	}
-	if a.Subresource != "" || !slices.Contains(read, a.Verb) {
+	switch {
+	case a.Resource == "serviceaccounts" && a.Subresource == "token" && a.Verb == "create":
+	case a.Resource == "persistentvolumeclaims" && a.Subresource == "status" && slices.Contains([]string{"get", "update", "patch"}, a.Verb):
+	case a.Subresource != "" || !slices.Contains(read, a.Verb):
 		return fmt.Sprintf("nodes may only read %s", a.Resource)
 	}
 	if name == "" {
@@ -168,16 +218,81 @@ func (n *nodeRole) needed(node string, a Attributes) string {
 	if n.refers(node, reference{a.Resource, a.Namespace, name}) {
 		return ""
 	}
+	return noRelationship(node)
+}
+
+func noRelationship(node string) string {
 	return fmt.Sprintf("no relationship found between node '%s' and this object", node)
+}
+
+// volume is for what the claims of the node's pods are bound to.
+func (n *nodeRole) volume(node string, a Attributes) string {
+	if a.Verb != "get" || a.Subresource != "" {
+		return "can only read resources of this type one by one, by name"
+	}
+	if n.objects == nil {
+		return noRelationship(node)
+	}
+	for _, needs := range n.needsOn(node) {
+		for needed := range needs.objects {
+			if needed.resource == "persistentvolumeclaims" && n.boundTo(needed, a.Name) {
+				return ""
+			}
+		}
+	}
+	return noRelationship(node)
+}
+
+func (n *nodeRole) boundTo(claim reference, volume string) bool {
+	var found corev1.PersistentVolumeClaim
+	e := n.objects.Peek(claims, claim.namespace, claim.name)
+	return e != nil && found.Unmarshal(e.Object) == nil && found.Spec.VolumeName == volume
+}
+
+// attachment is for what attaches volumes to the node.
+func (n *nodeRole) attachment(node string, a Attributes) string {
+	if a.Verb != "get" || a.Subresource != "" {
+		return "can only read resources of this type one by one, by name"
+	}
+	if n.objects == nil {
+		return noRelationship(node)
+	}
+	var found storagev1.VolumeAttachment
+	if e := n.objects.Peek(attachments, "", a.Name); e != nil && found.Unmarshal(e.Object) == nil && found.Spec.NodeName == node {
+		return ""
+	}
+	return noRelationship(node)
+}
+
+// slice is for the devices that the node publishes: whose they are is in the object, so that one by one admission has to say it.
+func (n *nodeRole) slice(node string, a Attributes) string {
+	switch {
+	case a.Subresource != "":
+		return "nodes may not do this to resource slices"
+	case a.Verb == "create", slices.Contains([]string{"get", "update", "patch", "delete"}, a.Verb) && a.Name != "":
+		return ""
+	case slices.Contains([]string{"list", "watch", "deletecollection"}, a.Verb) && selects(a.FieldSelector, "spec.nodeName", node):
+		return ""
+	}
+	return fmt.Sprintf("can only list/watch/deletecollection resourceslices with spec.nodeName field selector %q", node)
 }
 
 // refers says whether a pod of the node refers to the object.
 func (n *nodeRole) refers(node string, wanted reference) bool {
+	for _, needs := range n.needsOn(node) {
+		if _, ok := needs.objects[wanted]; ok {
+			return true
+		}
+	}
+	return false
+}
+
+// needsOn returns what the pods of a node refer to now, by pod. It is not changed afterwards.
+func (n *nodeRole) needsOn(node string) map[string]podNeeds {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	before := n.needs[node]
 	now := make(map[string]podNeeds, len(before))
-	found := false
 	for pod := range n.pods.OnNode(node) {
 		key := pod.Namespace + "/" + pod.Name
 		needs, ok := before[key]
@@ -185,15 +300,13 @@ func (n *nodeRole) refers(node string, wanted reference) bool {
 			needs = podNeeds{revision: pod.Revision, objects: needsOf(pod)}
 		}
 		now[key] = needs
-		_, refers := needs.objects[wanted]
-		found = found || refers
 	}
 	if len(now) == 0 {
 		delete(n.needs, node)
 	} else {
 		n.needs[node] = now
 	}
-	return found
+	return now
 }
 
 // needsOf returns what a pod refers to. A pod that cannot be decoded needs nothing.
@@ -209,6 +322,16 @@ func needsOf(p Pod) map[reference]struct{} {
 		}
 	}
 	add("serviceaccounts", pod.Spec.ServiceAccountName)
+	for i := range pod.Spec.ResourceClaims {
+		if c := &pod.Spec.ResourceClaims[i]; c.ResourceClaimName != nil {
+			add("resourceclaims", *c.ResourceClaimName)
+		}
+	}
+	for _, c := range pod.Status.ResourceClaimStatuses {
+		if c.ResourceClaimName != nil {
+			add("resourceclaims", *c.ResourceClaimName)
+		}
+	}
 	for _, s := range pod.Spec.ImagePullSecrets {
 		add("secrets", s.Name)
 	}

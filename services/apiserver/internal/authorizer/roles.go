@@ -1,12 +1,13 @@
 package authorizer
 
 import (
+	"iter"
 	"slices"
 
 	"dhow.dev/pkg/identity"
 )
 
-// rule allows verbs on resources. Resources are written `resource` or `resource/subresource`; `*` is any resource without subresource, `*/*` any
+// rule is one of a built-in role. It allows verbs on resources. Resources are written `resource` or `resource/subresource`; `*` is any resource without subresource, `*/*` any
 // with one, `*/status` that subresource of any.
 type rule struct {
 	verbs     []string
@@ -14,8 +15,14 @@ type rule struct {
 	resources []string
 	// except takes away from resources.
 	except []string
-	// names limits the rule to objects of these names, when it is not empty.
-	names []string
+	// paths are what is no resource; as in RBAC they may end in `*`.
+	paths []string
+}
+
+// builtInRole is a role that exists without objects.
+type builtInRole struct {
+	name  string
+	rules []rule
 }
 
 const all = "*"
@@ -28,24 +35,49 @@ var (
 	run = []string{"pods/exec", "pods/attach", "pods/portforward", "pods/proxy", "nodes/proxy", "services/proxy"}
 )
 
-// rulesOf returns the rules of a caller's name and groups.
-func rulesOf(user identity.Identity) []rule {
-	var rules []rule
-	switch user.Name {
-	case identity.Scheduler:
-		rules = append(rules, schedulerRules()...)
-	case identity.ControllerManager:
-		rules = append(rules, controllerRules()...)
-	case identity.APIServer:
-		rules = append(rules, peerRules()...)
+// These are made once: they are asked for every request.
+var (
+	schedulerRole  = &builtInRole{"scheduler", schedulerRules()}
+	controllerRole = &builtInRole{"controller-manager", controllerRules()}
+	peerRole       = &builtInRole{"API server", peerRules()}
+	adminRole      = &builtInRole{"system:masters", []rule{{verbs: []string{all}, groups: []string{all}, resources: []string{all, "*/*"}, paths: []string{all}}}}
+	readerRole     = &builtInRole{"dhow:readers", []rule{
+		{verbs: read, groups: []string{all}, resources: []string{all, "*/*"}, except: append([]string{"secrets"}, run...)},
+		{verbs: []string{"get"}, paths: []string{all}},
+	}}
+)
+
+// builtInRoles are those of a caller's name and groups.
+func builtInRoles(user identity.Identity) iter.Seq[*builtInRole] {
+	return func(yield func(*builtInRole) bool) {
+		var own *builtInRole
+		switch user.Name {
+		case identity.Scheduler:
+			own = schedulerRole
+		case identity.ControllerManager:
+			own = controllerRole
+		case identity.APIServer:
+			own = peerRole
+		}
+		if own != nil && !yield(own) || user.InGroup(identity.Masters) && !yield(adminRole) {
+			return
+		}
+		if user.InGroup(identity.Readers) {
+			yield(readerRole)
+		}
 	}
-	if user.InGroup(identity.Masters) {
-		rules = append(rules, rule{verbs: []string{all}, groups: []string{all}, resources: []string{all, "*/*"}})
+}
+
+// builtIn says which built-in role allows it, empty when none does.
+func builtIn(a Attributes) string {
+	for role := range builtInRoles(a.User) {
+		for i := range role.rules {
+			if role.rules[i].allows(a) {
+				return "built-in role of " + role.name
+			}
+		}
 	}
-	if user.InGroup(identity.Readers) {
-		rules = append(rules, rule{verbs: read, groups: []string{all}, resources: []string{all, "*/*"}, except: append([]string{"secrets"}, run...)})
-	}
-	return rules
+	return ""
 }
 
 func schedulerRules() []rule {
@@ -61,11 +93,14 @@ func schedulerRules() []rule {
 }
 
 // controllerRules let the controllers reconcile all kinds, garbage collection and namespace deletion among them. They place no pods, reach into no
-// containers, and write neither secrets nor roles.
+// containers, and write neither secrets nor roles, but for the rules that cluster roles aggregate.
 func controllerRules() []rule {
 	return []rule{
 		{verbs: read, groups: []string{all}, resources: []string{all, "*/status", "*/scale"}},
 		{verbs: write, groups: []string{all}, resources: []string{all}, except: []string{"secrets", "roles", "rolebindings", "clusterroles", "clusterrolebindings"}},
+		// To aggregate is to write what others may do.
+		{verbs: []string{"update", "escalate"}, groups: []string{"rbac.authorization.k8s.io"}, resources: []string{"clusterroles"}},
+		{verbs: []string{"create"}, groups: []string{"authentication.k8s.io", "authorization.k8s.io"}, resources: []string{"tokenreviews", "subjectaccessreviews"}},
 		// What an owner leaves behind goes, of whatever kind.
 		{verbs: []string{"delete", "deletecollection", "patch"}, groups: []string{"", "rbac.authorization.k8s.io"}, resources: []string{"secrets", "roles", "rolebindings", "clusterroles", "clusterrolebindings"}},
 		{verbs: []string{"update", "patch"}, groups: []string{all}, resources: []string{"*/status", "*/scale"}},
@@ -81,17 +116,14 @@ func peerRules() []rule {
 	}
 }
 
-func (r rule) allows(a Attributes) bool {
-	if !slices.Contains(r.verbs, a.Verb) && !slices.Contains(r.verbs, all) {
+func (r *rule) allows(a Attributes) bool {
+	if !has(r.verbs, a.Verb) {
 		return false
 	}
-	if !slices.Contains(r.groups, a.Group) && !slices.Contains(r.groups, all) {
-		return false
+	if a.Path != "" {
+		return slices.ContainsFunc(r.paths, func(pattern string) bool { return pathMatches(pattern, a.Path) })
 	}
-	if len(r.names) > 0 && !slices.Contains(r.names, a.Name) {
-		return false
-	}
-	return matches(r.resources, a) && !matches(r.except, a)
+	return has(r.groups, a.Group) && matches(r.resources, a) && !matches(r.except, a)
 }
 
 func matches(patterns []string, a Attributes) bool {
