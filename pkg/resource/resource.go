@@ -65,7 +65,9 @@ func index() map[string]*Resource {
 	words := map[string]*Resource{}
 	for i := range table {
 		r := &table[i]
-		r.service = serviceOf(r.message)
+		if r.service = serviceOf(r.message); r.service == nil && r.Subresource == "" {
+			panic(fmt.Sprintf("resource: no service for %s", r.GroupVersionKind()))
+		}
 		if r.Verbs == nil && r.Subresource == "" {
 			r.Verbs = verbs
 		}
@@ -217,7 +219,8 @@ func (r *Resource) Descriptor() protoreflect.MessageDescriptor {
 	return r.message.ProtoReflect().Descriptor()
 }
 
-// Service returns the descriptor of the kind's gRPC service, the one that its proto file declares.
+// Service returns the descriptor of the kind's gRPC service, the one that its proto file declares. Nil for a kind that only methods of other kinds'
+// services carry, such as Scale.
 func (r *Resource) Service() protoreflect.ServiceDescriptor { return r.service }
 
 func serviceOf(m object.Object) protoreflect.ServiceDescriptor {
@@ -230,7 +233,8 @@ func serviceOf(m object.Object) protoreflect.ServiceDescriptor {
 			}
 		}
 	}
-	panic(fmt.Sprintf("resource: no service for %s in %s", kind.FullName(), kind.ParentFile().Path()))
+	// What a subresource takes may be served by the services of the kinds that have the subresource, as Scale is.
+	return nil
 }
 
 // Method returns the full gRPC name of one of the service's methods, for example `/dhow.core.v1.Pods/Get`.

@@ -1,16 +1,26 @@
 package resource
 
 import (
+	"k8s.io/apimachinery/pkg/runtime/schema"
+
 	appsv1 "dhow.dev/gen/go/dhow/apps/v1"
+	authenticationv1 "dhow.dev/gen/go/dhow/authentication/v1"
+	authorizationv1 "dhow.dev/gen/go/dhow/authorization/v1"
+	autoscalingv1 "dhow.dev/gen/go/dhow/autoscaling/v1"
 	autoscalingv2 "dhow.dev/gen/go/dhow/autoscaling/v2"
 	batchv1 "dhow.dev/gen/go/dhow/batch/v1"
+	certificatesv1 "dhow.dev/gen/go/dhow/certificates/v1"
 	coordinationv1 "dhow.dev/gen/go/dhow/coordination/v1"
 	corev1 "dhow.dev/gen/go/dhow/core/v1"
 	discoveryv1 "dhow.dev/gen/go/dhow/discovery/v1"
 	eventsv1 "dhow.dev/gen/go/dhow/events/v1"
+	flowcontrolv1 "dhow.dev/gen/go/dhow/flowcontrol/v1"
+	metricsv1beta1 "dhow.dev/gen/go/dhow/metrics/v1beta1"
 	networkingv1 "dhow.dev/gen/go/dhow/networking/v1"
 	policyv1 "dhow.dev/gen/go/dhow/policy/v1"
 	rbacv1 "dhow.dev/gen/go/dhow/rbac/v1"
+	resourcev1 "dhow.dev/gen/go/dhow/resource/v1"
+	runtimev1 "dhow.dev/gen/go/dhow/runtime/v1"
 	schedulingv1 "dhow.dev/gen/go/dhow/scheduling/v1"
 	storagev1 "dhow.dev/gen/go/dhow/storage/v1"
 )
@@ -21,9 +31,17 @@ var all = []string{"all"}
 // noCollection are the verbs of namespaces, which are deleted one by one.
 var noCollection = []string{"create", "delete", "get", "list", "patch", "update", "watch"}
 
+// asks and reads are the verbs of virtual kinds: those that a question is sent to, and those that only show something.
+var (
+	asks  = []string{"create"}
+	reads = []string{"get", "list"}
+)
+
 // table has one row per served kind: the one place to add a kind to. Names, scopes, verbs and categories are those of Kubernetes v1.36's discovery. Versions of one group are in
 // the order of preference.
 var table = []Resource{
+	{Group: "", Version: "v1", Kind: "Binding", Plural: "bindings", message: (*corev1.Binding)(nil), Namespaced: true, Virtual: true, Verbs: asks},
+	{Group: "", Version: "v1", Kind: "ComponentStatus", Plural: "componentstatuses", message: (*corev1.ComponentStatus)(nil), ShortNames: []string{"cs"}, Virtual: true, Verbs: reads},
 	{Group: "", Version: "v1", Kind: "ConfigMap", Plural: "configmaps", ShortNames: []string{"cm"}, message: (*corev1.ConfigMap)(nil), Namespaced: true},
 	{Group: "", Version: "v1", Kind: "Endpoints", Plural: "endpoints", ShortNames: []string{"ep"}, message: (*corev1.Endpoints)(nil), Namespaced: true},
 	{Group: "", Version: "v1", Kind: "Event", Plural: "events", ShortNames: []string{"ev"}, message: (*corev1.Event)(nil), Namespaced: true},
@@ -47,7 +65,11 @@ var table = []Resource{
 	{Group: "batch", Version: "v1", Kind: "CronJob", Plural: "cronjobs", ShortNames: []string{"cj"}, message: (*batchv1.CronJob)(nil), Namespaced: true, HasStatus: true, Categories: all},
 	{Group: "batch", Version: "v1", Kind: "Job", Plural: "jobs", message: (*batchv1.Job)(nil), Namespaced: true, HasStatus: true, Categories: all},
 	{Group: "autoscaling", Version: "v2", Kind: "HorizontalPodAutoscaler", Plural: "horizontalpodautoscalers", ShortNames: []string{"hpa"}, message: (*autoscalingv2.HorizontalPodAutoscaler)(nil), Namespaced: true, HasStatus: true, Categories: all},
+	{Group: "autoscaling", Version: "v1", Kind: "HorizontalPodAutoscaler", Plural: "horizontalpodautoscalers", message: (*autoscalingv1.HorizontalPodAutoscaler)(nil), ShortNames: []string{"hpa"}, Namespaced: true, HasStatus: true, Categories: all,
+		storedAs: schema.GroupVersionKind{Group: "autoscaling", Version: "v2", Kind: "HorizontalPodAutoscaler"}},
+	{Group: "autoscaling", Version: "v1", Kind: "Scale", Plural: "scales", message: (*autoscalingv1.Scale)(nil), Namespaced: true, Virtual: true, Subresource: "scale"},
 	{Group: "policy", Version: "v1", Kind: "PodDisruptionBudget", Plural: "poddisruptionbudgets", ShortNames: []string{"pdb"}, message: (*policyv1.PodDisruptionBudget)(nil), Namespaced: true, HasStatus: true},
+	{Group: "policy", Version: "v1", Kind: "Eviction", Plural: "evictions", message: (*policyv1.Eviction)(nil), Namespaced: true, Virtual: true, Subresource: "eviction"},
 	{Group: "networking.k8s.io", Version: "v1", Kind: "IPAddress", Plural: "ipaddresses", ShortNames: []string{"ip"}, message: (*networkingv1.IPAddress)(nil)},
 	{Group: "networking.k8s.io", Version: "v1", Kind: "Ingress", Plural: "ingresses", ShortNames: []string{"ing"}, message: (*networkingv1.Ingress)(nil), Namespaced: true, HasStatus: true},
 	{Group: "networking.k8s.io", Version: "v1", Kind: "IngressClass", Plural: "ingressclasses", message: (*networkingv1.IngressClass)(nil)},
@@ -67,4 +89,21 @@ var table = []Resource{
 	{Group: "rbac.authorization.k8s.io", Version: "v1", Kind: "Role", Plural: "roles", message: (*rbacv1.Role)(nil), Namespaced: true},
 	{Group: "rbac.authorization.k8s.io", Version: "v1", Kind: "RoleBinding", Plural: "rolebindings", message: (*rbacv1.RoleBinding)(nil), Namespaced: true},
 	{Group: "events.k8s.io", Version: "v1", Kind: "Event", Plural: "events", ShortNames: []string{"ev"}, message: (*eventsv1.Event)(nil), Namespaced: true},
+	{Group: "certificates.k8s.io", Version: "v1", Kind: "CertificateSigningRequest", Plural: "certificatesigningrequests", message: (*certificatesv1.CertificateSigningRequest)(nil), ShortNames: []string{"csr"}, HasStatus: true},
+	{Group: "node.k8s.io", Version: "v1", Kind: "RuntimeClass", Plural: "runtimeclasses", message: (*runtimev1.RuntimeClass)(nil)},
+	{Group: "resource.k8s.io", Version: "v1", Kind: "DeviceClass", Plural: "deviceclasses", message: (*resourcev1.DeviceClass)(nil)},
+	{Group: "resource.k8s.io", Version: "v1", Kind: "ResourceClaim", Plural: "resourceclaims", message: (*resourcev1.ResourceClaim)(nil), Namespaced: true, HasStatus: true},
+	{Group: "resource.k8s.io", Version: "v1", Kind: "ResourceClaimTemplate", Plural: "resourceclaimtemplates", message: (*resourcev1.ResourceClaimTemplate)(nil), Namespaced: true},
+	{Group: "resource.k8s.io", Version: "v1", Kind: "ResourceSlice", Plural: "resourceslices", message: (*resourcev1.ResourceSlice)(nil)},
+	{Group: "flowcontrol.apiserver.k8s.io", Version: "v1", Kind: "FlowSchema", Plural: "flowschemas", message: (*flowcontrolv1.FlowSchema)(nil), HasStatus: true},
+	{Group: "flowcontrol.apiserver.k8s.io", Version: "v1", Kind: "PriorityLevelConfiguration", Plural: "prioritylevelconfigurations", message: (*flowcontrolv1.PriorityLevelConfiguration)(nil), HasStatus: true},
+	{Group: "authentication.k8s.io", Version: "v1", Kind: "SelfSubjectReview", Plural: "selfsubjectreviews", message: (*authenticationv1.SelfSubjectReview)(nil), Virtual: true, Verbs: asks},
+	{Group: "authentication.k8s.io", Version: "v1", Kind: "TokenReview", Plural: "tokenreviews", message: (*authenticationv1.TokenReview)(nil), Virtual: true, Verbs: asks},
+	{Group: "authentication.k8s.io", Version: "v1", Kind: "TokenRequest", Plural: "tokenrequests", message: (*authenticationv1.TokenRequest)(nil), Namespaced: true, Virtual: true, Subresource: "token"},
+	{Group: "authorization.k8s.io", Version: "v1", Kind: "LocalSubjectAccessReview", Plural: "localsubjectaccessreviews", message: (*authorizationv1.LocalSubjectAccessReview)(nil), Namespaced: true, Virtual: true, Verbs: asks},
+	{Group: "authorization.k8s.io", Version: "v1", Kind: "SelfSubjectAccessReview", Plural: "selfsubjectaccessreviews", message: (*authorizationv1.SelfSubjectAccessReview)(nil), Virtual: true, Verbs: asks},
+	{Group: "authorization.k8s.io", Version: "v1", Kind: "SelfSubjectRulesReview", Plural: "selfsubjectrulesreviews", message: (*authorizationv1.SelfSubjectRulesReview)(nil), Virtual: true, Verbs: asks},
+	{Group: "authorization.k8s.io", Version: "v1", Kind: "SubjectAccessReview", Plural: "subjectaccessreviews", message: (*authorizationv1.SubjectAccessReview)(nil), Virtual: true, Verbs: asks},
+	{Group: "metrics.k8s.io", Version: "v1beta1", Kind: "NodeMetrics", Plural: "nodes", message: (*metricsv1beta1.NodeMetrics)(nil), Virtual: true, Verbs: reads, nameless: true},
+	{Group: "metrics.k8s.io", Version: "v1beta1", Kind: "PodMetrics", Plural: "pods", message: (*metricsv1beta1.PodMetrics)(nil), Namespaced: true, Virtual: true, Verbs: reads, nameless: true},
 }

@@ -39,6 +39,9 @@ Generated from services/apiserver/internal/fieldtable/table.go: `+"`go test ./ap
 `)
 	stored := &bytes.Buffer{}
 	for _, res := range resource.All() {
+		if res.Virtual || resource.Lookup(res.Group, res.Plural) != res {
+			continue
+		}
 		kind, err := fieldtable.Of(res, reflect.TypeOf(c.New(res)).Elem())
 		if err != nil {
 			t.Fatal(err)

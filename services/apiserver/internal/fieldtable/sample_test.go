@@ -25,6 +25,9 @@ var bases = map[string]string{
 	"Event":                           `involvedObject: {kind: Pod, apiVersion: v1, namespace: default, name: p}`,
 	"Event.events.k8s.io":             `{eventTime: "2026-01-02T03:04:05.000000Z", reportingController: a, reportingInstance: b, action: c, reason: d, type: Normal, regarding: {kind: Pod, apiVersion: v1, namespace: default, name: p}}`,
 	"PriorityClass.scheduling.k8s.io": `value: 1`,
+
+	"FlowSchema.flowcontrol.apiserver.k8s.io":                 `spec: {priorityLevelConfiguration: {name: l}}`,
+	"PriorityLevelConfiguration.flowcontrol.apiserver.k8s.io": `spec: {type: Exempt}`,
 }
 
 // minimal is what a message must have, beside the field that is looked at.

@@ -230,6 +230,8 @@ var table = map[string]message{
 		notes: map[string]string{"preemptionPolicy": "no pod preempts another yet"},
 	},
 
+	"flowcontrol.v1.FlowSchema":                 {accepted: "metadata", whole: "spec status"},
+	"flowcontrol.v1.PriorityLevelConfiguration": {accepted: "metadata", whole: "spec status"},
 	// Kinds that are data in Kubernetes too.
 	"core.v1.PodTemplate":        {accepted: "metadata", whole: "template"},
 	"apps.v1.ControllerRevision": {accepted: "metadata data revision"},
@@ -249,6 +251,10 @@ var storedOnly = map[string]string{
 	"LimitRange": "admission does not look at it", "ResourceQuota": "admission does not look at it",
 	"PersistentVolume": "nothing binds it", "PersistentVolumeClaim": "nothing binds it",
 	"IPAddress.networking.k8s.io": "addresses are claimed in another way", "ServiceCIDR.networking.k8s.io": "the range of services is configured",
+	"CertificateSigningRequest.certificates.k8s.io": "nothing signs what is approved",
+	"RuntimeClass.node.k8s.io":                      "nodes take the name of a pod's class as that of the runtime's handler",
+	"DeviceClass.resource.k8s.io":                   "devices are not allocated", "ResourceClaim.resource.k8s.io": "devices are not allocated",
+	"ResourceClaimTemplate.resource.k8s.io": "devices are not allocated", "ResourceSlice.resource.k8s.io": "devices are not allocated",
 	"Ingress.networking.k8s.io": "there is no ingress controller", "IngressClass.networking.k8s.io": "there is no ingress controller",
 	"NetworkPolicy.networking.k8s.io": "traffic is not filtered",
 	"CSIDriver.storage.k8s.io":        "nodes have no CSI drivers", "CSINode.storage.k8s.io": "nodes have no CSI drivers",

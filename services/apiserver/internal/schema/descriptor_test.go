@@ -26,22 +26,30 @@ import (
 
 // kubernetesPackages are the packages that Dhow carries, with their name here. Several Kubernetes packages meet in dhow.meta.v1.
 var kubernetesPackages = map[protoreflect.FullName]protoreflect.FullName{
-	"k8s.io.api.apps.v1":                   "dhow.apps.v1",
-	"k8s.io.api.autoscaling.v2":            "dhow.autoscaling.v2",
-	"k8s.io.api.batch.v1":                  "dhow.batch.v1",
-	"k8s.io.api.coordination.v1":           "dhow.coordination.v1",
-	"k8s.io.api.core.v1":                   "dhow.core.v1",
-	"k8s.io.api.discovery.v1":              "dhow.discovery.v1",
-	"k8s.io.api.events.v1":                 "dhow.events.v1",
-	"k8s.io.api.networking.v1":             "dhow.networking.v1",
-	"k8s.io.api.policy.v1":                 "dhow.policy.v1",
-	"k8s.io.api.rbac.v1":                   "dhow.rbac.v1",
-	"k8s.io.api.scheduling.v1":             "dhow.scheduling.v1",
-	"k8s.io.api.storage.v1":                "dhow.storage.v1",
-	"k8s.io.apimachinery.pkg.apis.meta.v1": "dhow.meta.v1",
-	"k8s.io.apimachinery.pkg.api.resource": "dhow.meta.v1",
-	"k8s.io.apimachinery.pkg.runtime":      "dhow.meta.v1",
-	"k8s.io.apimachinery.pkg.util.intstr":  "dhow.meta.v1",
+	"k8s.io.api.resource.v1":                  "dhow.resource.v1",
+	"k8s.io.api.node.v1":                      "dhow.runtime.v1",
+	"k8s.io.api.flowcontrol.v1":               "dhow.flowcontrol.v1",
+	"k8s.io.api.certificates.v1":              "dhow.certificates.v1",
+	"k8s.io.api.authorization.v1":             "dhow.authorization.v1",
+	"k8s.io.api.authentication.v1":            "dhow.authentication.v1",
+	"k8s.io.api.apps.v1":                      "dhow.apps.v1",
+	"k8s.io.api.autoscaling.v1":               "dhow.autoscaling.v1",
+	"k8s.io.metrics.pkg.apis.metrics.v1beta1": "dhow.metrics.v1beta1",
+	"k8s.io.api.autoscaling.v2":               "dhow.autoscaling.v2",
+	"k8s.io.api.batch.v1":                     "dhow.batch.v1",
+	"k8s.io.api.coordination.v1":              "dhow.coordination.v1",
+	"k8s.io.api.core.v1":                      "dhow.core.v1",
+	"k8s.io.api.discovery.v1":                 "dhow.discovery.v1",
+	"k8s.io.api.events.v1":                    "dhow.events.v1",
+	"k8s.io.api.networking.v1":                "dhow.networking.v1",
+	"k8s.io.api.policy.v1":                    "dhow.policy.v1",
+	"k8s.io.api.rbac.v1":                      "dhow.rbac.v1",
+	"k8s.io.api.scheduling.v1":                "dhow.scheduling.v1",
+	"k8s.io.api.storage.v1":                   "dhow.storage.v1",
+	"k8s.io.apimachinery.pkg.apis.meta.v1":    "dhow.meta.v1",
+	"k8s.io.apimachinery.pkg.api.resource":    "dhow.meta.v1",
+	"k8s.io.apimachinery.pkg.runtime":         "dhow.meta.v1",
+	"k8s.io.apimachinery.pkg.util.intstr":     "dhow.meta.v1",
 }
 
 // notCarried are Kubernetes messages without a counterpart: the envelope of its protobuf encoding, which the REST door reads with apimachinery.
@@ -52,12 +60,18 @@ var notCarried = []protoreflect.FullName{
 
 // ownMessages are Dhow's messages in packages that mirror Kubernetes', beside the WriteRequest and WatchResponse of each kind.
 var ownMessages = []protoreflect.FullName{
+	"dhow.core.v1.PodAttachRequest",
+	"dhow.core.v1.PodAttachResponse",
 	"dhow.core.v1.PodBindRequest",
 	"dhow.core.v1.PodBindResponse",
 	"dhow.core.v1.PodExecRequest",
 	"dhow.core.v1.PodExecResponse",
 	"dhow.core.v1.PodLogRequest",
 	"dhow.core.v1.PodLogResponse",
+	"dhow.core.v1.PodPortForwardRequest",
+	"dhow.core.v1.PodPortForwardResponse",
+	"dhow.core.v1.ServiceAccountTokenRequest",
+	"dhow.core.v1.ServiceAccountTokenResponse",
 	"dhow.meta.v1.DeleteCollectionRequest",
 	"dhow.meta.v1.DeleteCollectionResponse",
 	"dhow.meta.v1.DeleteRequest",
@@ -75,6 +89,7 @@ var ownMessages = []protoreflect.FullName{
 // jsonNames are the fields whose name in Kubernetes' JSON is not the one in its generated.proto; Dhow follows the JSON.
 var jsonNames = map[protoreflect.FullName]string{
 	"k8s.io.api.networking.v1.IngressClassParametersReference.aPIGroup": "apiGroup",
+	"k8s.io.api.authentication.v1.BoundObjectReference.uID":             "uid",
 }
 
 // field is all of a field that decides how it is encoded.
@@ -368,7 +383,7 @@ func kubernetesMessages(t *testing.T) map[protoreflect.FullName]message {
 
 var compileKubernetes = sync.OnceValues(func() (*protoregistry.Files, error) {
 	dirs := map[string]string{}
-	for _, path := range []string{"k8s.io/api", "k8s.io/apimachinery"} {
+	for _, path := range []string{"k8s.io/api", "k8s.io/apimachinery", "k8s.io/metrics"} {
 		dir, err := moduleDir(path)
 		if err != nil {
 			return nil, err

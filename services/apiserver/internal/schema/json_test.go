@@ -7,14 +7,13 @@ import (
 	"testing"
 
 	"google.golang.org/protobuf/reflect/protoreflect"
-	"k8s.io/client-go/kubernetes/scheme"
 )
 
 // TestJSONNames compares with the names that Kubernetes' JSON has by its structs' tags: users know those, and generated.proto differs in one.
 func TestJSONNames(t *testing.T) {
 	w := jsonWalk{t: t, seen: map[reflect.Type]bool{}}
 	for _, k := range kinds(t) {
-		object, err := scheme.Scheme.New(k.gvk)
+		object, err := structs.New(k.gvk)
 		if err != nil {
 			t.Fatal(err)
 		}

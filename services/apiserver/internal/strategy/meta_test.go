@@ -23,7 +23,7 @@ func find(t *testing.T, word string) *resource.Resource {
 
 func TestEveryKindHasAStrategy(t *testing.T) {
 	set := New(Config{TolerationSeconds: 300})
-	for _, res := range resource.All() {
+	for _, res := range resource.Stored() {
 		if set.For(res) == nil {
 			t.Errorf("%s has none", res)
 		}

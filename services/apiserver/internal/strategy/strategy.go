@@ -63,11 +63,15 @@ type Set struct {
 	byKind map[schema.GroupKind]Strategy
 }
 
-// New returns the strategies of all kinds of the resource table.
+// New returns the strategies of all kinds of the resource table that are written.
 func New(cfg Config) *Set {
 	s := &Set{byKind: map[schema.GroupKind]Strategy{}}
 	special := kinds(cfg)
 	for _, res := range resource.All() {
+		// Nothing of a virtual kind is written, and objects of another version are written as those of the preferred one.
+		if res.Virtual || resource.Lookup(res.Group, res.Plural) != res {
+			continue
+		}
 		gk := res.GroupVersionKind().GroupKind()
 		kind := special[gk]
 		if kind == nil {
@@ -103,7 +107,7 @@ func (w warned) Warnings(obj, old runtime.Object) []string {
 	return append(w.warner.Warnings(obj), w.Strategy.Warnings(obj, old)...)
 }
 
-// For returns the rules of a kind of the resource table.
+// For returns the rules of a kind of the resource table: not of a virtual one, nor of one that is written in another version.
 func (s *Set) For(res *resource.Resource) Strategy {
 	return s.byKind[res.GroupVersionKind().GroupKind()]
 }

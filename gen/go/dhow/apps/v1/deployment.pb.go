@@ -7,6 +7,7 @@
 package appsv1
 
 import (
+	v12 "dhow.dev/gen/go/dhow/autoscaling/v1"
 	v11 "dhow.dev/gen/go/dhow/core/v1"
 	v1 "dhow.dev/gen/go/dhow/meta/v1"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
@@ -1605,7 +1606,7 @@ var File_dhow_apps_v1_deployment_proto protoreflect.FileDescriptor
 
 const file_dhow_apps_v1_deployment_proto_rawDesc = "" +
 	"\n" +
-	"\x1ddhow/apps/v1/deployment.proto\x12\fdhow.apps.v1\x1a\x1fdhow/core/v1/pod_template.proto\x1a dhow/meta/v1/int_or_string.proto\x1a!dhow/meta/v1/label_selector.proto\x1a\x1edhow/meta/v1/object_meta.proto\x1a\x1bdhow/meta/v1/requests.proto\x1a\x17dhow/meta/v1/time.proto\x1a\x18dhow/meta/v1/watch.proto\"\xe4\x01\n" +
+	"\x1ddhow/apps/v1/deployment.proto\x12\fdhow.apps.v1\x1a\x1fdhow/autoscaling/v1/scale.proto\x1a\x1fdhow/core/v1/pod_template.proto\x1a dhow/meta/v1/int_or_string.proto\x1a!dhow/meta/v1/label_selector.proto\x1a\x1edhow/meta/v1/object_meta.proto\x1a\x1bdhow/meta/v1/requests.proto\x1a\x17dhow/meta/v1/time.proto\x1a\x18dhow/meta/v1/watch.proto\"\xe4\x01\n" +
 	"\n" +
 	"Deployment\x129\n" +
 	"\bmetadata\x18\x01 \x01(\v2\x18.dhow.meta.v1.ObjectMetaH\x00R\bmetadata\x88\x01\x01\x129\n" +
@@ -1693,7 +1694,7 @@ const file_dhow_apps_v1_deployment_proto_rawDesc = "" +
 	"\x06object\x18\x02 \x01(\v2\x18.dhow.apps.v1.DeploymentR\x06object\x12\x1a\n" +
 	"\brevision\x18\x03 \x01(\x03R\brevision\x12 \n" +
 	"\vtraceparent\x18\x04 \x01(\tR\vtraceparent\x12\x1c\n" +
-	"\tselection\x18\x05 \x01(\rR\tselection2\x99\x05\n" +
+	"\tselection\x18\x05 \x01(\rR\tselection2\xae\x06\n" +
 	"\vDeployments\x129\n" +
 	"\x03Get\x12\x18.dhow.meta.v1.GetRequest\x1a\x18.dhow.apps.v1.Deployment\x12A\n" +
 	"\x04List\x12\x19.dhow.meta.v1.ListRequest\x1a\x1c.dhow.apps.v1.DeploymentList0\x01\x12L\n" +
@@ -1703,7 +1704,9 @@ const file_dhow_apps_v1_deployment_proto_rawDesc = "" +
 	"\x05Patch\x12\x1a.dhow.meta.v1.PatchRequest\x1a\x18.dhow.apps.v1.Deployment\x12G\n" +
 	"\x05Apply\x12$.dhow.apps.v1.DeploymentWriteRequest\x1a\x18.dhow.apps.v1.Deployment\x12?\n" +
 	"\x06Delete\x12\x1b.dhow.meta.v1.DeleteRequest\x1a\x18.dhow.apps.v1.Deployment\x12a\n" +
-	"\x10DeleteCollection\x12%.dhow.meta.v1.DeleteCollectionRequest\x1a&.dhow.meta.v1.DeleteCollectionResponseB\x9a\x01\n" +
+	"\x10DeleteCollection\x12%.dhow.meta.v1.DeleteCollectionRequest\x1a&.dhow.meta.v1.DeleteCollectionResponse\x12@\n" +
+	"\bGetScale\x12\x18.dhow.meta.v1.GetRequest\x1a\x1a.dhow.autoscaling.v1.Scale\x12Q\n" +
+	"\vUpdateScale\x12&.dhow.autoscaling.v1.ScaleWriteRequest\x1a\x1a.dhow.autoscaling.v1.ScaleB\x9a\x01\n" +
 	"\x10com.dhow.apps.v1B\x0fDeploymentProtoP\x01Z#dhow.dev/gen/go/dhow/apps/v1;appsv1\xa2\x02\x03DAX\xaa\x02\fDhow.Apps.V1\xca\x02\fDhow\\Apps\\V1\xe2\x02\x18Dhow\\Apps\\V1\\GPBMetadata\xea\x02\x0eDhow::Apps::V1b\x06proto3"
 
 var file_dhow_apps_v1_deployment_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
@@ -1733,7 +1736,9 @@ var file_dhow_apps_v1_deployment_proto_goTypes = []any{
 	(*v1.PatchRequest)(nil),                // 22: dhow.meta.v1.PatchRequest
 	(*v1.DeleteRequest)(nil),               // 23: dhow.meta.v1.DeleteRequest
 	(*v1.DeleteCollectionRequest)(nil),     // 24: dhow.meta.v1.DeleteCollectionRequest
-	(*v1.DeleteCollectionResponse)(nil),    // 25: dhow.meta.v1.DeleteCollectionResponse
+	(*v12.ScaleWriteRequest)(nil),          // 25: dhow.autoscaling.v1.ScaleWriteRequest
+	(*v1.DeleteCollectionResponse)(nil),    // 26: dhow.meta.v1.DeleteCollectionResponse
+	(*v12.Scale)(nil),                      // 27: dhow.autoscaling.v1.Scale
 }
 var file_dhow_apps_v1_deployment_proto_depIdxs = []int32{
 	10, // 0: dhow.apps.v1.Deployment.metadata:type_name -> dhow.meta.v1.ObjectMeta
@@ -1765,17 +1770,21 @@ var file_dhow_apps_v1_deployment_proto_depIdxs = []int32{
 	7,  // 26: dhow.apps.v1.Deployments.Apply:input_type -> dhow.apps.v1.DeploymentWriteRequest
 	23, // 27: dhow.apps.v1.Deployments.Delete:input_type -> dhow.meta.v1.DeleteRequest
 	24, // 28: dhow.apps.v1.Deployments.DeleteCollection:input_type -> dhow.meta.v1.DeleteCollectionRequest
-	0,  // 29: dhow.apps.v1.Deployments.Get:output_type -> dhow.apps.v1.Deployment
-	6,  // 30: dhow.apps.v1.Deployments.List:output_type -> dhow.apps.v1.DeploymentList
-	8,  // 31: dhow.apps.v1.Deployments.Watch:output_type -> dhow.apps.v1.DeploymentWatchResponse
-	0,  // 32: dhow.apps.v1.Deployments.Create:output_type -> dhow.apps.v1.Deployment
-	0,  // 33: dhow.apps.v1.Deployments.Update:output_type -> dhow.apps.v1.Deployment
-	0,  // 34: dhow.apps.v1.Deployments.Patch:output_type -> dhow.apps.v1.Deployment
-	0,  // 35: dhow.apps.v1.Deployments.Apply:output_type -> dhow.apps.v1.Deployment
-	0,  // 36: dhow.apps.v1.Deployments.Delete:output_type -> dhow.apps.v1.Deployment
-	25, // 37: dhow.apps.v1.Deployments.DeleteCollection:output_type -> dhow.meta.v1.DeleteCollectionResponse
-	29, // [29:38] is the sub-list for method output_type
-	20, // [20:29] is the sub-list for method input_type
+	19, // 29: dhow.apps.v1.Deployments.GetScale:input_type -> dhow.meta.v1.GetRequest
+	25, // 30: dhow.apps.v1.Deployments.UpdateScale:input_type -> dhow.autoscaling.v1.ScaleWriteRequest
+	0,  // 31: dhow.apps.v1.Deployments.Get:output_type -> dhow.apps.v1.Deployment
+	6,  // 32: dhow.apps.v1.Deployments.List:output_type -> dhow.apps.v1.DeploymentList
+	8,  // 33: dhow.apps.v1.Deployments.Watch:output_type -> dhow.apps.v1.DeploymentWatchResponse
+	0,  // 34: dhow.apps.v1.Deployments.Create:output_type -> dhow.apps.v1.Deployment
+	0,  // 35: dhow.apps.v1.Deployments.Update:output_type -> dhow.apps.v1.Deployment
+	0,  // 36: dhow.apps.v1.Deployments.Patch:output_type -> dhow.apps.v1.Deployment
+	0,  // 37: dhow.apps.v1.Deployments.Apply:output_type -> dhow.apps.v1.Deployment
+	0,  // 38: dhow.apps.v1.Deployments.Delete:output_type -> dhow.apps.v1.Deployment
+	26, // 39: dhow.apps.v1.Deployments.DeleteCollection:output_type -> dhow.meta.v1.DeleteCollectionResponse
+	27, // 40: dhow.apps.v1.Deployments.GetScale:output_type -> dhow.autoscaling.v1.Scale
+	27, // 41: dhow.apps.v1.Deployments.UpdateScale:output_type -> dhow.autoscaling.v1.Scale
+	31, // [31:42] is the sub-list for method output_type
+	20, // [20:31] is the sub-list for method input_type
 	20, // [20:20] is the sub-list for extension type_name
 	20, // [20:20] is the sub-list for extension extendee
 	0,  // [0:20] is the sub-list for field type_name

@@ -8,6 +8,7 @@ package appsv1
 
 import (
 	context "context"
+	v11 "dhow.dev/gen/go/dhow/autoscaling/v1"
 	v1 "dhow.dev/gen/go/dhow/meta/v1"
 	grpc "google.golang.org/grpc"
 	codes "google.golang.org/grpc/codes"
@@ -29,6 +30,8 @@ const (
 	Deployments_Apply_FullMethodName            = "/dhow.apps.v1.Deployments/Apply"
 	Deployments_Delete_FullMethodName           = "/dhow.apps.v1.Deployments/Delete"
 	Deployments_DeleteCollection_FullMethodName = "/dhow.apps.v1.Deployments/DeleteCollection"
+	Deployments_GetScale_FullMethodName         = "/dhow.apps.v1.Deployments/GetScale"
+	Deployments_UpdateScale_FullMethodName      = "/dhow.apps.v1.Deployments/UpdateScale"
 )
 
 // DeploymentsClient is the client API for Deployments service.
@@ -59,6 +62,10 @@ type DeploymentsClient interface {
 	Delete(ctx context.Context, in *v1.DeleteRequest, opts ...grpc.CallOption) (*Deployment, error)
 	// DeleteCollection deletes each object that a list would give. May be retried.
 	DeleteCollection(ctx context.Context, in *v1.DeleteCollectionRequest, opts ...grpc.CallOption) (*v1.DeleteCollectionResponse, error)
+	// GetScale reads the subresource scale. Authorized as get on it. NOT_FOUND. May be retried.
+	GetScale(ctx context.Context, in *v1.GetRequest, opts ...grpc.CallOption) (*v11.Scale, error)
+	// UpdateScale sets the number of replicas. Authorized as update on the subresource scale. NOT_FOUND, ABORTED, INVALID_ARGUMENT. May be retried.
+	UpdateScale(ctx context.Context, in *v11.ScaleWriteRequest, opts ...grpc.CallOption) (*v11.Scale, error)
 }
 
 type deploymentsClient struct {
@@ -177,6 +184,26 @@ func (c *deploymentsClient) DeleteCollection(ctx context.Context, in *v1.DeleteC
 	return out, nil
 }
 
+func (c *deploymentsClient) GetScale(ctx context.Context, in *v1.GetRequest, opts ...grpc.CallOption) (*v11.Scale, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(v11.Scale)
+	err := c.cc.Invoke(ctx, Deployments_GetScale_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *deploymentsClient) UpdateScale(ctx context.Context, in *v11.ScaleWriteRequest, opts ...grpc.CallOption) (*v11.Scale, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(v11.Scale)
+	err := c.cc.Invoke(ctx, Deployments_UpdateScale_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // DeploymentsServer is the server API for Deployments service.
 // All implementations must embed UnimplementedDeploymentsServer
 // for forward compatibility.
@@ -205,6 +232,10 @@ type DeploymentsServer interface {
 	Delete(context.Context, *v1.DeleteRequest) (*Deployment, error)
 	// DeleteCollection deletes each object that a list would give. May be retried.
 	DeleteCollection(context.Context, *v1.DeleteCollectionRequest) (*v1.DeleteCollectionResponse, error)
+	// GetScale reads the subresource scale. Authorized as get on it. NOT_FOUND. May be retried.
+	GetScale(context.Context, *v1.GetRequest) (*v11.Scale, error)
+	// UpdateScale sets the number of replicas. Authorized as update on the subresource scale. NOT_FOUND, ABORTED, INVALID_ARGUMENT. May be retried.
+	UpdateScale(context.Context, *v11.ScaleWriteRequest) (*v11.Scale, error)
 	mustEmbedUnimplementedDeploymentsServer()
 }
 
@@ -241,6 +272,12 @@ func (UnimplementedDeploymentsServer) Delete(context.Context, *v1.DeleteRequest)
 }
 func (UnimplementedDeploymentsServer) DeleteCollection(context.Context, *v1.DeleteCollectionRequest) (*v1.DeleteCollectionResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method DeleteCollection not implemented")
+}
+func (UnimplementedDeploymentsServer) GetScale(context.Context, *v1.GetRequest) (*v11.Scale, error) {
+	return nil, status.Error(codes.Unimplemented, "method GetScale not implemented")
+}
+func (UnimplementedDeploymentsServer) UpdateScale(context.Context, *v11.ScaleWriteRequest) (*v11.Scale, error) {
+	return nil, status.Error(codes.Unimplemented, "method UpdateScale not implemented")
 }
 func (UnimplementedDeploymentsServer) mustEmbedUnimplementedDeploymentsServer() {}
 func (UnimplementedDeploymentsServer) testEmbeddedByValue()                     {}
@@ -411,6 +448,42 @@ func _Deployments_DeleteCollection_Handler(srv interface{}, ctx context.Context,
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Deployments_GetScale_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(v1.GetRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(DeploymentsServer).GetScale(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Deployments_GetScale_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(DeploymentsServer).GetScale(ctx, req.(*v1.GetRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Deployments_UpdateScale_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(v11.ScaleWriteRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(DeploymentsServer).UpdateScale(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Deployments_UpdateScale_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(DeploymentsServer).UpdateScale(ctx, req.(*v11.ScaleWriteRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Deployments_ServiceDesc is the grpc.ServiceDesc for Deployments service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -445,6 +518,14 @@ var Deployments_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "DeleteCollection",
 			Handler:    _Deployments_DeleteCollection_Handler,
+		},
+		{
+			MethodName: "GetScale",
+			Handler:    _Deployments_GetScale_Handler,
+		},
+		{
+			MethodName: "UpdateScale",
+			Handler:    _Deployments_UpdateScale_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{

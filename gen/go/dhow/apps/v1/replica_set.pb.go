@@ -7,6 +7,7 @@
 package appsv1
 
 import (
+	v12 "dhow.dev/gen/go/dhow/autoscaling/v1"
 	v11 "dhow.dev/gen/go/dhow/core/v1"
 	v1 "dhow.dev/gen/go/dhow/meta/v1"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
@@ -1197,7 +1198,7 @@ var File_dhow_apps_v1_replica_set_proto protoreflect.FileDescriptor
 
 const file_dhow_apps_v1_replica_set_proto_rawDesc = "" +
 	"\n" +
-	"\x1edhow/apps/v1/replica_set.proto\x12\fdhow.apps.v1\x1a\x1fdhow/core/v1/pod_template.proto\x1a!dhow/meta/v1/label_selector.proto\x1a\x1edhow/meta/v1/object_meta.proto\x1a\x1bdhow/meta/v1/requests.proto\x1a\x17dhow/meta/v1/time.proto\x1a\x18dhow/meta/v1/watch.proto\"\xe4\x01\n" +
+	"\x1edhow/apps/v1/replica_set.proto\x12\fdhow.apps.v1\x1a\x1fdhow/autoscaling/v1/scale.proto\x1a\x1fdhow/core/v1/pod_template.proto\x1a!dhow/meta/v1/label_selector.proto\x1a\x1edhow/meta/v1/object_meta.proto\x1a\x1bdhow/meta/v1/requests.proto\x1a\x17dhow/meta/v1/time.proto\x1a\x18dhow/meta/v1/watch.proto\"\xe4\x01\n" +
 	"\n" +
 	"ReplicaSet\x129\n" +
 	"\bmetadata\x18\x01 \x01(\v2\x18.dhow.meta.v1.ObjectMetaH\x00R\bmetadata\x88\x01\x01\x129\n" +
@@ -1260,7 +1261,7 @@ const file_dhow_apps_v1_replica_set_proto_rawDesc = "" +
 	"\x06object\x18\x02 \x01(\v2\x18.dhow.apps.v1.ReplicaSetR\x06object\x12\x1a\n" +
 	"\brevision\x18\x03 \x01(\x03R\brevision\x12 \n" +
 	"\vtraceparent\x18\x04 \x01(\tR\vtraceparent\x12\x1c\n" +
-	"\tselection\x18\x05 \x01(\rR\tselection2\x99\x05\n" +
+	"\tselection\x18\x05 \x01(\rR\tselection2\xae\x06\n" +
 	"\vReplicaSets\x129\n" +
 	"\x03Get\x12\x18.dhow.meta.v1.GetRequest\x1a\x18.dhow.apps.v1.ReplicaSet\x12A\n" +
 	"\x04List\x12\x19.dhow.meta.v1.ListRequest\x1a\x1c.dhow.apps.v1.ReplicaSetList0\x01\x12L\n" +
@@ -1270,7 +1271,9 @@ const file_dhow_apps_v1_replica_set_proto_rawDesc = "" +
 	"\x05Patch\x12\x1a.dhow.meta.v1.PatchRequest\x1a\x18.dhow.apps.v1.ReplicaSet\x12G\n" +
 	"\x05Apply\x12$.dhow.apps.v1.ReplicaSetWriteRequest\x1a\x18.dhow.apps.v1.ReplicaSet\x12?\n" +
 	"\x06Delete\x12\x1b.dhow.meta.v1.DeleteRequest\x1a\x18.dhow.apps.v1.ReplicaSet\x12a\n" +
-	"\x10DeleteCollection\x12%.dhow.meta.v1.DeleteCollectionRequest\x1a&.dhow.meta.v1.DeleteCollectionResponseB\x9a\x01\n" +
+	"\x10DeleteCollection\x12%.dhow.meta.v1.DeleteCollectionRequest\x1a&.dhow.meta.v1.DeleteCollectionResponse\x12@\n" +
+	"\bGetScale\x12\x18.dhow.meta.v1.GetRequest\x1a\x1a.dhow.autoscaling.v1.Scale\x12Q\n" +
+	"\vUpdateScale\x12&.dhow.autoscaling.v1.ScaleWriteRequest\x1a\x1a.dhow.autoscaling.v1.ScaleB\x9a\x01\n" +
 	"\x10com.dhow.apps.v1B\x0fReplicaSetProtoP\x01Z#dhow.dev/gen/go/dhow/apps/v1;appsv1\xa2\x02\x03DAX\xaa\x02\fDhow.Apps.V1\xca\x02\fDhow\\Apps\\V1\xe2\x02\x18Dhow\\Apps\\V1\\GPBMetadata\xea\x02\x0eDhow::Apps::V1b\x06proto3"
 
 var file_dhow_apps_v1_replica_set_proto_msgTypes = make([]protoimpl.MessageInfo, 8)
@@ -1297,7 +1300,9 @@ var file_dhow_apps_v1_replica_set_proto_goTypes = []any{
 	(*v1.PatchRequest)(nil),                // 19: dhow.meta.v1.PatchRequest
 	(*v1.DeleteRequest)(nil),               // 20: dhow.meta.v1.DeleteRequest
 	(*v1.DeleteCollectionRequest)(nil),     // 21: dhow.meta.v1.DeleteCollectionRequest
-	(*v1.DeleteCollectionResponse)(nil),    // 22: dhow.meta.v1.DeleteCollectionResponse
+	(*v12.ScaleWriteRequest)(nil),          // 22: dhow.autoscaling.v1.ScaleWriteRequest
+	(*v1.DeleteCollectionResponse)(nil),    // 23: dhow.meta.v1.DeleteCollectionResponse
+	(*v12.Scale)(nil),                      // 24: dhow.autoscaling.v1.Scale
 }
 var file_dhow_apps_v1_replica_set_proto_depIdxs = []int32{
 	8,  // 0: dhow.apps.v1.ReplicaSet.metadata:type_name -> dhow.meta.v1.ObjectMeta
@@ -1324,17 +1329,21 @@ var file_dhow_apps_v1_replica_set_proto_depIdxs = []int32{
 	5,  // 21: dhow.apps.v1.ReplicaSets.Apply:input_type -> dhow.apps.v1.ReplicaSetWriteRequest
 	20, // 22: dhow.apps.v1.ReplicaSets.Delete:input_type -> dhow.meta.v1.DeleteRequest
 	21, // 23: dhow.apps.v1.ReplicaSets.DeleteCollection:input_type -> dhow.meta.v1.DeleteCollectionRequest
-	0,  // 24: dhow.apps.v1.ReplicaSets.Get:output_type -> dhow.apps.v1.ReplicaSet
-	4,  // 25: dhow.apps.v1.ReplicaSets.List:output_type -> dhow.apps.v1.ReplicaSetList
-	6,  // 26: dhow.apps.v1.ReplicaSets.Watch:output_type -> dhow.apps.v1.ReplicaSetWatchResponse
-	0,  // 27: dhow.apps.v1.ReplicaSets.Create:output_type -> dhow.apps.v1.ReplicaSet
-	0,  // 28: dhow.apps.v1.ReplicaSets.Update:output_type -> dhow.apps.v1.ReplicaSet
-	0,  // 29: dhow.apps.v1.ReplicaSets.Patch:output_type -> dhow.apps.v1.ReplicaSet
-	0,  // 30: dhow.apps.v1.ReplicaSets.Apply:output_type -> dhow.apps.v1.ReplicaSet
-	0,  // 31: dhow.apps.v1.ReplicaSets.Delete:output_type -> dhow.apps.v1.ReplicaSet
-	22, // 32: dhow.apps.v1.ReplicaSets.DeleteCollection:output_type -> dhow.meta.v1.DeleteCollectionResponse
-	24, // [24:33] is the sub-list for method output_type
-	15, // [15:24] is the sub-list for method input_type
+	16, // 24: dhow.apps.v1.ReplicaSets.GetScale:input_type -> dhow.meta.v1.GetRequest
+	22, // 25: dhow.apps.v1.ReplicaSets.UpdateScale:input_type -> dhow.autoscaling.v1.ScaleWriteRequest
+	0,  // 26: dhow.apps.v1.ReplicaSets.Get:output_type -> dhow.apps.v1.ReplicaSet
+	4,  // 27: dhow.apps.v1.ReplicaSets.List:output_type -> dhow.apps.v1.ReplicaSetList
+	6,  // 28: dhow.apps.v1.ReplicaSets.Watch:output_type -> dhow.apps.v1.ReplicaSetWatchResponse
+	0,  // 29: dhow.apps.v1.ReplicaSets.Create:output_type -> dhow.apps.v1.ReplicaSet
+	0,  // 30: dhow.apps.v1.ReplicaSets.Update:output_type -> dhow.apps.v1.ReplicaSet
+	0,  // 31: dhow.apps.v1.ReplicaSets.Patch:output_type -> dhow.apps.v1.ReplicaSet
+	0,  // 32: dhow.apps.v1.ReplicaSets.Apply:output_type -> dhow.apps.v1.ReplicaSet
+	0,  // 33: dhow.apps.v1.ReplicaSets.Delete:output_type -> dhow.apps.v1.ReplicaSet
+	23, // 34: dhow.apps.v1.ReplicaSets.DeleteCollection:output_type -> dhow.meta.v1.DeleteCollectionResponse
+	24, // 35: dhow.apps.v1.ReplicaSets.GetScale:output_type -> dhow.autoscaling.v1.Scale
+	24, // 36: dhow.apps.v1.ReplicaSets.UpdateScale:output_type -> dhow.autoscaling.v1.Scale
+	26, // [26:37] is the sub-list for method output_type
+	15, // [15:26] is the sub-list for method input_type
 	15, // [15:15] is the sub-list for extension type_name
 	15, // [15:15] is the sub-list for extension extendee
 	0,  // [0:15] is the sub-list for field type_name

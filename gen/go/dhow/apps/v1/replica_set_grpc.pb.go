@@ -8,6 +8,7 @@ package appsv1
 
 import (
 	context "context"
+	v11 "dhow.dev/gen/go/dhow/autoscaling/v1"
 	v1 "dhow.dev/gen/go/dhow/meta/v1"
 	grpc "google.golang.org/grpc"
 	codes "google.golang.org/grpc/codes"
@@ -29,6 +30,8 @@ const (
 	ReplicaSets_Apply_FullMethodName            = "/dhow.apps.v1.ReplicaSets/Apply"
 	ReplicaSets_Delete_FullMethodName           = "/dhow.apps.v1.ReplicaSets/Delete"
 	ReplicaSets_DeleteCollection_FullMethodName = "/dhow.apps.v1.ReplicaSets/DeleteCollection"
+	ReplicaSets_GetScale_FullMethodName         = "/dhow.apps.v1.ReplicaSets/GetScale"
+	ReplicaSets_UpdateScale_FullMethodName      = "/dhow.apps.v1.ReplicaSets/UpdateScale"
 )
 
 // ReplicaSetsClient is the client API for ReplicaSets service.
@@ -59,6 +62,10 @@ type ReplicaSetsClient interface {
 	Delete(ctx context.Context, in *v1.DeleteRequest, opts ...grpc.CallOption) (*ReplicaSet, error)
 	// DeleteCollection deletes each object that a list would give. May be retried.
 	DeleteCollection(ctx context.Context, in *v1.DeleteCollectionRequest, opts ...grpc.CallOption) (*v1.DeleteCollectionResponse, error)
+	// GetScale reads the subresource scale. Authorized as get on it. NOT_FOUND. May be retried.
+	GetScale(ctx context.Context, in *v1.GetRequest, opts ...grpc.CallOption) (*v11.Scale, error)
+	// UpdateScale sets the number of replicas. Authorized as update on the subresource scale. NOT_FOUND, ABORTED, INVALID_ARGUMENT. May be retried.
+	UpdateScale(ctx context.Context, in *v11.ScaleWriteRequest, opts ...grpc.CallOption) (*v11.Scale, error)
 }
 
 type replicaSetsClient struct {
@@ -177,6 +184,26 @@ func (c *replicaSetsClient) DeleteCollection(ctx context.Context, in *v1.DeleteC
 	return out, nil
 }
 
+func (c *replicaSetsClient) GetScale(ctx context.Context, in *v1.GetRequest, opts ...grpc.CallOption) (*v11.Scale, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(v11.Scale)
+	err := c.cc.Invoke(ctx, ReplicaSets_GetScale_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *replicaSetsClient) UpdateScale(ctx context.Context, in *v11.ScaleWriteRequest, opts ...grpc.CallOption) (*v11.Scale, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(v11.Scale)
+	err := c.cc.Invoke(ctx, ReplicaSets_UpdateScale_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // ReplicaSetsServer is the server API for ReplicaSets service.
 // All implementations must embed UnimplementedReplicaSetsServer
 // for forward compatibility.
@@ -205,6 +232,10 @@ type ReplicaSetsServer interface {
 	Delete(context.Context, *v1.DeleteRequest) (*ReplicaSet, error)
 	// DeleteCollection deletes each object that a list would give. May be retried.
 	DeleteCollection(context.Context, *v1.DeleteCollectionRequest) (*v1.DeleteCollectionResponse, error)
+	// GetScale reads the subresource scale. Authorized as get on it. NOT_FOUND. May be retried.
+	GetScale(context.Context, *v1.GetRequest) (*v11.Scale, error)
+	// UpdateScale sets the number of replicas. Authorized as update on the subresource scale. NOT_FOUND, ABORTED, INVALID_ARGUMENT. May be retried.
+	UpdateScale(context.Context, *v11.ScaleWriteRequest) (*v11.Scale, error)
 	mustEmbedUnimplementedReplicaSetsServer()
 }
 
@@ -241,6 +272,12 @@ func (UnimplementedReplicaSetsServer) Delete(context.Context, *v1.DeleteRequest)
 }
 func (UnimplementedReplicaSetsServer) DeleteCollection(context.Context, *v1.DeleteCollectionRequest) (*v1.DeleteCollectionResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method DeleteCollection not implemented")
+}
+func (UnimplementedReplicaSetsServer) GetScale(context.Context, *v1.GetRequest) (*v11.Scale, error) {
+	return nil, status.Error(codes.Unimplemented, "method GetScale not implemented")
+}
+func (UnimplementedReplicaSetsServer) UpdateScale(context.Context, *v11.ScaleWriteRequest) (*v11.Scale, error) {
+	return nil, status.Error(codes.Unimplemented, "method UpdateScale not implemented")
 }
 func (UnimplementedReplicaSetsServer) mustEmbedUnimplementedReplicaSetsServer() {}
 func (UnimplementedReplicaSetsServer) testEmbeddedByValue()                     {}
@@ -411,6 +448,42 @@ func _ReplicaSets_DeleteCollection_Handler(srv interface{}, ctx context.Context,
 	return interceptor(ctx, in, info, handler)
 }
 
+func _ReplicaSets_GetScale_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(v1.GetRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ReplicaSetsServer).GetScale(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ReplicaSets_GetScale_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ReplicaSetsServer).GetScale(ctx, req.(*v1.GetRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _ReplicaSets_UpdateScale_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(v11.ScaleWriteRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ReplicaSetsServer).UpdateScale(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ReplicaSets_UpdateScale_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ReplicaSetsServer).UpdateScale(ctx, req.(*v11.ScaleWriteRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // ReplicaSets_ServiceDesc is the grpc.ServiceDesc for ReplicaSets service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -445,6 +518,14 @@ var ReplicaSets_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "DeleteCollection",
 			Handler:    _ReplicaSets_DeleteCollection_Handler,
+		},
+		{
+			MethodName: "GetScale",
+			Handler:    _ReplicaSets_GetScale_Handler,
+		},
+		{
+			MethodName: "UpdateScale",
+			Handler:    _ReplicaSets_UpdateScale_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{

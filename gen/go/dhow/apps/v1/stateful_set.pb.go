@@ -7,6 +7,7 @@
 package appsv1
 
 import (
+	v12 "dhow.dev/gen/go/dhow/autoscaling/v1"
 	v11 "dhow.dev/gen/go/dhow/core/v1"
 	v1 "dhow.dev/gen/go/dhow/meta/v1"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
@@ -1885,7 +1886,7 @@ var File_dhow_apps_v1_stateful_set_proto protoreflect.FileDescriptor
 
 const file_dhow_apps_v1_stateful_set_proto_rawDesc = "" +
 	"\n" +
-	"\x1fdhow/apps/v1/stateful_set.proto\x12\fdhow.apps.v1\x1a*dhow/core/v1/persistent_volume_claim.proto\x1a\x1fdhow/core/v1/pod_template.proto\x1a dhow/meta/v1/int_or_string.proto\x1a!dhow/meta/v1/label_selector.proto\x1a\x1edhow/meta/v1/object_meta.proto\x1a\x1bdhow/meta/v1/requests.proto\x1a\x17dhow/meta/v1/time.proto\x1a\x18dhow/meta/v1/watch.proto\"\xe7\x01\n" +
+	"\x1fdhow/apps/v1/stateful_set.proto\x12\fdhow.apps.v1\x1a\x1fdhow/autoscaling/v1/scale.proto\x1a*dhow/core/v1/persistent_volume_claim.proto\x1a\x1fdhow/core/v1/pod_template.proto\x1a dhow/meta/v1/int_or_string.proto\x1a!dhow/meta/v1/label_selector.proto\x1a\x1edhow/meta/v1/object_meta.proto\x1a\x1bdhow/meta/v1/requests.proto\x1a\x17dhow/meta/v1/time.proto\x1a\x18dhow/meta/v1/watch.proto\"\xe7\x01\n" +
 	"\vStatefulSet\x129\n" +
 	"\bmetadata\x18\x01 \x01(\v2\x18.dhow.meta.v1.ObjectMetaH\x00R\bmetadata\x88\x01\x01\x12:\n" +
 	"\x04spec\x18\x02 \x01(\v2\x1d.dhow.apps.v1.StatefulSetSpecB\x02(\x01H\x01R\x04spec\x88\x01\x01\x12@\n" +
@@ -1988,7 +1989,7 @@ const file_dhow_apps_v1_stateful_set_proto_rawDesc = "" +
 	"\x06object\x18\x02 \x01(\v2\x19.dhow.apps.v1.StatefulSetR\x06object\x12\x1a\n" +
 	"\brevision\x18\x03 \x01(\x03R\brevision\x12 \n" +
 	"\vtraceparent\x18\x04 \x01(\tR\vtraceparent\x12\x1c\n" +
-	"\tselection\x18\x05 \x01(\rR\tselection2\xa5\x05\n" +
+	"\tselection\x18\x05 \x01(\rR\tselection2\xba\x06\n" +
 	"\fStatefulSets\x12:\n" +
 	"\x03Get\x12\x18.dhow.meta.v1.GetRequest\x1a\x19.dhow.apps.v1.StatefulSet\x12B\n" +
 	"\x04List\x12\x19.dhow.meta.v1.ListRequest\x1a\x1d.dhow.apps.v1.StatefulSetList0\x01\x12M\n" +
@@ -1998,7 +1999,9 @@ const file_dhow_apps_v1_stateful_set_proto_rawDesc = "" +
 	"\x05Patch\x12\x1a.dhow.meta.v1.PatchRequest\x1a\x19.dhow.apps.v1.StatefulSet\x12I\n" +
 	"\x05Apply\x12%.dhow.apps.v1.StatefulSetWriteRequest\x1a\x19.dhow.apps.v1.StatefulSet\x12@\n" +
 	"\x06Delete\x12\x1b.dhow.meta.v1.DeleteRequest\x1a\x19.dhow.apps.v1.StatefulSet\x12a\n" +
-	"\x10DeleteCollection\x12%.dhow.meta.v1.DeleteCollectionRequest\x1a&.dhow.meta.v1.DeleteCollectionResponseB\x9b\x01\n" +
+	"\x10DeleteCollection\x12%.dhow.meta.v1.DeleteCollectionRequest\x1a&.dhow.meta.v1.DeleteCollectionResponse\x12@\n" +
+	"\bGetScale\x12\x18.dhow.meta.v1.GetRequest\x1a\x1a.dhow.autoscaling.v1.Scale\x12Q\n" +
+	"\vUpdateScale\x12&.dhow.autoscaling.v1.ScaleWriteRequest\x1a\x1a.dhow.autoscaling.v1.ScaleB\x9b\x01\n" +
 	"\x10com.dhow.apps.v1B\x10StatefulSetProtoP\x01Z#dhow.dev/gen/go/dhow/apps/v1;appsv1\xa2\x02\x03DAX\xaa\x02\fDhow.Apps.V1\xca\x02\fDhow\\Apps\\V1\xe2\x02\x18Dhow\\Apps\\V1\\GPBMetadata\xea\x02\x0eDhow::Apps::V1b\x06proto3"
 
 var file_dhow_apps_v1_stateful_set_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
@@ -2031,7 +2034,9 @@ var file_dhow_apps_v1_stateful_set_proto_goTypes = []any{
 	(*v1.PatchRequest)(nil),                                 // 25: dhow.meta.v1.PatchRequest
 	(*v1.DeleteRequest)(nil),                                // 26: dhow.meta.v1.DeleteRequest
 	(*v1.DeleteCollectionRequest)(nil),                      // 27: dhow.meta.v1.DeleteCollectionRequest
-	(*v1.DeleteCollectionResponse)(nil),                     // 28: dhow.meta.v1.DeleteCollectionResponse
+	(*v12.ScaleWriteRequest)(nil),                           // 28: dhow.autoscaling.v1.ScaleWriteRequest
+	(*v1.DeleteCollectionResponse)(nil),                     // 29: dhow.meta.v1.DeleteCollectionResponse
+	(*v12.Scale)(nil),                                       // 30: dhow.autoscaling.v1.Scale
 }
 var file_dhow_apps_v1_stateful_set_proto_depIdxs = []int32{
 	12, // 0: dhow.apps.v1.StatefulSet.metadata:type_name -> dhow.meta.v1.ObjectMeta
@@ -2064,17 +2069,21 @@ var file_dhow_apps_v1_stateful_set_proto_depIdxs = []int32{
 	9,  // 27: dhow.apps.v1.StatefulSets.Apply:input_type -> dhow.apps.v1.StatefulSetWriteRequest
 	26, // 28: dhow.apps.v1.StatefulSets.Delete:input_type -> dhow.meta.v1.DeleteRequest
 	27, // 29: dhow.apps.v1.StatefulSets.DeleteCollection:input_type -> dhow.meta.v1.DeleteCollectionRequest
-	0,  // 30: dhow.apps.v1.StatefulSets.Get:output_type -> dhow.apps.v1.StatefulSet
-	8,  // 31: dhow.apps.v1.StatefulSets.List:output_type -> dhow.apps.v1.StatefulSetList
-	10, // 32: dhow.apps.v1.StatefulSets.Watch:output_type -> dhow.apps.v1.StatefulSetWatchResponse
-	0,  // 33: dhow.apps.v1.StatefulSets.Create:output_type -> dhow.apps.v1.StatefulSet
-	0,  // 34: dhow.apps.v1.StatefulSets.Update:output_type -> dhow.apps.v1.StatefulSet
-	0,  // 35: dhow.apps.v1.StatefulSets.Patch:output_type -> dhow.apps.v1.StatefulSet
-	0,  // 36: dhow.apps.v1.StatefulSets.Apply:output_type -> dhow.apps.v1.StatefulSet
-	0,  // 37: dhow.apps.v1.StatefulSets.Delete:output_type -> dhow.apps.v1.StatefulSet
-	28, // 38: dhow.apps.v1.StatefulSets.DeleteCollection:output_type -> dhow.meta.v1.DeleteCollectionResponse
-	30, // [30:39] is the sub-list for method output_type
-	21, // [21:30] is the sub-list for method input_type
+	22, // 30: dhow.apps.v1.StatefulSets.GetScale:input_type -> dhow.meta.v1.GetRequest
+	28, // 31: dhow.apps.v1.StatefulSets.UpdateScale:input_type -> dhow.autoscaling.v1.ScaleWriteRequest
+	0,  // 32: dhow.apps.v1.StatefulSets.Get:output_type -> dhow.apps.v1.StatefulSet
+	8,  // 33: dhow.apps.v1.StatefulSets.List:output_type -> dhow.apps.v1.StatefulSetList
+	10, // 34: dhow.apps.v1.StatefulSets.Watch:output_type -> dhow.apps.v1.StatefulSetWatchResponse
+	0,  // 35: dhow.apps.v1.StatefulSets.Create:output_type -> dhow.apps.v1.StatefulSet
+	0,  // 36: dhow.apps.v1.StatefulSets.Update:output_type -> dhow.apps.v1.StatefulSet
+	0,  // 37: dhow.apps.v1.StatefulSets.Patch:output_type -> dhow.apps.v1.StatefulSet
+	0,  // 38: dhow.apps.v1.StatefulSets.Apply:output_type -> dhow.apps.v1.StatefulSet
+	0,  // 39: dhow.apps.v1.StatefulSets.Delete:output_type -> dhow.apps.v1.StatefulSet
+	29, // 40: dhow.apps.v1.StatefulSets.DeleteCollection:output_type -> dhow.meta.v1.DeleteCollectionResponse
+	30, // 41: dhow.apps.v1.StatefulSets.GetScale:output_type -> dhow.autoscaling.v1.Scale
+	30, // 42: dhow.apps.v1.StatefulSets.UpdateScale:output_type -> dhow.autoscaling.v1.Scale
+	32, // [32:43] is the sub-list for method output_type
+	21, // [21:32] is the sub-list for method input_type
 	21, // [21:21] is the sub-list for extension type_name
 	21, // [21:21] is the sub-list for extension extendee
 	0,  // [0:21] is the sub-list for field type_name

@@ -117,32 +117,138 @@ func (b0 Binding_builder) Build() *Binding {
 	return m0
 }
 
+// BindingWriteRequest carries a Binding to Create; on the wire it is dhow.meta.v1.ObjectWriteRequest.
+type BindingWriteRequest struct {
+	state              protoimpl.MessageState `protogen:"opaque.v1"`
+	xxx_hidden_Object  *Binding               `protobuf:"bytes,1,opt,name=object,proto3"`
+	xxx_hidden_Options *v1.WriteOptions       `protobuf:"bytes,2,opt,name=options,proto3"`
+	unknownFields      protoimpl.UnknownFields
+	sizeCache          protoimpl.SizeCache
+}
+
+func (x *BindingWriteRequest) Reset() {
+	*x = BindingWriteRequest{}
+	mi := &file_dhow_core_v1_binding_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BindingWriteRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BindingWriteRequest) ProtoMessage() {}
+
+func (x *BindingWriteRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_dhow_core_v1_binding_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+func (x *BindingWriteRequest) GetObject() *Binding {
+	if x != nil {
+		return x.xxx_hidden_Object
+	}
+	return nil
+}
+
+func (x *BindingWriteRequest) GetOptions() *v1.WriteOptions {
+	if x != nil {
+		return x.xxx_hidden_Options
+	}
+	return nil
+}
+
+func (x *BindingWriteRequest) SetObject(v *Binding) {
+	x.xxx_hidden_Object = v
+}
+
+func (x *BindingWriteRequest) SetOptions(v *v1.WriteOptions) {
+	x.xxx_hidden_Options = v
+}
+
+func (x *BindingWriteRequest) HasObject() bool {
+	if x == nil {
+		return false
+	}
+	return x.xxx_hidden_Object != nil
+}
+
+func (x *BindingWriteRequest) HasOptions() bool {
+	if x == nil {
+		return false
+	}
+	return x.xxx_hidden_Options != nil
+}
+
+func (x *BindingWriteRequest) ClearObject() {
+	x.xxx_hidden_Object = nil
+}
+
+func (x *BindingWriteRequest) ClearOptions() {
+	x.xxx_hidden_Options = nil
+}
+
+type BindingWriteRequest_builder struct {
+	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
+
+	Object *Binding
+	// Only dry_run and field_validation have a meaning: nothing of this kind is stored.
+	Options *v1.WriteOptions
+}
+
+func (b0 BindingWriteRequest_builder) Build() *BindingWriteRequest {
+	m0 := &BindingWriteRequest{}
+	b, x := &b0, m0
+	_, _ = b, x
+	x.xxx_hidden_Object = b.Object
+	x.xxx_hidden_Options = b.Options
+	return m0
+}
+
 var File_dhow_core_v1_binding_proto protoreflect.FileDescriptor
 
 const file_dhow_core_v1_binding_proto_rawDesc = "" +
 	"\n" +
-	"\x1adhow/core/v1/binding.proto\x12\fdhow.core.v1\x1a\x1cdhow/core/v1/reference.proto\x1a\x1edhow/meta/v1/object_meta.proto\"\x98\x01\n" +
+	"\x1adhow/core/v1/binding.proto\x12\fdhow.core.v1\x1a\x1cdhow/core/v1/reference.proto\x1a\x1edhow/meta/v1/object_meta.proto\x1a\x1bdhow/meta/v1/requests.proto\"\x98\x01\n" +
 	"\aBinding\x129\n" +
 	"\bmetadata\x18\x01 \x01(\v2\x18.dhow.meta.v1.ObjectMetaH\x00R\bmetadata\x88\x01\x01\x12:\n" +
 	"\x06target\x18\x02 \x01(\v2\x1d.dhow.core.v1.ObjectReferenceH\x01R\x06target\x88\x01\x01B\v\n" +
 	"\t_metadataB\t\n" +
-	"\a_targetB\x97\x01\n" +
+	"\a_target\"z\n" +
+	"\x13BindingWriteRequest\x12-\n" +
+	"\x06object\x18\x01 \x01(\v2\x15.dhow.core.v1.BindingR\x06object\x124\n" +
+	"\aoptions\x18\x02 \x01(\v2\x1a.dhow.meta.v1.WriteOptionsR\aoptions2N\n" +
+	"\bBindings\x12B\n" +
+	"\x06Create\x12!.dhow.core.v1.BindingWriteRequest\x1a\x15.dhow.core.v1.BindingB\x97\x01\n" +
 	"\x10com.dhow.core.v1B\fBindingProtoP\x01Z#dhow.dev/gen/go/dhow/core/v1;corev1\xa2\x02\x03DCX\xaa\x02\fDhow.Core.V1\xca\x02\fDhow\\Core\\V1\xe2\x02\x18Dhow\\Core\\V1\\GPBMetadata\xea\x02\x0eDhow::Core::V1b\x06proto3"
 
-var file_dhow_core_v1_binding_proto_msgTypes = make([]protoimpl.MessageInfo, 1)
+var file_dhow_core_v1_binding_proto_msgTypes = make([]protoimpl.MessageInfo, 2)
 var file_dhow_core_v1_binding_proto_goTypes = []any{
-	(*Binding)(nil),         // 0: dhow.core.v1.Binding
-	(*v1.ObjectMeta)(nil),   // 1: dhow.meta.v1.ObjectMeta
-	(*ObjectReference)(nil), // 2: dhow.core.v1.ObjectReference
+	(*Binding)(nil),             // 0: dhow.core.v1.Binding
+	(*BindingWriteRequest)(nil), // 1: dhow.core.v1.BindingWriteRequest
+	(*v1.ObjectMeta)(nil),       // 2: dhow.meta.v1.ObjectMeta
+	(*ObjectReference)(nil),     // 3: dhow.core.v1.ObjectReference
+	(*v1.WriteOptions)(nil),     // 4: dhow.meta.v1.WriteOptions
 }
 var file_dhow_core_v1_binding_proto_depIdxs = []int32{
-	1, // 0: dhow.core.v1.Binding.metadata:type_name -> dhow.meta.v1.ObjectMeta
-	2, // 1: dhow.core.v1.Binding.target:type_name -> dhow.core.v1.ObjectReference
-	2, // [2:2] is the sub-list for method output_type
-	2, // [2:2] is the sub-list for method input_type
-	2, // [2:2] is the sub-list for extension type_name
-	2, // [2:2] is the sub-list for extension extendee
-	0, // [0:2] is the sub-list for field type_name
+	2, // 0: dhow.core.v1.Binding.metadata:type_name -> dhow.meta.v1.ObjectMeta
+	3, // 1: dhow.core.v1.Binding.target:type_name -> dhow.core.v1.ObjectReference
+	0, // 2: dhow.core.v1.BindingWriteRequest.object:type_name -> dhow.core.v1.Binding
+	4, // 3: dhow.core.v1.BindingWriteRequest.options:type_name -> dhow.meta.v1.WriteOptions
+	1, // 4: dhow.core.v1.Bindings.Create:input_type -> dhow.core.v1.BindingWriteRequest
+	0, // 5: dhow.core.v1.Bindings.Create:output_type -> dhow.core.v1.Binding
+	5, // [5:6] is the sub-list for method output_type
+	4, // [4:5] is the sub-list for method input_type
+	4, // [4:4] is the sub-list for extension type_name
+	4, // [4:4] is the sub-list for extension extendee
+	0, // [0:4] is the sub-list for field type_name
 }
 
 func init() { file_dhow_core_v1_binding_proto_init() }
@@ -158,9 +264,9 @@ func file_dhow_core_v1_binding_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_dhow_core_v1_binding_proto_rawDesc), len(file_dhow_core_v1_binding_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   1,
+			NumMessages:   2,
 			NumExtensions: 0,
-			NumServices:   0,
+			NumServices:   1,
 		},
 		GoTypes:           file_dhow_core_v1_binding_proto_goTypes,
 		DependencyIndexes: file_dhow_core_v1_binding_proto_depIdxs,

@@ -376,7 +376,7 @@ var File_dhow_core_v1_component_status_proto protoreflect.FileDescriptor
 
 const file_dhow_core_v1_component_status_proto_rawDesc = "" +
 	"\n" +
-	"#dhow/core/v1/component_status.proto\x12\fdhow.core.v1\x1a\x1edhow/meta/v1/object_meta.proto\"\x9b\x01\n" +
+	"#dhow/core/v1/component_status.proto\x12\fdhow.core.v1\x1a\x1edhow/meta/v1/object_meta.proto\x1a\x1bdhow/meta/v1/requests.proto\"\x9b\x01\n" +
 	"\x0fComponentStatus\x129\n" +
 	"\bmetadata\x18\x01 \x01(\v2\x18.dhow.meta.v1.ObjectMetaH\x00R\bmetadata\x88\x01\x01\x12@\n" +
 	"\n" +
@@ -396,7 +396,10 @@ const file_dhow_core_v1_component_status_proto_rawDesc = "" +
 	"\x13ComponentStatusList\x127\n" +
 	"\bmetadata\x18\x01 \x01(\v2\x16.dhow.meta.v1.ListMetaH\x00R\bmetadata\x88\x01\x01\x123\n" +
 	"\x05items\x18\x02 \x03(\v2\x1d.dhow.core.v1.ComponentStatusR\x05itemsB\v\n" +
-	"\t_metadataB\x9f\x01\n" +
+	"\t_metadata2\x9b\x01\n" +
+	"\x11ComponentStatuses\x12>\n" +
+	"\x03Get\x12\x18.dhow.meta.v1.GetRequest\x1a\x1d.dhow.core.v1.ComponentStatus\x12F\n" +
+	"\x04List\x12\x19.dhow.meta.v1.ListRequest\x1a!.dhow.core.v1.ComponentStatusList0\x01B\x9f\x01\n" +
 	"\x10com.dhow.core.v1B\x14ComponentStatusProtoP\x01Z#dhow.dev/gen/go/dhow/core/v1;corev1\xa2\x02\x03DCX\xaa\x02\fDhow.Core.V1\xca\x02\fDhow\\Core\\V1\xe2\x02\x18Dhow\\Core\\V1\\GPBMetadata\xea\x02\x0eDhow::Core::V1b\x06proto3"
 
 var file_dhow_core_v1_component_status_proto_msgTypes = make([]protoimpl.MessageInfo, 3)
@@ -406,14 +409,20 @@ var file_dhow_core_v1_component_status_proto_goTypes = []any{
 	(*ComponentStatusList)(nil), // 2: dhow.core.v1.ComponentStatusList
 	(*v1.ObjectMeta)(nil),       // 3: dhow.meta.v1.ObjectMeta
 	(*v1.ListMeta)(nil),         // 4: dhow.meta.v1.ListMeta
+	(*v1.GetRequest)(nil),       // 5: dhow.meta.v1.GetRequest
+	(*v1.ListRequest)(nil),      // 6: dhow.meta.v1.ListRequest
 }
 var file_dhow_core_v1_component_status_proto_depIdxs = []int32{
 	3, // 0: dhow.core.v1.ComponentStatus.metadata:type_name -> dhow.meta.v1.ObjectMeta
 	1, // 1: dhow.core.v1.ComponentStatus.conditions:type_name -> dhow.core.v1.ComponentCondition
 	4, // 2: dhow.core.v1.ComponentStatusList.metadata:type_name -> dhow.meta.v1.ListMeta
 	0, // 3: dhow.core.v1.ComponentStatusList.items:type_name -> dhow.core.v1.ComponentStatus
-	4, // [4:4] is the sub-list for method output_type
-	4, // [4:4] is the sub-list for method input_type
+	5, // 4: dhow.core.v1.ComponentStatuses.Get:input_type -> dhow.meta.v1.GetRequest
+	6, // 5: dhow.core.v1.ComponentStatuses.List:input_type -> dhow.meta.v1.ListRequest
+	0, // 6: dhow.core.v1.ComponentStatuses.Get:output_type -> dhow.core.v1.ComponentStatus
+	2, // 7: dhow.core.v1.ComponentStatuses.List:output_type -> dhow.core.v1.ComponentStatusList
+	6, // [6:8] is the sub-list for method output_type
+	4, // [4:6] is the sub-list for method input_type
 	4, // [4:4] is the sub-list for extension type_name
 	4, // [4:4] is the sub-list for extension extendee
 	0, // [0:4] is the sub-list for field type_name
@@ -435,7 +444,7 @@ func file_dhow_core_v1_component_status_proto_init() {
 			NumEnums:      0,
 			NumMessages:   3,
 			NumExtensions: 0,
-			NumServices:   0,
+			NumServices:   1,
 		},
 		GoTypes:           file_dhow_core_v1_component_status_proto_goTypes,
 		DependencyIndexes: file_dhow_core_v1_component_status_proto_depIdxs,

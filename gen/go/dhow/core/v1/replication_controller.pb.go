@@ -7,6 +7,7 @@
 package corev1
 
 import (
+	v11 "dhow.dev/gen/go/dhow/autoscaling/v1"
 	v1 "dhow.dev/gen/go/dhow/meta/v1"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
@@ -1153,7 +1154,7 @@ var File_dhow_core_v1_replication_controller_proto protoreflect.FileDescriptor
 
 const file_dhow_core_v1_replication_controller_proto_rawDesc = "" +
 	"\n" +
-	")dhow/core/v1/replication_controller.proto\x12\fdhow.core.v1\x1a\x1fdhow/core/v1/pod_template.proto\x1a\x1edhow/meta/v1/object_meta.proto\x1a\x1bdhow/meta/v1/requests.proto\x1a\x17dhow/meta/v1/time.proto\x1a\x18dhow/meta/v1/watch.proto\"\x85\x02\n" +
+	")dhow/core/v1/replication_controller.proto\x12\fdhow.core.v1\x1a\x1fdhow/autoscaling/v1/scale.proto\x1a\x1fdhow/core/v1/pod_template.proto\x1a\x1edhow/meta/v1/object_meta.proto\x1a\x1bdhow/meta/v1/requests.proto\x1a\x17dhow/meta/v1/time.proto\x1a\x18dhow/meta/v1/watch.proto\"\x85\x02\n" +
 	"\x15ReplicationController\x129\n" +
 	"\bmetadata\x18\x01 \x01(\v2\x18.dhow.meta.v1.ObjectMetaH\x00R\bmetadata\x88\x01\x01\x12D\n" +
 	"\x04spec\x18\x02 \x01(\v2'.dhow.core.v1.ReplicationControllerSpecB\x02(\x01H\x01R\x04spec\x88\x01\x01\x12J\n" +
@@ -1215,7 +1216,7 @@ const file_dhow_core_v1_replication_controller_proto_rawDesc = "" +
 	"\x06object\x18\x02 \x01(\v2#.dhow.core.v1.ReplicationControllerR\x06object\x12\x1a\n" +
 	"\brevision\x18\x03 \x01(\x03R\brevision\x12 \n" +
 	"\vtraceparent\x18\x04 \x01(\tR\vtraceparent\x12\x1c\n" +
-	"\tselection\x18\x05 \x01(\rR\tselection2\x9d\x06\n" +
+	"\tselection\x18\x05 \x01(\rR\tselection2\xb2\a\n" +
 	"\x16ReplicationControllers\x12D\n" +
 	"\x03Get\x12\x18.dhow.meta.v1.GetRequest\x1a#.dhow.core.v1.ReplicationController\x12L\n" +
 	"\x04List\x12\x19.dhow.meta.v1.ListRequest\x1a'.dhow.core.v1.ReplicationControllerList0\x01\x12W\n" +
@@ -1225,7 +1226,9 @@ const file_dhow_core_v1_replication_controller_proto_rawDesc = "" +
 	"\x05Patch\x12\x1a.dhow.meta.v1.PatchRequest\x1a#.dhow.core.v1.ReplicationController\x12]\n" +
 	"\x05Apply\x12/.dhow.core.v1.ReplicationControllerWriteRequest\x1a#.dhow.core.v1.ReplicationController\x12J\n" +
 	"\x06Delete\x12\x1b.dhow.meta.v1.DeleteRequest\x1a#.dhow.core.v1.ReplicationController\x12a\n" +
-	"\x10DeleteCollection\x12%.dhow.meta.v1.DeleteCollectionRequest\x1a&.dhow.meta.v1.DeleteCollectionResponseB\xa5\x01\n" +
+	"\x10DeleteCollection\x12%.dhow.meta.v1.DeleteCollectionRequest\x1a&.dhow.meta.v1.DeleteCollectionResponse\x12@\n" +
+	"\bGetScale\x12\x18.dhow.meta.v1.GetRequest\x1a\x1a.dhow.autoscaling.v1.Scale\x12Q\n" +
+	"\vUpdateScale\x12&.dhow.autoscaling.v1.ScaleWriteRequest\x1a\x1a.dhow.autoscaling.v1.ScaleB\xa5\x01\n" +
 	"\x10com.dhow.core.v1B\x1aReplicationControllerProtoP\x01Z#dhow.dev/gen/go/dhow/core/v1;corev1\xa2\x02\x03DCX\xaa\x02\fDhow.Core.V1\xca\x02\fDhow\\Core\\V1\xe2\x02\x18Dhow\\Core\\V1\\GPBMetadata\xea\x02\x0eDhow::Core::V1b\x06proto3"
 
 var file_dhow_core_v1_replication_controller_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
@@ -1252,7 +1255,9 @@ var file_dhow_core_v1_replication_controller_proto_goTypes = []any{
 	(*v1.PatchRequest)(nil),                           // 19: dhow.meta.v1.PatchRequest
 	(*v1.DeleteRequest)(nil),                          // 20: dhow.meta.v1.DeleteRequest
 	(*v1.DeleteCollectionRequest)(nil),                // 21: dhow.meta.v1.DeleteCollectionRequest
-	(*v1.DeleteCollectionResponse)(nil),               // 22: dhow.meta.v1.DeleteCollectionResponse
+	(*v11.ScaleWriteRequest)(nil),                     // 22: dhow.autoscaling.v1.ScaleWriteRequest
+	(*v1.DeleteCollectionResponse)(nil),               // 23: dhow.meta.v1.DeleteCollectionResponse
+	(*v11.Scale)(nil),                                 // 24: dhow.autoscaling.v1.Scale
 }
 var file_dhow_core_v1_replication_controller_proto_depIdxs = []int32{
 	9,  // 0: dhow.core.v1.ReplicationController.metadata:type_name -> dhow.meta.v1.ObjectMeta
@@ -1279,17 +1284,21 @@ var file_dhow_core_v1_replication_controller_proto_depIdxs = []int32{
 	5,  // 21: dhow.core.v1.ReplicationControllers.Apply:input_type -> dhow.core.v1.ReplicationControllerWriteRequest
 	20, // 22: dhow.core.v1.ReplicationControllers.Delete:input_type -> dhow.meta.v1.DeleteRequest
 	21, // 23: dhow.core.v1.ReplicationControllers.DeleteCollection:input_type -> dhow.meta.v1.DeleteCollectionRequest
-	0,  // 24: dhow.core.v1.ReplicationControllers.Get:output_type -> dhow.core.v1.ReplicationController
-	4,  // 25: dhow.core.v1.ReplicationControllers.List:output_type -> dhow.core.v1.ReplicationControllerList
-	6,  // 26: dhow.core.v1.ReplicationControllers.Watch:output_type -> dhow.core.v1.ReplicationControllerWatchResponse
-	0,  // 27: dhow.core.v1.ReplicationControllers.Create:output_type -> dhow.core.v1.ReplicationController
-	0,  // 28: dhow.core.v1.ReplicationControllers.Update:output_type -> dhow.core.v1.ReplicationController
-	0,  // 29: dhow.core.v1.ReplicationControllers.Patch:output_type -> dhow.core.v1.ReplicationController
-	0,  // 30: dhow.core.v1.ReplicationControllers.Apply:output_type -> dhow.core.v1.ReplicationController
-	0,  // 31: dhow.core.v1.ReplicationControllers.Delete:output_type -> dhow.core.v1.ReplicationController
-	22, // 32: dhow.core.v1.ReplicationControllers.DeleteCollection:output_type -> dhow.meta.v1.DeleteCollectionResponse
-	24, // [24:33] is the sub-list for method output_type
-	15, // [15:24] is the sub-list for method input_type
+	16, // 24: dhow.core.v1.ReplicationControllers.GetScale:input_type -> dhow.meta.v1.GetRequest
+	22, // 25: dhow.core.v1.ReplicationControllers.UpdateScale:input_type -> dhow.autoscaling.v1.ScaleWriteRequest
+	0,  // 26: dhow.core.v1.ReplicationControllers.Get:output_type -> dhow.core.v1.ReplicationController
+	4,  // 27: dhow.core.v1.ReplicationControllers.List:output_type -> dhow.core.v1.ReplicationControllerList
+	6,  // 28: dhow.core.v1.ReplicationControllers.Watch:output_type -> dhow.core.v1.ReplicationControllerWatchResponse
+	0,  // 29: dhow.core.v1.ReplicationControllers.Create:output_type -> dhow.core.v1.ReplicationController
+	0,  // 30: dhow.core.v1.ReplicationControllers.Update:output_type -> dhow.core.v1.ReplicationController
+	0,  // 31: dhow.core.v1.ReplicationControllers.Patch:output_type -> dhow.core.v1.ReplicationController
+	0,  // 32: dhow.core.v1.ReplicationControllers.Apply:output_type -> dhow.core.v1.ReplicationController
+	0,  // 33: dhow.core.v1.ReplicationControllers.Delete:output_type -> dhow.core.v1.ReplicationController
+	23, // 34: dhow.core.v1.ReplicationControllers.DeleteCollection:output_type -> dhow.meta.v1.DeleteCollectionResponse
+	24, // 35: dhow.core.v1.ReplicationControllers.GetScale:output_type -> dhow.autoscaling.v1.Scale
+	24, // 36: dhow.core.v1.ReplicationControllers.UpdateScale:output_type -> dhow.autoscaling.v1.Scale
+	26, // [26:37] is the sub-list for method output_type
+	15, // [15:26] is the sub-list for method input_type
 	15, // [15:15] is the sub-list for extension type_name
 	15, // [15:15] is the sub-list for extension extendee
 	0,  // [0:15] is the sub-list for field type_name

@@ -8,6 +8,7 @@ package corev1
 
 import (
 	context "context"
+	v11 "dhow.dev/gen/go/dhow/autoscaling/v1"
 	v1 "dhow.dev/gen/go/dhow/meta/v1"
 	grpc "google.golang.org/grpc"
 	codes "google.golang.org/grpc/codes"
@@ -29,6 +30,8 @@ const (
 	ReplicationControllers_Apply_FullMethodName            = "/dhow.core.v1.ReplicationControllers/Apply"
 	ReplicationControllers_Delete_FullMethodName           = "/dhow.core.v1.ReplicationControllers/Delete"
 	ReplicationControllers_DeleteCollection_FullMethodName = "/dhow.core.v1.ReplicationControllers/DeleteCollection"
+	ReplicationControllers_GetScale_FullMethodName         = "/dhow.core.v1.ReplicationControllers/GetScale"
+	ReplicationControllers_UpdateScale_FullMethodName      = "/dhow.core.v1.ReplicationControllers/UpdateScale"
 )
 
 // ReplicationControllersClient is the client API for ReplicationControllers service.
@@ -57,6 +60,10 @@ type ReplicationControllersClient interface {
 	Delete(ctx context.Context, in *v1.DeleteRequest, opts ...grpc.CallOption) (*ReplicationController, error)
 	// DeleteCollection deletes each object that a list would give. May be retried.
 	DeleteCollection(ctx context.Context, in *v1.DeleteCollectionRequest, opts ...grpc.CallOption) (*v1.DeleteCollectionResponse, error)
+	// GetScale reads the subresource scale. Authorized as get on it. NOT_FOUND. May be retried.
+	GetScale(ctx context.Context, in *v1.GetRequest, opts ...grpc.CallOption) (*v11.Scale, error)
+	// UpdateScale sets the number of replicas. Authorized as update on the subresource scale. NOT_FOUND, ABORTED, INVALID_ARGUMENT. May be retried.
+	UpdateScale(ctx context.Context, in *v11.ScaleWriteRequest, opts ...grpc.CallOption) (*v11.Scale, error)
 }
 
 type replicationControllersClient struct {
@@ -175,6 +182,26 @@ func (c *replicationControllersClient) DeleteCollection(ctx context.Context, in 
 	return out, nil
 }
 
+func (c *replicationControllersClient) GetScale(ctx context.Context, in *v1.GetRequest, opts ...grpc.CallOption) (*v11.Scale, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(v11.Scale)
+	err := c.cc.Invoke(ctx, ReplicationControllers_GetScale_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *replicationControllersClient) UpdateScale(ctx context.Context, in *v11.ScaleWriteRequest, opts ...grpc.CallOption) (*v11.Scale, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(v11.Scale)
+	err := c.cc.Invoke(ctx, ReplicationControllers_UpdateScale_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // ReplicationControllersServer is the server API for ReplicationControllers service.
 // All implementations must embed UnimplementedReplicationControllersServer
 // for forward compatibility.
@@ -201,6 +228,10 @@ type ReplicationControllersServer interface {
 	Delete(context.Context, *v1.DeleteRequest) (*ReplicationController, error)
 	// DeleteCollection deletes each object that a list would give. May be retried.
 	DeleteCollection(context.Context, *v1.DeleteCollectionRequest) (*v1.DeleteCollectionResponse, error)
+	// GetScale reads the subresource scale. Authorized as get on it. NOT_FOUND. May be retried.
+	GetScale(context.Context, *v1.GetRequest) (*v11.Scale, error)
+	// UpdateScale sets the number of replicas. Authorized as update on the subresource scale. NOT_FOUND, ABORTED, INVALID_ARGUMENT. May be retried.
+	UpdateScale(context.Context, *v11.ScaleWriteRequest) (*v11.Scale, error)
 	mustEmbedUnimplementedReplicationControllersServer()
 }
 
@@ -237,6 +268,12 @@ func (UnimplementedReplicationControllersServer) Delete(context.Context, *v1.Del
 }
 func (UnimplementedReplicationControllersServer) DeleteCollection(context.Context, *v1.DeleteCollectionRequest) (*v1.DeleteCollectionResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method DeleteCollection not implemented")
+}
+func (UnimplementedReplicationControllersServer) GetScale(context.Context, *v1.GetRequest) (*v11.Scale, error) {
+	return nil, status.Error(codes.Unimplemented, "method GetScale not implemented")
+}
+func (UnimplementedReplicationControllersServer) UpdateScale(context.Context, *v11.ScaleWriteRequest) (*v11.Scale, error) {
+	return nil, status.Error(codes.Unimplemented, "method UpdateScale not implemented")
 }
 func (UnimplementedReplicationControllersServer) mustEmbedUnimplementedReplicationControllersServer() {
 }
@@ -408,6 +445,42 @@ func _ReplicationControllers_DeleteCollection_Handler(srv interface{}, ctx conte
 	return interceptor(ctx, in, info, handler)
 }
 
+func _ReplicationControllers_GetScale_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(v1.GetRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ReplicationControllersServer).GetScale(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ReplicationControllers_GetScale_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ReplicationControllersServer).GetScale(ctx, req.(*v1.GetRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _ReplicationControllers_UpdateScale_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(v11.ScaleWriteRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ReplicationControllersServer).UpdateScale(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ReplicationControllers_UpdateScale_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ReplicationControllersServer).UpdateScale(ctx, req.(*v11.ScaleWriteRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // ReplicationControllers_ServiceDesc is the grpc.ServiceDesc for ReplicationControllers service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -442,6 +515,14 @@ var ReplicationControllers_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "DeleteCollection",
 			Handler:    _ReplicationControllers_DeleteCollection_Handler,
+		},
+		{
+			MethodName: "GetScale",
+			Handler:    _ReplicationControllers_GetScale_Handler,
+		},
+		{
+			MethodName: "UpdateScale",
+			Handler:    _ReplicationControllers_UpdateScale_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{

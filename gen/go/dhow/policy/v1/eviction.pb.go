@@ -116,32 +116,138 @@ func (b0 Eviction_builder) Build() *Eviction {
 	return m0
 }
 
+// EvictionWriteRequest carries an Eviction to Create; on the wire it is dhow.meta.v1.ObjectWriteRequest.
+type EvictionWriteRequest struct {
+	state              protoimpl.MessageState `protogen:"opaque.v1"`
+	xxx_hidden_Object  *Eviction              `protobuf:"bytes,1,opt,name=object,proto3"`
+	xxx_hidden_Options *v1.WriteOptions       `protobuf:"bytes,2,opt,name=options,proto3"`
+	unknownFields      protoimpl.UnknownFields
+	sizeCache          protoimpl.SizeCache
+}
+
+func (x *EvictionWriteRequest) Reset() {
+	*x = EvictionWriteRequest{}
+	mi := &file_dhow_policy_v1_eviction_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EvictionWriteRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EvictionWriteRequest) ProtoMessage() {}
+
+func (x *EvictionWriteRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_dhow_policy_v1_eviction_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+func (x *EvictionWriteRequest) GetObject() *Eviction {
+	if x != nil {
+		return x.xxx_hidden_Object
+	}
+	return nil
+}
+
+func (x *EvictionWriteRequest) GetOptions() *v1.WriteOptions {
+	if x != nil {
+		return x.xxx_hidden_Options
+	}
+	return nil
+}
+
+func (x *EvictionWriteRequest) SetObject(v *Eviction) {
+	x.xxx_hidden_Object = v
+}
+
+func (x *EvictionWriteRequest) SetOptions(v *v1.WriteOptions) {
+	x.xxx_hidden_Options = v
+}
+
+func (x *EvictionWriteRequest) HasObject() bool {
+	if x == nil {
+		return false
+	}
+	return x.xxx_hidden_Object != nil
+}
+
+func (x *EvictionWriteRequest) HasOptions() bool {
+	if x == nil {
+		return false
+	}
+	return x.xxx_hidden_Options != nil
+}
+
+func (x *EvictionWriteRequest) ClearObject() {
+	x.xxx_hidden_Object = nil
+}
+
+func (x *EvictionWriteRequest) ClearOptions() {
+	x.xxx_hidden_Options = nil
+}
+
+type EvictionWriteRequest_builder struct {
+	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
+
+	Object *Eviction
+	// Only dry_run and field_validation have a meaning: nothing of this kind is stored.
+	Options *v1.WriteOptions
+}
+
+func (b0 EvictionWriteRequest_builder) Build() *EvictionWriteRequest {
+	m0 := &EvictionWriteRequest{}
+	b, x := &b0, m0
+	_, _ = b, x
+	x.xxx_hidden_Object = b.Object
+	x.xxx_hidden_Options = b.Options
+	return m0
+}
+
 var File_dhow_policy_v1_eviction_proto protoreflect.FileDescriptor
 
 const file_dhow_policy_v1_eviction_proto_rawDesc = "" +
 	"\n" +
-	"\x1ddhow/policy/v1/eviction.proto\x12\x0edhow.policy.v1\x1a\x1edhow/meta/v1/object_meta.proto\x1a\x1adhow/meta/v1/options.proto\"\xae\x01\n" +
+	"\x1ddhow/policy/v1/eviction.proto\x12\x0edhow.policy.v1\x1a\x1edhow/meta/v1/object_meta.proto\x1a\x1adhow/meta/v1/options.proto\x1a\x1bdhow/meta/v1/requests.proto\"\xae\x01\n" +
 	"\bEviction\x129\n" +
 	"\bmetadata\x18\x01 \x01(\v2\x18.dhow.meta.v1.ObjectMetaH\x00R\bmetadata\x88\x01\x01\x12G\n" +
 	"\x0edelete_options\x18\x02 \x01(\v2\x1b.dhow.meta.v1.DeleteOptionsH\x01R\rdeleteOptions\x88\x01\x01B\v\n" +
 	"\t_metadataB\x11\n" +
-	"\x0f_delete_optionsB\xa6\x01\n" +
+	"\x0f_delete_options\"~\n" +
+	"\x14EvictionWriteRequest\x120\n" +
+	"\x06object\x18\x01 \x01(\v2\x18.dhow.policy.v1.EvictionR\x06object\x124\n" +
+	"\aoptions\x18\x02 \x01(\v2\x1a.dhow.meta.v1.WriteOptionsR\aoptions2U\n" +
+	"\tEvictions\x12H\n" +
+	"\x06Create\x12$.dhow.policy.v1.EvictionWriteRequest\x1a\x18.dhow.policy.v1.EvictionB\xa6\x01\n" +
 	"\x12com.dhow.policy.v1B\rEvictionProtoP\x01Z'dhow.dev/gen/go/dhow/policy/v1;policyv1\xa2\x02\x03DPX\xaa\x02\x0eDhow.Policy.V1\xca\x02\x0eDhow\\Policy\\V1\xe2\x02\x1aDhow\\Policy\\V1\\GPBMetadata\xea\x02\x10Dhow::Policy::V1b\x06proto3"
 
-var file_dhow_policy_v1_eviction_proto_msgTypes = make([]protoimpl.MessageInfo, 1)
+var file_dhow_policy_v1_eviction_proto_msgTypes = make([]protoimpl.MessageInfo, 2)
 var file_dhow_policy_v1_eviction_proto_goTypes = []any{
-	(*Eviction)(nil),         // 0: dhow.policy.v1.Eviction
-	(*v1.ObjectMeta)(nil),    // 1: dhow.meta.v1.ObjectMeta
-	(*v1.DeleteOptions)(nil), // 2: dhow.meta.v1.DeleteOptions
+	(*Eviction)(nil),             // 0: dhow.policy.v1.Eviction
+	(*EvictionWriteRequest)(nil), // 1: dhow.policy.v1.EvictionWriteRequest
+	(*v1.ObjectMeta)(nil),        // 2: dhow.meta.v1.ObjectMeta
+	(*v1.DeleteOptions)(nil),     // 3: dhow.meta.v1.DeleteOptions
+	(*v1.WriteOptions)(nil),      // 4: dhow.meta.v1.WriteOptions
 }
 var file_dhow_policy_v1_eviction_proto_depIdxs = []int32{
-	1, // 0: dhow.policy.v1.Eviction.metadata:type_name -> dhow.meta.v1.ObjectMeta
-	2, // 1: dhow.policy.v1.Eviction.delete_options:type_name -> dhow.meta.v1.DeleteOptions
-	2, // [2:2] is the sub-list for method output_type
-	2, // [2:2] is the sub-list for method input_type
-	2, // [2:2] is the sub-list for extension type_name
-	2, // [2:2] is the sub-list for extension extendee
-	0, // [0:2] is the sub-list for field type_name
+	2, // 0: dhow.policy.v1.Eviction.metadata:type_name -> dhow.meta.v1.ObjectMeta
+	3, // 1: dhow.policy.v1.Eviction.delete_options:type_name -> dhow.meta.v1.DeleteOptions
+	0, // 2: dhow.policy.v1.EvictionWriteRequest.object:type_name -> dhow.policy.v1.Eviction
+	4, // 3: dhow.policy.v1.EvictionWriteRequest.options:type_name -> dhow.meta.v1.WriteOptions
+	1, // 4: dhow.policy.v1.Evictions.Create:input_type -> dhow.policy.v1.EvictionWriteRequest
+	0, // 5: dhow.policy.v1.Evictions.Create:output_type -> dhow.policy.v1.Eviction
+	5, // [5:6] is the sub-list for method output_type
+	4, // [4:5] is the sub-list for method input_type
+	4, // [4:4] is the sub-list for extension type_name
+	4, // [4:4] is the sub-list for extension extendee
+	0, // [0:4] is the sub-list for field type_name
 }
 
 func init() { file_dhow_policy_v1_eviction_proto_init() }
@@ -156,9 +262,9 @@ func file_dhow_policy_v1_eviction_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_dhow_policy_v1_eviction_proto_rawDesc), len(file_dhow_policy_v1_eviction_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   1,
+			NumMessages:   2,
 			NumExtensions: 0,
-			NumServices:   0,
+			NumServices:   1,
 		},
 		GoTypes:           file_dhow_policy_v1_eviction_proto_goTypes,
 		DependencyIndexes: file_dhow_policy_v1_eviction_proto_depIdxs,
