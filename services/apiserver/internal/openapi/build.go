@@ -37,17 +37,18 @@ type groupVersion struct {
 	resources      []*resource.Resource
 }
 
-func build(config Config) (*documents, error) {
-	definitions, err := load(definitionsV3)
-	if err != nil {
-		return nil, err
+// schemas returns the definitions of version 3 with the names that kinds have in both versions.
+func schemas() (definitions map[string]json.RawMessage, models map[schema.GroupVersionKind]string, err error) {
+	if definitions, err = load(definitionsV3); err != nil {
+		return nil, nil, err
 	}
-	models, err := modelsOf(definitions)
-	if err != nil {
-		return nil, err
-	}
+	models, err = modelsOf(definitions)
+	return definitions, models, err
+}
+
+func versionsOf(resources []*resource.Resource) []*groupVersion {
 	var versions []*groupVersion
-	for _, r := range config.Resources {
+	for _, r := range resources {
 		at := slices.IndexFunc(versions, func(v *groupVersion) bool { return v.group == r.Group && v.version == r.Version })
 		if at < 0 {
 			at = len(versions)
@@ -55,29 +56,31 @@ func build(config Config) (*documents, error) {
 		}
 		versions[at].resources = append(versions[at].resources, r)
 	}
-	all := &documents{v3: map[string]*document{}}
-	links, pathsV2, shared := object{}, object{}, object{}
-	for _, v := range versions {
-		paths := pathsOf(v.group, v.version, v.resources, models)
-		d, err := buildV3(config, paths, definitions)
-		if err != nil {
-			return nil, fmt.Errorf("openapi: %s: %w", rootOf(v.group, v.version), err)
-		}
+	return versions
+}
+
+// buildV3 makes a document of each group and version, and their index.
+func buildV3(config Config) (*documents, error) {
+	definitions, models, err := schemas()
+	if err != nil {
+		return nil, err
+	}
+	all := &documents{byPath: map[string]*document{}}
+	links := object{}
+	for _, v := range versionsOf(config.Resources) {
 		name := rootOf(v.group, v.version)
-		all.v3[name] = d
-		links[name] = object{"serverRelativeURL": location(name, d.hash)}
-		for _, p := range paths {
-			pathsV2[p.path] = p.v2(shared)
+		d, err := groupDocument(config, pathsOf(v.group, v.version, v.resources, models), definitions)
+		if err != nil {
+			return nil, fmt.Errorf("openapi: %s: %w", name, err)
 		}
+		all.byPath[name] = d
+		links[name] = object{"serverRelativeURL": location(name, d.hash)}
 	}
 	index, err := json.Marshal(object{"paths": links})
 	if err != nil {
 		return nil, err
 	}
-	if all.index, err = newDocument(index, "", nil); err != nil {
-		return nil, err
-	}
-	all.v2, err = buildV2(config, pathsV2, shared)
+	all.index, err = newDocument(index, "", nil)
 	return all, err
 }
 
@@ -111,8 +114,8 @@ func info(config Config) object { return object{"title": "Kubernetes", "version"
 
 const bearer = "Bearer Token authentication"
 
-// buildV3 makes the document of one group and version: its paths and the schemas that they need.
-func buildV3(config Config, paths []path, definitions map[string]json.RawMessage) (*document, error) {
+// groupDocument makes the document of one group and version: its paths and the schemas that they need.
+func groupDocument(config Config, paths []path, definitions map[string]json.RawMessage) (*document, error) {
 	forms := object{}
 	for _, p := range paths {
 		forms[p.path] = p.v3()
@@ -177,13 +180,23 @@ func need(text []byte, definitions, needed map[string]json.RawMessage) error {
 }
 
 // buildV2 makes the document of everything. Its protobuf form is the encoded schemas behind the encoded rest: protobuf reads both as one message.
-func buildV2(config Config, paths, shared object) (*document, error) {
+func buildV2(config Config) (*document, error) {
+	_, models, err := schemas()
+	if err != nil {
+		return nil, err
+	}
+	paths, shared := object{}, newShared()
+	for _, v := range versionsOf(config.Resources) {
+		for _, p := range pathsOf(v.group, v.version, v.resources, models) {
+			paths[p.path] = p.v2(shared)
+		}
+	}
 	definitions, err := load(definitionsV2)
 	if err != nil {
 		return nil, err
 	}
 	rest := object{
-		"swagger": "2.0", "info": info(config), "paths": paths, "parameters": shared,
+		"swagger": "2.0", "info": info(config), "paths": paths, "parameters": shared.forms,
 		"securityDefinitions": object{"BearerToken": object{"type": "apiKey", "name": "authorization", "in": "header", "description": bearer}},
 		"security":            []object{{"BearerToken": []string{}}},
 	}

@@ -1,7 +1,6 @@
 package openapi
 
 import (
-	"fmt"
 	"slices"
 	"strconv"
 )
@@ -40,8 +39,46 @@ func (o operation) extensions() object {
 
 var meanings = map[int]string{200: "OK", 201: "Created", 202: "Accepted"}
 
+// sharedParameters are the query parameters that the paths of version 2 refer to.
+type sharedParameters struct {
+	forms object
+	keys  map[parameter]string
+}
+
+func newShared() *sharedParameters {
+	return &sharedParameters{forms: object{}, keys: map[parameter]string{}}
+}
+
+// key returns the name that a parameter is shared by. Parameters of one name can differ: the first keeps the plain name.
+func (s *sharedParameters) key(p parameter) string {
+	key, found := s.keys[p]
+	if found {
+		return key
+	}
+	key = p.name
+	for n := 2; s.forms[key] != nil; n++ {
+		key = p.name + "-" + strconv.Itoa(n)
+	}
+	s.keys[p], s.forms[key] = key, p.v2()
+	return key
+}
+
+func (p parameter) v2() object {
+	form := object{"name": p.name, "in": p.in, "type": p.kind, "uniqueItems": true}
+	if p.description != "" {
+		form["description"] = p.description
+	}
+	if p.repeated {
+		form["type"], form["items"], form["collectionFormat"] = "array", object{"type": p.kind}, "multi"
+	}
+	if p.in == "path" {
+		form["required"] = true
+	}
+	return form
+}
+
 // v2 is the path in OpenAPI 2.0. Query parameters stand in shared once.
-func (p path) v2(shared object) object {
+func (p path) v2(shared *sharedParameters) object {
 	form := object{}
 	if list := parametersV2(p.parameters, shared); len(list) > 0 {
 		form["parameters"] = list
@@ -75,29 +112,15 @@ func (p path) v2(shared object) object {
 	return form
 }
 
-// parametersV2 refers to shared parameters, and adds those that are not among them yet.
-func parametersV2(parameters []parameter, shared object) []any {
+// parametersV2 refers to shared parameters; those of the path stand where they are used.
+func parametersV2(parameters []parameter, shared *sharedParameters) []any {
 	var list []any
 	for _, p := range parameters {
-		form := object{"name": p.name, "in": p.in, "type": p.kind, "uniqueItems": true}
-		if p.description != "" {
-			form["description"] = p.description
-		}
-		if p.repeated {
-			form["type"], form["items"], form["collectionFormat"] = "array", object{"type": p.kind}, "multi"
-		}
 		if p.in == "path" {
-			form["required"] = true
-			list = append(list, form)
-			continue
+			list = append(list, p.v2())
+		} else {
+			list = append(list, object{"$ref": "#/parameters/" + shared.key(p)})
 		}
-		// One name can mean different things: previous ones keep theirs.
-		key := p.name
-		for n := 2; shared[key] != nil && fmt.Sprint(shared[key]) != fmt.Sprint(form); n++ {
-			key = p.name + "-" + strconv.Itoa(n)
-		}
-		shared[key] = form
-		list = append(list, object{"$ref": "#/parameters/" + key})
 	}
 	return list
 }

@@ -32,7 +32,10 @@ func New(config Config) map[string]http.Handler {
 	if config.Resources == nil {
 		config.Resources = resource.All()
 	}
-	s := &server{build: sync.OnceValues(func() (*documents, error) { return build(config) })}
+	s := &server{
+		version2: sync.OnceValues(func() (*document, error) { return buildV2(config) }),
+		version3: sync.OnceValues(func() (*documents, error) { return buildV3(config) }),
+	}
 	return map[string]http.Handler{
 		"/openapi/v2":  http.HandlerFunc(s.v2),
 		"/openapi/v3":  http.HandlerFunc(s.index),
@@ -40,53 +43,54 @@ func New(config Config) map[string]http.Handler {
 	}
 }
 
+// server makes documents when they are first asked for.
 type server struct {
-	build func() (*documents, error)
+	version2 func() (*document, error)
+	version3 func() (*documents, error)
 }
 
-// documents is all that is served.
+// documents are those of version 3.
 type documents struct {
-	v2    *document
 	index *document
-	// v3 are the documents by path below /openapi/v3/, for example apis/apps/v1.
-	v3 map[string]*document
+	// byPath has them by path below /openapi/v3/, for example apis/apps/v1.
+	byPath map[string]*document
 }
 
-// built returns the documents, or answers why there are none.
-func (s *server) built(w http.ResponseWriter, r *http.Request) (*documents, bool) {
+// built returns what build makes, or answers why there is nothing.
+func built[T any](w http.ResponseWriter, r *http.Request, build func() (T, error)) (made T, ok bool) {
 	if r.Method != http.MethodGet && r.Method != http.MethodHead {
 		w.Header().Set("Allow", "GET, HEAD")
 		respond.Error(w, r, apierrors.NewMethodNotSupported(schema.GroupResource{Resource: r.URL.Path}, strings.ToLower(r.Method)))
-		return nil, false
+		return made, false
 	}
-	all, err := s.build()
+	made, err := build()
 	if err != nil {
 		respond.Error(w, r, apierrors.NewInternalError(err))
-		return nil, false
+		return made, false
 	}
-	return all, true
+	return made, true
 }
 
 func (s *server) v2(w http.ResponseWriter, r *http.Request) {
-	if all, ok := s.built(w, r); ok {
-		all.v2.serve(w, r)
+	if d, ok := built(w, r, s.version2); ok {
+		d.serve(w, r)
 	}
 }
 
 func (s *server) index(w http.ResponseWriter, r *http.Request) {
-	if all, ok := s.built(w, r); ok {
+	if all, ok := built(w, r, s.version3); ok {
 		all.index.serve(w, r)
 	}
 }
 
 // v3 serves one document. A client that names the hash it knows from the index may keep the answer for ever; one that names another is sent to the new one.
 func (s *server) v3(w http.ResponseWriter, r *http.Request) {
-	all, ok := s.built(w, r)
+	all, ok := built(w, r, s.version3)
 	if !ok {
 		return
 	}
 	name := strings.TrimSuffix(strings.TrimPrefix(r.URL.Path, "/openapi/v3/"), "/")
-	d := all.v3[name]
+	d := all.byPath[name]
 	if d == nil {
 		respond.Error(w, r, apierrors.NewGenericServerResponse(http.StatusNotFound, "get", schema.GroupResource{}, "", "", 0, false))
 		return
