@@ -73,6 +73,13 @@ func (a *API) sessions() *grpc.ServiceDesc {
 		bidirectional(a, desc.ServiceName, "Tunnel", func(s grpc.ServerStream) error {
 			return a.config.Sessions.Tunnel(&grpc.GenericServerStream[nodev1.TunnelRequest, nodev1.TunnelResponse]{ServerStream: s})
 		}),
+		unary(a, desc.ServiceName, "Usage", rule[*nodev1.UsageRequest]{
+			attributes: func(context.Context, *nodev1.UsageRequest) ([]authorizer.Attributes, error) {
+				usage := to("get", nodes, "", "")
+				usage.Subresource = "usage"
+				return []authorizer.Attributes{usage}, nil
+			},
+		}, func(ctx context.Context, q *nodev1.UsageRequest) (any, error) { return a.config.Sessions.Usage(ctx, q) }),
 	)
 	return desc
 }

@@ -2,7 +2,7 @@
 //
 // One implementation serves every kind of the resource table: service descriptions are built from the proto descriptors, requests are the shared messages
 // of dhow.meta.v1, and objects pass as bytes in both directions. Reads answer with the cache's buffers and decode nothing. A kind's own
-// methods (a pod's Bind, Log and Exec) and the services that are about no kind are added in their own files.
+// methods (a pod's Bind, Log, Exec, Attach and PortForward, an account's Token) and the services that are about no kind are added in their own files.
 //
 // Who may call a method is declared where the method is made (rpc.go); there is no way to make one without.
 package grpcapi
@@ -11,6 +11,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"net"
 
 	"google.golang.org/grpc"
 	"google.golang.org/protobuf/reflect/protoreflect"
@@ -26,8 +27,9 @@ import (
 )
 
 var (
-	pods  = resource.For[*corev1.Pod]()
-	nodes = resource.For[*corev1.Node]()
+	pods     = resource.For[*corev1.Pod]()
+	nodes    = resource.For[*corev1.Node]()
+	accounts = resource.For[*corev1.ServiceAccount]()
 )
 
 // Tunnels reach the containers of pods, through the node that runs them. Requests name a pod that exists and has a node.
@@ -36,6 +38,10 @@ type Tunnels interface {
 	Log(ctx context.Context, pod Pod, request *corev1.PodLogRequest, send func(*corev1.PodLogResponse) error) error
 	// Exec runs a command; receive gives what the caller sends after its start.
 	Exec(ctx context.Context, pod Pod, start *corev1.PodExecRequest_Start, receive func() (*corev1.PodExecRequest, error), send func(*corev1.PodExecResponse) error) error
+	// AttachTo connects to a container's own process until it, or ctx, ends; receive gives what the caller sends after its start.
+	AttachTo(ctx context.Context, pod Pod, start *corev1.PodAttachRequest_Start, receive func() (*corev1.PodAttachRequest, error), send func(*corev1.PodAttachResponse) error) error
+	// Dial connects to a TCP port of a pod. The connection can close its writing side (CloseWrite), knows no deadlines, and ends with ctx.
+	Dial(ctx context.Context, pod Pod, start *corev1.PodPortForwardRequest_Start) (net.Conn, error)
 }
 
 // Pod is where a pod runs.
@@ -57,14 +63,12 @@ type Config struct {
 	Components Components
 	// Sessions serves the node agents.
 	Sessions nodev1.SessionsServer
+	// Tokens issues the tokens of service accounts. Nil: UNAVAILABLE.
+	Tokens Tokens
 	// Scheduler answers Explain. Nil: UNAVAILABLE.
 	Scheduler grpc.ClientConnInterface
 	// Extras append to an object what is known but not stored, such as a node Lease's renewTime; they return nil for most. Keyed by kind.
-	Extras map[*resource.Resource]func(*cache.Entry) []byte
-	// Virtual and Views answer for kinds that are not stored, Scales for the subresource of that name. Kinds that are missing here are not served.
-	Virtual map[*resource.Resource]Answer
-	Views   map[*resource.Resource]View
-	Scales  Scales
+	Extras  map[*resource.Resource]func(*cache.Entry) []byte
 	Logger  *slog.Logger
 	Version string
 }
@@ -80,9 +84,7 @@ type API struct {
 func New(config Config) *API {
 	a := &API{config: config, declared: map[string]struct{}{}}
 	for _, r := range resource.Kinds() {
-		if r.Service() != nil {
-			a.services = append(a.services, a.kind(r))
-		}
+		a.services = append(a.services, a.kind(r))
 	}
 	a.services = append(a.services, a.objects(), a.cluster(), a.scheduler(), a.sessions())
 	return a
@@ -124,9 +126,6 @@ func (a *API) kind(r *resource.Resource) *grpc.ServiceDesc {
 }
 
 func (a *API) method(r *resource.Resource, service, name string) (rpc, bool) {
-	if r.Virtual {
-		return a.virtual(r, service, name)
-	}
 	switch name {
 	case "Get":
 		return a.get(r, service), true
@@ -142,10 +141,6 @@ func (a *API) method(r *resource.Resource, service, name string) (rpc, bool) {
 		return a.delete(r, service), true
 	case "DeleteCollection":
 		return a.deleteCollection(r, service), true
-	case "GetScale":
-		return a.getScale(r, service), true
-	case "UpdateScale":
-		return a.updateScale(r, service), true
 	}
 	if r == pods {
 		switch name {
@@ -155,7 +150,14 @@ func (a *API) method(r *resource.Resource, service, name string) (rpc, bool) {
 			return a.log(service), true
 		case "Exec":
 			return a.exec(service), true
+		case "Attach":
+			return a.attach(service), true
+		case "PortForward":
+			return a.portForward(service), true
 		}
+	}
+	if r == accounts && name == "Token" {
+		return a.token(service), true
 	}
 	return rpc{}, false
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 
 	"google.golang.org/grpc"
@@ -124,5 +125,89 @@ func (a *API) exec(service string) rpc {
 			return next, stream.RecvMsg(next)
 		}
 		return a.config.Tunnels.Exec(stream.Context(), pod, start, receive, func(piece *corev1.PodExecResponse) error { return stream.SendMsg(piece) })
+	})
+}
+
+func (a *API) attach(service string) rpc {
+	return stream(a, service, "Attach", true, rule[*corev1.PodAttachRequest]{
+		attributes: func(_ context.Context, q *corev1.PodAttachRequest) ([]authorizer.Attributes, error) {
+			return onPod("create", "attach", q.GetStart().GetNamespace(), q.GetStart().GetName()), nil
+		},
+	}, func(q *corev1.PodAttachRequest, stream grpc.ServerStream) error {
+		start := q.GetStart()
+		if start == nil {
+			return apierrors.NewBadRequest("the first message must hold start")
+		}
+		pod, err := a.placed(stream.Context(), start.GetNamespace(), start.GetName())
+		if err != nil {
+			return err
+		}
+		receive := func() (*corev1.PodAttachRequest, error) {
+			next := &corev1.PodAttachRequest{}
+			return next, stream.RecvMsg(next)
+		}
+		return a.config.Tunnels.AttachTo(stream.Context(), pod, start, receive, func(piece *corev1.PodAttachResponse) error { return stream.SendMsg(piece) })
+	})
+}
+
+// forwarded is how much of a connection travels in one message.
+const forwarded = 32 << 10
+
+func (a *API) portForward(service string) rpc {
+	return stream(a, service, "PortForward", true, rule[*corev1.PodPortForwardRequest]{
+		attributes: func(_ context.Context, q *corev1.PodPortForwardRequest) ([]authorizer.Attributes, error) {
+			return onPod("create", "portforward", q.GetStart().GetNamespace(), q.GetStart().GetName()), nil
+		},
+	}, func(q *corev1.PodPortForwardRequest, stream grpc.ServerStream) error {
+		start := q.GetStart()
+		if start == nil {
+			return apierrors.NewBadRequest("the first message must hold start")
+		}
+		if p := start.GetPort(); p < 1 || p > 65535 {
+			return apierrors.NewBadRequest(fmt.Sprintf("port %d must be between 1 and 65535, inclusive", p))
+		}
+		pod, err := a.placed(stream.Context(), start.GetNamespace(), start.GetName())
+		if err != nil {
+			return err
+		}
+		conn, err := a.config.Tunnels.Dial(stream.Context(), pod, start)
+		if err != nil {
+			return err
+		}
+		defer conn.Close()
+		if err := stream.SendMsg(&corev1.PodPortForwardResponse{}); err != nil {
+			return err
+		}
+		// Ends with the stream, which ends when this returns.
+		go func() {
+			for {
+				next := &corev1.PodPortForwardRequest{}
+				err := stream.RecvMsg(next)
+				if err == nil && next.HasData() {
+					_, err = conn.Write(next.GetData())
+				}
+				if err != nil || next.GetClose() {
+					if half, ok := conn.(interface{ CloseWrite() error }); ok {
+						_ = half.CloseWrite() // whoever reads the connection sees what is wrong
+					}
+					return
+				}
+			}
+		}()
+		buffer := make([]byte, forwarded)
+		for {
+			n, err := conn.Read(buffer)
+			if n > 0 {
+				if err := stream.SendMsg(corev1.PodPortForwardResponse_builder{Data: buffer[:n]}.Build()); err != nil {
+					return err
+				}
+			}
+			if errors.Is(err, io.EOF) {
+				return nil
+			}
+			if err != nil {
+				return err
+			}
+		}
 	})
 }

@@ -34,6 +34,8 @@ type attached struct {
 	epoch int64
 	// heard is when the agent last said anything, in nanoseconds.
 	heard atomic.Int64
+	// usage is what the node uses, as its agent last said; nil before. It must not be changed.
+	usage atomic.Pointer[nodev1.NodeUsage]
 
 	sending sync.Mutex // one Send at a time
 	stream  grpc.BidiStreamingServer[nodev1.AttachRequest, nodev1.AttachResponse]
@@ -171,6 +173,7 @@ func (m *Manager) begin(ctx context.Context, s *attached, hello *kcorev1.Node) (
 		return nil, errTakenOver
 	}
 	m.sessions[s.node] = s
+	m.tell()
 	m.endGrace(s.node)
 	m.mu.Unlock()
 	if before != nil {
@@ -229,6 +232,9 @@ func (m *Manager) hear(s *attached) {
 			return
 		}
 		s.heard.Store(time.Now().UnixNano())
+		if request.HasUsage() {
+			s.usage.Store(request.GetUsage())
+		}
 		if !request.HasStatus() {
 			continue
 		}

@@ -11,7 +11,6 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
 	corev1 "dhow.dev/gen/go/dhow/core/v1"
-	"dhow.dev/services/apiserver/internal/grpcapi"
 )
 
 // forwardedKey is the header of a call that another API server passed on: it is not passed on again.
@@ -29,15 +28,27 @@ func (m *Manager) peer(ctx context.Context, node string) (corev1.PodsClient, con
 	if !known || !alive || o.Lost || o.Server == m.id || m.config.PeerDial == nil {
 		return nil, nil, noSession(node)
 	}
-	conn := m.peers[address]
-	if conn == nil {
-		var err error
-		if conn, err = m.config.PeerDial(address); err != nil {
-			return nil, nil, apierrors.NewServiceUnavailable(fmt.Sprintf("node %s is served by another API server, which cannot be reached: %v", node, err))
-		}
-		m.peers[address] = conn
+	conn, err := m.connect(address)
+	if err != nil {
+		return nil, nil, apierrors.NewServiceUnavailable(fmt.Sprintf("node %s is served by another API server, which cannot be reached: %v", node, err))
 	}
 	return corev1.NewPodsClient(conn), metadata.AppendToOutgoingContext(ctx, forwardedKey, m.id), nil
+}
+
+// connect returns the connection to another API server. The caller holds mu.
+func (m *Manager) connect(address string) (*grpc.ClientConn, error) {
+	if conn := m.peers[address]; conn != nil {
+		return conn, nil
+	}
+	if m.config.PeerDial == nil {
+		return nil, errors.New("this API server knows no others")
+	}
+	conn, err := m.config.PeerDial(address)
+	if err != nil {
+		return nil, err
+	}
+	m.peers[address] = conn
+	return conn, nil
 }
 
 func (m *Manager) closePeers() {
@@ -49,51 +60,55 @@ func (m *Manager) closePeers() {
 	}
 }
 
-func (m *Manager) forwardLog(ctx context.Context, pod grpcapi.Pod, request *corev1.PodLogRequest, send func(*corev1.PodLogResponse) error) error {
+func forwardLog(ctx context.Context, peer corev1.PodsClient, request *corev1.PodLogRequest, send func(*corev1.PodLogResponse) error) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	client, ctx, err := m.peer(ctx, pod.Node)
-	if err != nil {
-		return err
-	}
-	stream, err := client.Log(ctx, request)
+	stream, err := peer.Log(ctx, request)
 	if err != nil {
 		return err
 	}
 	return relay(stream.Recv, send)
 }
 
-func (m *Manager) forwardExec(ctx context.Context, pod grpcapi.Pod, start *corev1.PodExecRequest_Start, receive func() (*corev1.PodExecRequest, error), send func(*corev1.PodExecResponse) error) error {
+func forwardExec(ctx context.Context, peer corev1.PodsClient, start *corev1.PodExecRequest_Start, receive func() (*corev1.PodExecRequest, error), send func(*corev1.PodExecResponse) error) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	client, ctx, err := m.peer(ctx, pod.Node)
+	stream, err := peer.Exec(ctx)
 	if err != nil {
 		return err
 	}
-	stream, err := client.Exec(ctx)
-	if err != nil {
-		return err
-	}
-	if err := stream.Send(corev1.PodExecRequest_builder{Start: start}.Build()); err != nil && !errors.Is(err, io.EOF) {
-		return err
-	}
-	go passInput(stream, receive)
-	return relay(stream.Recv, send)
+	return passOn(stream, corev1.PodExecRequest_builder{Start: start}.Build(), receive, send)
 }
 
-// passInput passes the caller's input on until either stream ends.
-func passInput(stream grpc.BidiStreamingClient[corev1.PodExecRequest, corev1.PodExecResponse], receive func() (*corev1.PodExecRequest, error)) {
-	for {
-		input, err := receive()
-		if err != nil {
-			// The end of the caller's input, or of the caller; in the second case the call's context ends as well.
-			_ = stream.CloseSend()
-			return
-		}
-		if stream.Send(input) != nil {
-			return
-		}
+func forwardAttach(ctx context.Context, peer corev1.PodsClient, start *corev1.PodAttachRequest_Start, receive func() (*corev1.PodAttachRequest, error), send func(*corev1.PodAttachResponse) error) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	stream, err := peer.Attach(ctx)
+	if err != nil {
+		return err
 	}
+	return passOn(stream, corev1.PodAttachRequest_builder{Start: start}.Build(), receive, send)
+}
+
+// passOn passes a call with input on, until either stream ends.
+func passOn[In, Out any](stream grpc.BidiStreamingClient[In, Out], first *In, receive func() (*In, error), send func(*Out) error) error {
+	if err := stream.Send(first); err != nil && !errors.Is(err, io.EOF) {
+		return err
+	}
+	go func() {
+		for {
+			input, err := receive()
+			if err != nil {
+				// The end of the caller's input, or of the caller; in the second case the call's context ends as well.
+				_ = stream.CloseSend()
+				return
+			}
+			if stream.Send(input) != nil {
+				return
+			}
+		}
+	}()
+	return relay(stream.Recv, send)
 }
 
 // relay passes messages on until the stream ends.

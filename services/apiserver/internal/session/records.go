@@ -236,6 +236,7 @@ func (m *Manager) serverRecord(id, address string, exists bool) {
 	} else {
 		delete(m.servers, id)
 	}
+	m.tell()
 	close(m.serversChanged)
 	m.serversChanged = make(chan struct{})
 	if id == m.id {
@@ -258,6 +259,7 @@ func (m *Manager) ownerRecord(node string, o owner) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.owners[node] = o
+	m.tell()
 	if g, silent := m.graces[node]; silent && (o.Lost || o.Epoch > g.epoch) {
 		m.endGrace(node)
 	}

@@ -72,6 +72,8 @@ type Manager struct {
 	serversChanged chan struct{}
 	// graces are the nodes that are silent, with the cancellation of their loss.
 	graces map[string]grace
+	// news is closed and replaced when a session begins or records of owners and servers change.
+	news chan struct{}
 	// tunnels are those that were asked for and not dialed yet, by id.
 	tunnels map[string]*tunnel
 	peers   map[string]*grpc.ClientConn
@@ -103,7 +105,7 @@ func New(config Config) (*Manager, error) {
 	return &Manager{
 		config: config, id: uuid.NewString(), attachedNow: attachedNow, lost: lost, started: make(chan struct{}),
 		sessions: map[string]*attached{}, owners: map[string]owner{}, servers: map[string]string{}, serversChanged: make(chan struct{}),
-		graces: map[string]grace{}, tunnels: map[string]*tunnel{}, peers: map[string]*grpc.ClientConn{},
+		graces: map[string]grace{}, news: make(chan struct{}), tunnels: map[string]*tunnel{}, peers: map[string]*grpc.ClientConn{},
 	}, nil
 }
 

@@ -14,11 +14,9 @@ import (
 	"google.golang.org/grpc/status"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
-	corev1 "dhow.dev/gen/go/dhow/core/v1"
 	nodev1 "dhow.dev/gen/go/dhow/node/v1"
 	"dhow.dev/pkg/identity"
 	"dhow.dev/pkg/telemetry"
-	"dhow.dev/services/apiserver/internal/grpcapi"
 )
 
 // dialTimeout bounds how long an agent may take to dial a tunnel that it was asked for.
@@ -26,7 +24,7 @@ const dialTimeout = 10 * time.Second
 
 var errTunnelOver = status.Error(codes.NotFound, "nobody waits for this tunnel any more")
 
-// tunnel is one exec or log on its way back from a node. The call that asked for it uses it; the stream's handler only waits for its end.
+// tunnel is one log, exec, attach or connection on its way back from a node. The call that asked for it uses it; the stream's handler only waits for its end.
 type tunnel struct {
 	node   string
 	dialed chan struct{}
@@ -158,75 +156,5 @@ func (m *Manager) open(ctx context.Context, s *attached, request *nodev1.OpenTun
 		return giveUp(apierrors.NewServiceUnavailable(fmt.Sprintf("node %s did not answer within %s", s.node, dialTimeout)))
 	case <-ctx.Done():
 		return giveUp(ctx.Err())
-	}
-}
-
-func noSession(node string) error {
-	return apierrors.NewServiceUnavailable(fmt.Sprintf("node %s has no session: its agent is not connected", node))
-}
-
-// Log implements grpcapi.Tunnels.
-func (m *Manager) Log(ctx context.Context, pod grpcapi.Pod, request *corev1.PodLogRequest, send func(*corev1.PodLogResponse) error) error {
-	s := m.session(pod.Node)
-	if s == nil {
-		return m.forwardLog(ctx, pod, request, send)
-	}
-	t, err := m.open(ctx, s, nodev1.OpenTunnel_builder{Log: request, PodUid: pod.UID}.Build())
-	if err != nil {
-		return err
-	}
-	defer t.close()
-	for {
-		message, err := t.next(ctx)
-		if errors.Is(err, io.EOF) {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-		if err := send(message.GetLog()); err != nil {
-			return err
-		}
-	}
-}
-
-// Exec implements grpcapi.Tunnels.
-func (m *Manager) Exec(ctx context.Context, pod grpcapi.Pod, start *corev1.PodExecRequest_Start, receive func() (*corev1.PodExecRequest, error), send func(*corev1.PodExecResponse) error) error {
-	s := m.session(pod.Node)
-	if s == nil {
-		return m.forwardExec(ctx, pod, start, receive, send)
-	}
-	t, err := m.open(ctx, s, nodev1.OpenTunnel_builder{Exec: start, PodUid: pod.UID}.Build())
-	if err != nil {
-		return err
-	}
-	defer t.close()
-	// Ends when the caller's stream ends, which it does when this returns.
-	go func() {
-		for {
-			input, err := receive()
-			if err != nil {
-				return
-			}
-			if t.send(nodev1.TunnelResponse_builder{Exec: input}.Build()) != nil {
-				return
-			}
-		}
-	}()
-	for {
-		message, err := t.next(ctx)
-		if errors.Is(err, io.EOF) {
-			return apierrors.NewServiceUnavailable(fmt.Sprintf("node %s ended the call without an exit code", pod.Node))
-		}
-		if err != nil {
-			return err
-		}
-		output := message.GetExec()
-		if err := send(output); err != nil {
-			return err
-		}
-		if output.HasExitCode() {
-			return nil
-		}
 	}
 }

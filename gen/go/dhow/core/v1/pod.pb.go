@@ -6751,7 +6751,7 @@ const file_dhow_core_v1_pod_proto_rawDesc = "" +
 	"\x06object\x18\x02 \x01(\v2\x11.dhow.core.v1.PodR\x06object\x12\x1a\n" +
 	"\brevision\x18\x03 \x01(\x03R\brevision\x12 \n" +
 	"\vtraceparent\x18\x04 \x01(\tR\vtraceparent\x12\x1c\n" +
-	"\tselection\x18\x05 \x01(\rR\tselection2\x97\x06\n" +
+	"\tselection\x18\x05 \x01(\rR\tselection2\xc4\a\n" +
 	"\x04Pods\x122\n" +
 	"\x03Get\x12\x18.dhow.meta.v1.GetRequest\x1a\x11.dhow.core.v1.Pod\x12:\n" +
 	"\x04List\x12\x19.dhow.meta.v1.ListRequest\x1a\x15.dhow.core.v1.PodList0\x01\x12E\n" +
@@ -6764,7 +6764,9 @@ const file_dhow_core_v1_pod_proto_rawDesc = "" +
 	"\x10DeleteCollection\x12%.dhow.meta.v1.DeleteCollectionRequest\x1a&.dhow.meta.v1.DeleteCollectionResponse\x12C\n" +
 	"\x04Bind\x12\x1c.dhow.core.v1.PodBindRequest\x1a\x1d.dhow.core.v1.PodBindResponse\x12B\n" +
 	"\x03Log\x12\x1b.dhow.core.v1.PodLogRequest\x1a\x1c.dhow.core.v1.PodLogResponse0\x01\x12G\n" +
-	"\x04Exec\x12\x1c.dhow.core.v1.PodExecRequest\x1a\x1d.dhow.core.v1.PodExecResponse(\x010\x01B\x93\x01\n" +
+	"\x04Exec\x12\x1c.dhow.core.v1.PodExecRequest\x1a\x1d.dhow.core.v1.PodExecResponse(\x010\x01\x12M\n" +
+	"\x06Attach\x12\x1e.dhow.core.v1.PodAttachRequest\x1a\x1f.dhow.core.v1.PodAttachResponse(\x010\x01\x12\\\n" +
+	"\vPortForward\x12#.dhow.core.v1.PodPortForwardRequest\x1a$.dhow.core.v1.PodPortForwardResponse(\x010\x01B\x93\x01\n" +
 	"\x10com.dhow.core.v1B\bPodProtoP\x01Z#dhow.dev/gen/go/dhow/core/v1;corev1\xa2\x02\x03DCX\xaa\x02\fDhow.Core.V1\xca\x02\fDhow\\Core\\V1\xe2\x02\x18Dhow\\Core\\V1\\GPBMetadata\xea\x02\x0eDhow::Core::V1b\x06proto3"
 
 var file_dhow_core_v1_pod_proto_msgTypes = make([]protoimpl.MessageInfo, 42)
@@ -6839,10 +6841,14 @@ var file_dhow_core_v1_pod_proto_goTypes = []any{
 	(*PodBindRequest)(nil),                     // 67: dhow.core.v1.PodBindRequest
 	(*PodLogRequest)(nil),                      // 68: dhow.core.v1.PodLogRequest
 	(*PodExecRequest)(nil),                     // 69: dhow.core.v1.PodExecRequest
-	(*v1.DeleteCollectionResponse)(nil),        // 70: dhow.meta.v1.DeleteCollectionResponse
-	(*PodBindResponse)(nil),                    // 71: dhow.core.v1.PodBindResponse
-	(*PodLogResponse)(nil),                     // 72: dhow.core.v1.PodLogResponse
-	(*PodExecResponse)(nil),                    // 73: dhow.core.v1.PodExecResponse
+	(*PodAttachRequest)(nil),                   // 70: dhow.core.v1.PodAttachRequest
+	(*PodPortForwardRequest)(nil),              // 71: dhow.core.v1.PodPortForwardRequest
+	(*v1.DeleteCollectionResponse)(nil),        // 72: dhow.meta.v1.DeleteCollectionResponse
+	(*PodBindResponse)(nil),                    // 73: dhow.core.v1.PodBindResponse
+	(*PodLogResponse)(nil),                     // 74: dhow.core.v1.PodLogResponse
+	(*PodExecResponse)(nil),                    // 75: dhow.core.v1.PodExecResponse
+	(*PodAttachResponse)(nil),                  // 76: dhow.core.v1.PodAttachResponse
+	(*PodPortForwardResponse)(nil),             // 77: dhow.core.v1.PodPortForwardResponse
 }
 var file_dhow_core_v1_pod_proto_depIdxs = []int32{
 	42, // 0: dhow.core.v1.Pod.metadata:type_name -> dhow.meta.v1.ObjectMeta
@@ -6932,20 +6938,24 @@ var file_dhow_core_v1_pod_proto_depIdxs = []int32{
 	67, // 84: dhow.core.v1.Pods.Bind:input_type -> dhow.core.v1.PodBindRequest
 	68, // 85: dhow.core.v1.Pods.Log:input_type -> dhow.core.v1.PodLogRequest
 	69, // 86: dhow.core.v1.Pods.Exec:input_type -> dhow.core.v1.PodExecRequest
-	0,  // 87: dhow.core.v1.Pods.Get:output_type -> dhow.core.v1.Pod
-	32, // 88: dhow.core.v1.Pods.List:output_type -> dhow.core.v1.PodList
-	35, // 89: dhow.core.v1.Pods.Watch:output_type -> dhow.core.v1.PodWatchResponse
-	0,  // 90: dhow.core.v1.Pods.Create:output_type -> dhow.core.v1.Pod
-	0,  // 91: dhow.core.v1.Pods.Update:output_type -> dhow.core.v1.Pod
-	0,  // 92: dhow.core.v1.Pods.Patch:output_type -> dhow.core.v1.Pod
-	0,  // 93: dhow.core.v1.Pods.Apply:output_type -> dhow.core.v1.Pod
-	0,  // 94: dhow.core.v1.Pods.Delete:output_type -> dhow.core.v1.Pod
-	70, // 95: dhow.core.v1.Pods.DeleteCollection:output_type -> dhow.meta.v1.DeleteCollectionResponse
-	71, // 96: dhow.core.v1.Pods.Bind:output_type -> dhow.core.v1.PodBindResponse
-	72, // 97: dhow.core.v1.Pods.Log:output_type -> dhow.core.v1.PodLogResponse
-	73, // 98: dhow.core.v1.Pods.Exec:output_type -> dhow.core.v1.PodExecResponse
-	87, // [87:99] is the sub-list for method output_type
-	75, // [75:87] is the sub-list for method input_type
+	70, // 87: dhow.core.v1.Pods.Attach:input_type -> dhow.core.v1.PodAttachRequest
+	71, // 88: dhow.core.v1.Pods.PortForward:input_type -> dhow.core.v1.PodPortForwardRequest
+	0,  // 89: dhow.core.v1.Pods.Get:output_type -> dhow.core.v1.Pod
+	32, // 90: dhow.core.v1.Pods.List:output_type -> dhow.core.v1.PodList
+	35, // 91: dhow.core.v1.Pods.Watch:output_type -> dhow.core.v1.PodWatchResponse
+	0,  // 92: dhow.core.v1.Pods.Create:output_type -> dhow.core.v1.Pod
+	0,  // 93: dhow.core.v1.Pods.Update:output_type -> dhow.core.v1.Pod
+	0,  // 94: dhow.core.v1.Pods.Patch:output_type -> dhow.core.v1.Pod
+	0,  // 95: dhow.core.v1.Pods.Apply:output_type -> dhow.core.v1.Pod
+	0,  // 96: dhow.core.v1.Pods.Delete:output_type -> dhow.core.v1.Pod
+	72, // 97: dhow.core.v1.Pods.DeleteCollection:output_type -> dhow.meta.v1.DeleteCollectionResponse
+	73, // 98: dhow.core.v1.Pods.Bind:output_type -> dhow.core.v1.PodBindResponse
+	74, // 99: dhow.core.v1.Pods.Log:output_type -> dhow.core.v1.PodLogResponse
+	75, // 100: dhow.core.v1.Pods.Exec:output_type -> dhow.core.v1.PodExecResponse
+	76, // 101: dhow.core.v1.Pods.Attach:output_type -> dhow.core.v1.PodAttachResponse
+	77, // 102: dhow.core.v1.Pods.PortForward:output_type -> dhow.core.v1.PodPortForwardResponse
+	89, // [89:103] is the sub-list for method output_type
+	75, // [75:89] is the sub-list for method input_type
 	75, // [75:75] is the sub-list for extension type_name
 	75, // [75:75] is the sub-list for extension extendee
 	0,  // [0:75] is the sub-list for field type_name

@@ -32,6 +32,8 @@ const (
 	Pods_Bind_FullMethodName             = "/dhow.core.v1.Pods/Bind"
 	Pods_Log_FullMethodName              = "/dhow.core.v1.Pods/Log"
 	Pods_Exec_FullMethodName             = "/dhow.core.v1.Pods/Exec"
+	Pods_Attach_FullMethodName           = "/dhow.core.v1.Pods/Attach"
+	Pods_PortForward_FullMethodName      = "/dhow.core.v1.Pods/PortForward"
 )
 
 // PodsClient is the client API for Pods service.
@@ -69,6 +71,12 @@ type PodsClient interface {
 	Log(ctx context.Context, in *PodLogRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[PodLogResponse], error)
 	// Exec runs a command in a container (verb create on pods/exec). Not retried: the command may have run.
 	Exec(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[PodExecRequest, PodExecResponse], error)
+	// Attach connects to the streams of a container's own process. Needs `create` on pods/attach. Ends with the container, or with the caller's stream.
+	// INVALID_ARGUMENT: no such container, or it is not running. UNAVAILABLE: its node cannot be reached. Not to be retried with input.
+	Attach(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[PodAttachRequest, PodAttachResponse], error)
+	// PortForward is one TCP connection to a port in the pod's network namespace. Needs `create` on pods/portforward. UNAVAILABLE: the node cannot be
+	// reached, or nothing listens on the port. May be retried before the first byte was sent.
+	PortForward(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[PodPortForwardRequest, PodPortForwardResponse], error)
 }
 
 type podsClient struct {
@@ -229,6 +237,32 @@ func (c *podsClient) Exec(ctx context.Context, opts ...grpc.CallOption) (grpc.Bi
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Pods_ExecClient = grpc.BidiStreamingClient[PodExecRequest, PodExecResponse]
 
+func (c *podsClient) Attach(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[PodAttachRequest, PodAttachResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &Pods_ServiceDesc.Streams[4], Pods_Attach_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[PodAttachRequest, PodAttachResponse]{ClientStream: stream}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Pods_AttachClient = grpc.BidiStreamingClient[PodAttachRequest, PodAttachResponse]
+
+func (c *podsClient) PortForward(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[PodPortForwardRequest, PodPortForwardResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &Pods_ServiceDesc.Streams[5], Pods_PortForward_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[PodPortForwardRequest, PodPortForwardResponse]{ClientStream: stream}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Pods_PortForwardClient = grpc.BidiStreamingClient[PodPortForwardRequest, PodPortForwardResponse]
+
 // PodsServer is the server API for Pods service.
 // All implementations must embed UnimplementedPodsServer
 // for forward compatibility.
@@ -264,6 +298,12 @@ type PodsServer interface {
 	Log(*PodLogRequest, grpc.ServerStreamingServer[PodLogResponse]) error
 	// Exec runs a command in a container (verb create on pods/exec). Not retried: the command may have run.
 	Exec(grpc.BidiStreamingServer[PodExecRequest, PodExecResponse]) error
+	// Attach connects to the streams of a container's own process. Needs `create` on pods/attach. Ends with the container, or with the caller's stream.
+	// INVALID_ARGUMENT: no such container, or it is not running. UNAVAILABLE: its node cannot be reached. Not to be retried with input.
+	Attach(grpc.BidiStreamingServer[PodAttachRequest, PodAttachResponse]) error
+	// PortForward is one TCP connection to a port in the pod's network namespace. Needs `create` on pods/portforward. UNAVAILABLE: the node cannot be
+	// reached, or nothing listens on the port. May be retried before the first byte was sent.
+	PortForward(grpc.BidiStreamingServer[PodPortForwardRequest, PodPortForwardResponse]) error
 	mustEmbedUnimplementedPodsServer()
 }
 
@@ -309,6 +349,12 @@ func (UnimplementedPodsServer) Log(*PodLogRequest, grpc.ServerStreamingServer[Po
 }
 func (UnimplementedPodsServer) Exec(grpc.BidiStreamingServer[PodExecRequest, PodExecResponse]) error {
 	return status.Error(codes.Unimplemented, "method Exec not implemented")
+}
+func (UnimplementedPodsServer) Attach(grpc.BidiStreamingServer[PodAttachRequest, PodAttachResponse]) error {
+	return status.Error(codes.Unimplemented, "method Attach not implemented")
+}
+func (UnimplementedPodsServer) PortForward(grpc.BidiStreamingServer[PodPortForwardRequest, PodPortForwardResponse]) error {
+	return status.Error(codes.Unimplemented, "method PortForward not implemented")
 }
 func (UnimplementedPodsServer) mustEmbedUnimplementedPodsServer() {}
 func (UnimplementedPodsServer) testEmbeddedByValue()              {}
@@ -515,6 +561,20 @@ func _Pods_Exec_Handler(srv interface{}, stream grpc.ServerStream) error {
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Pods_ExecServer = grpc.BidiStreamingServer[PodExecRequest, PodExecResponse]
 
+func _Pods_Attach_Handler(srv interface{}, stream grpc.ServerStream) error {
+	return srv.(PodsServer).Attach(&grpc.GenericServerStream[PodAttachRequest, PodAttachResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Pods_AttachServer = grpc.BidiStreamingServer[PodAttachRequest, PodAttachResponse]
+
+func _Pods_PortForward_Handler(srv interface{}, stream grpc.ServerStream) error {
+	return srv.(PodsServer).PortForward(&grpc.GenericServerStream[PodPortForwardRequest, PodPortForwardResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Pods_PortForwardServer = grpc.BidiStreamingServer[PodPortForwardRequest, PodPortForwardResponse]
+
 // Pods_ServiceDesc is the grpc.ServiceDesc for Pods service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -574,6 +634,18 @@ var Pods_ServiceDesc = grpc.ServiceDesc{
 		{
 			StreamName:    "Exec",
 			Handler:       _Pods_Exec_Handler,
+			ServerStreams: true,
+			ClientStreams: true,
+		},
+		{
+			StreamName:    "Attach",
+			Handler:       _Pods_Attach_Handler,
+			ServerStreams: true,
+			ClientStreams: true,
+		},
+		{
+			StreamName:    "PortForward",
+			Handler:       _Pods_PortForward_Handler,
 			ServerStreams: true,
 			ClientStreams: true,
 		},

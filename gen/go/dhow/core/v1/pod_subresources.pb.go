@@ -973,6 +973,722 @@ func (*podExecResponse_Stderr) isPodExecResponse_Message() {}
 
 func (*podExecResponse_ExitCode) isPodExecResponse_Message() {}
 
+// PodAttachRequest is what the caller sends: the first message holds `start`, later ones the rest.
+type PodAttachRequest struct {
+	state              protoimpl.MessageState     `protogen:"opaque.v1"`
+	xxx_hidden_Message isPodAttachRequest_Message `protobuf_oneof:"message"`
+	unknownFields      protoimpl.UnknownFields
+	sizeCache          protoimpl.SizeCache
+}
+
+func (x *PodAttachRequest) Reset() {
+	*x = PodAttachRequest{}
+	mi := &file_dhow_core_v1_pod_subresources_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PodAttachRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PodAttachRequest) ProtoMessage() {}
+
+func (x *PodAttachRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_dhow_core_v1_pod_subresources_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+func (x *PodAttachRequest) GetStart() *PodAttachRequest_Start {
+	if x != nil {
+		if x, ok := x.xxx_hidden_Message.(*podAttachRequest_Start_); ok {
+			return x.Start
+		}
+	}
+	return nil
+}
+
+func (x *PodAttachRequest) GetStdin() []byte {
+	if x != nil {
+		if x, ok := x.xxx_hidden_Message.(*podAttachRequest_Stdin); ok {
+			return x.Stdin
+		}
+	}
+	return nil
+}
+
+func (x *PodAttachRequest) GetCloseStdin() bool {
+	if x != nil {
+		if x, ok := x.xxx_hidden_Message.(*podAttachRequest_CloseStdin); ok {
+			return x.CloseStdin
+		}
+	}
+	return false
+}
+
+func (x *PodAttachRequest) GetResize() *PodExecRequest_Resize {
+	if x != nil {
+		if x, ok := x.xxx_hidden_Message.(*podAttachRequest_Resize); ok {
+			return x.Resize
+		}
+	}
+	return nil
+}
+
+func (x *PodAttachRequest) SetStart(v *PodAttachRequest_Start) {
+	if v == nil {
+		x.xxx_hidden_Message = nil
+		return
+	}
+	x.xxx_hidden_Message = &podAttachRequest_Start_{v}
+}
+
+func (x *PodAttachRequest) SetStdin(v []byte) {
+	if v == nil {
+		v = []byte{}
+	}
+	x.xxx_hidden_Message = &podAttachRequest_Stdin{v}
+}
+
+func (x *PodAttachRequest) SetCloseStdin(v bool) {
+	x.xxx_hidden_Message = &podAttachRequest_CloseStdin{v}
+}
+
+func (x *PodAttachRequest) SetResize(v *PodExecRequest_Resize) {
+	if v == nil {
+		x.xxx_hidden_Message = nil
+		return
+	}
+	x.xxx_hidden_Message = &podAttachRequest_Resize{v}
+}
+
+func (x *PodAttachRequest) HasMessage() bool {
+	if x == nil {
+		return false
+	}
+	return x.xxx_hidden_Message != nil
+}
+
+func (x *PodAttachRequest) HasStart() bool {
+	if x == nil {
+		return false
+	}
+	_, ok := x.xxx_hidden_Message.(*podAttachRequest_Start_)
+	return ok
+}
+
+func (x *PodAttachRequest) HasStdin() bool {
+	if x == nil {
+		return false
+	}
+	_, ok := x.xxx_hidden_Message.(*podAttachRequest_Stdin)
+	return ok
+}
+
+func (x *PodAttachRequest) HasCloseStdin() bool {
+	if x == nil {
+		return false
+	}
+	_, ok := x.xxx_hidden_Message.(*podAttachRequest_CloseStdin)
+	return ok
+}
+
+func (x *PodAttachRequest) HasResize() bool {
+	if x == nil {
+		return false
+	}
+	_, ok := x.xxx_hidden_Message.(*podAttachRequest_Resize)
+	return ok
+}
+
+func (x *PodAttachRequest) ClearMessage() {
+	x.xxx_hidden_Message = nil
+}
+
+func (x *PodAttachRequest) ClearStart() {
+	if _, ok := x.xxx_hidden_Message.(*podAttachRequest_Start_); ok {
+		x.xxx_hidden_Message = nil
+	}
+}
+
+func (x *PodAttachRequest) ClearStdin() {
+	if _, ok := x.xxx_hidden_Message.(*podAttachRequest_Stdin); ok {
+		x.xxx_hidden_Message = nil
+	}
+}
+
+func (x *PodAttachRequest) ClearCloseStdin() {
+	if _, ok := x.xxx_hidden_Message.(*podAttachRequest_CloseStdin); ok {
+		x.xxx_hidden_Message = nil
+	}
+}
+
+func (x *PodAttachRequest) ClearResize() {
+	if _, ok := x.xxx_hidden_Message.(*podAttachRequest_Resize); ok {
+		x.xxx_hidden_Message = nil
+	}
+}
+
+const PodAttachRequest_Message_not_set_case case_PodAttachRequest_Message = 0
+const PodAttachRequest_Start_case case_PodAttachRequest_Message = 1
+const PodAttachRequest_Stdin_case case_PodAttachRequest_Message = 2
+const PodAttachRequest_CloseStdin_case case_PodAttachRequest_Message = 3
+const PodAttachRequest_Resize_case case_PodAttachRequest_Message = 4
+
+func (x *PodAttachRequest) WhichMessage() case_PodAttachRequest_Message {
+	if x == nil {
+		return PodAttachRequest_Message_not_set_case
+	}
+	switch x.xxx_hidden_Message.(type) {
+	case *podAttachRequest_Start_:
+		return PodAttachRequest_Start_case
+	case *podAttachRequest_Stdin:
+		return PodAttachRequest_Stdin_case
+	case *podAttachRequest_CloseStdin:
+		return PodAttachRequest_CloseStdin_case
+	case *podAttachRequest_Resize:
+		return PodAttachRequest_Resize_case
+	default:
+		return PodAttachRequest_Message_not_set_case
+	}
+}
+
+type PodAttachRequest_builder struct {
+	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
+
+	// Fields of oneof xxx_hidden_Message:
+	// First message, and only there.
+	Start *PodAttachRequest_Start
+	// A piece of standard input.
+	Stdin []byte
+	// No more standard input.
+	CloseStdin *bool
+	// The terminal has changed its size.
+	Resize *PodExecRequest_Resize
+	// -- end of xxx_hidden_Message
+}
+
+func (b0 PodAttachRequest_builder) Build() *PodAttachRequest {
+	m0 := &PodAttachRequest{}
+	b, x := &b0, m0
+	_, _ = b, x
+	if b.Start != nil {
+		x.xxx_hidden_Message = &podAttachRequest_Start_{b.Start}
+	}
+	if b.Stdin != nil {
+		x.xxx_hidden_Message = &podAttachRequest_Stdin{b.Stdin}
+	}
+	if b.CloseStdin != nil {
+		x.xxx_hidden_Message = &podAttachRequest_CloseStdin{*b.CloseStdin}
+	}
+	if b.Resize != nil {
+		x.xxx_hidden_Message = &podAttachRequest_Resize{b.Resize}
+	}
+	return m0
+}
+
+type case_PodAttachRequest_Message protoreflect.FieldNumber
+
+func (x case_PodAttachRequest_Message) String() string {
+	md := file_dhow_core_v1_pod_subresources_proto_msgTypes[6].Descriptor()
+	if x == 0 {
+		return "not set"
+	}
+	return protoimpl.X.MessageFieldStringOf(md, protoreflect.FieldNumber(x))
+}
+
+type isPodAttachRequest_Message interface {
+	isPodAttachRequest_Message()
+}
+
+type podAttachRequest_Start_ struct {
+	// First message, and only there.
+	Start *PodAttachRequest_Start `protobuf:"bytes,1,opt,name=start,proto3,oneof"`
+}
+
+type podAttachRequest_Stdin struct {
+	// A piece of standard input.
+	Stdin []byte `protobuf:"bytes,2,opt,name=stdin,proto3,oneof"`
+}
+
+type podAttachRequest_CloseStdin struct {
+	// No more standard input.
+	CloseStdin bool `protobuf:"varint,3,opt,name=close_stdin,json=closeStdin,proto3,oneof"`
+}
+
+type podAttachRequest_Resize struct {
+	// The terminal has changed its size.
+	Resize *PodExecRequest_Resize `protobuf:"bytes,4,opt,name=resize,proto3,oneof"`
+}
+
+func (*podAttachRequest_Start_) isPodAttachRequest_Message() {}
+
+func (*podAttachRequest_Stdin) isPodAttachRequest_Message() {}
+
+func (*podAttachRequest_CloseStdin) isPodAttachRequest_Message() {}
+
+func (*podAttachRequest_Resize) isPodAttachRequest_Message() {}
+
+// PodAttachResponse is what the container says. The stream ends with the container's process.
+type PodAttachResponse struct {
+	state              protoimpl.MessageState      `protogen:"opaque.v1"`
+	xxx_hidden_Message isPodAttachResponse_Message `protobuf_oneof:"message"`
+	unknownFields      protoimpl.UnknownFields
+	sizeCache          protoimpl.SizeCache
+}
+
+func (x *PodAttachResponse) Reset() {
+	*x = PodAttachResponse{}
+	mi := &file_dhow_core_v1_pod_subresources_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PodAttachResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PodAttachResponse) ProtoMessage() {}
+
+func (x *PodAttachResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_dhow_core_v1_pod_subresources_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+func (x *PodAttachResponse) GetStdout() []byte {
+	if x != nil {
+		if x, ok := x.xxx_hidden_Message.(*podAttachResponse_Stdout); ok {
+			return x.Stdout
+		}
+	}
+	return nil
+}
+
+func (x *PodAttachResponse) GetStderr() []byte {
+	if x != nil {
+		if x, ok := x.xxx_hidden_Message.(*podAttachResponse_Stderr); ok {
+			return x.Stderr
+		}
+	}
+	return nil
+}
+
+func (x *PodAttachResponse) SetStdout(v []byte) {
+	if v == nil {
+		v = []byte{}
+	}
+	x.xxx_hidden_Message = &podAttachResponse_Stdout{v}
+}
+
+func (x *PodAttachResponse) SetStderr(v []byte) {
+	if v == nil {
+		v = []byte{}
+	}
+	x.xxx_hidden_Message = &podAttachResponse_Stderr{v}
+}
+
+func (x *PodAttachResponse) HasMessage() bool {
+	if x == nil {
+		return false
+	}
+	return x.xxx_hidden_Message != nil
+}
+
+func (x *PodAttachResponse) HasStdout() bool {
+	if x == nil {
+		return false
+	}
+	_, ok := x.xxx_hidden_Message.(*podAttachResponse_Stdout)
+	return ok
+}
+
+func (x *PodAttachResponse) HasStderr() bool {
+	if x == nil {
+		return false
+	}
+	_, ok := x.xxx_hidden_Message.(*podAttachResponse_Stderr)
+	return ok
+}
+
+func (x *PodAttachResponse) ClearMessage() {
+	x.xxx_hidden_Message = nil
+}
+
+func (x *PodAttachResponse) ClearStdout() {
+	if _, ok := x.xxx_hidden_Message.(*podAttachResponse_Stdout); ok {
+		x.xxx_hidden_Message = nil
+	}
+}
+
+func (x *PodAttachResponse) ClearStderr() {
+	if _, ok := x.xxx_hidden_Message.(*podAttachResponse_Stderr); ok {
+		x.xxx_hidden_Message = nil
+	}
+}
+
+const PodAttachResponse_Message_not_set_case case_PodAttachResponse_Message = 0
+const PodAttachResponse_Stdout_case case_PodAttachResponse_Message = 1
+const PodAttachResponse_Stderr_case case_PodAttachResponse_Message = 2
+
+func (x *PodAttachResponse) WhichMessage() case_PodAttachResponse_Message {
+	if x == nil {
+		return PodAttachResponse_Message_not_set_case
+	}
+	switch x.xxx_hidden_Message.(type) {
+	case *podAttachResponse_Stdout:
+		return PodAttachResponse_Stdout_case
+	case *podAttachResponse_Stderr:
+		return PodAttachResponse_Stderr_case
+	default:
+		return PodAttachResponse_Message_not_set_case
+	}
+}
+
+type PodAttachResponse_builder struct {
+	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
+
+	// Fields of oneof xxx_hidden_Message:
+	// A piece of standard output; of the terminal with tty.
+	Stdout []byte
+	// A piece of standard error.
+	Stderr []byte
+	// -- end of xxx_hidden_Message
+}
+
+func (b0 PodAttachResponse_builder) Build() *PodAttachResponse {
+	m0 := &PodAttachResponse{}
+	b, x := &b0, m0
+	_, _ = b, x
+	if b.Stdout != nil {
+		x.xxx_hidden_Message = &podAttachResponse_Stdout{b.Stdout}
+	}
+	if b.Stderr != nil {
+		x.xxx_hidden_Message = &podAttachResponse_Stderr{b.Stderr}
+	}
+	return m0
+}
+
+type case_PodAttachResponse_Message protoreflect.FieldNumber
+
+func (x case_PodAttachResponse_Message) String() string {
+	md := file_dhow_core_v1_pod_subresources_proto_msgTypes[7].Descriptor()
+	if x == 0 {
+		return "not set"
+	}
+	return protoimpl.X.MessageFieldStringOf(md, protoreflect.FieldNumber(x))
+}
+
+type isPodAttachResponse_Message interface {
+	isPodAttachResponse_Message()
+}
+
+type podAttachResponse_Stdout struct {
+	// A piece of standard output; of the terminal with tty.
+	Stdout []byte `protobuf:"bytes,1,opt,name=stdout,proto3,oneof"`
+}
+
+type podAttachResponse_Stderr struct {
+	// A piece of standard error.
+	Stderr []byte `protobuf:"bytes,2,opt,name=stderr,proto3,oneof"`
+}
+
+func (*podAttachResponse_Stdout) isPodAttachResponse_Message() {}
+
+func (*podAttachResponse_Stderr) isPodAttachResponse_Message() {}
+
+// PodPortForwardRequest is what the caller sends on one connection to a port: the first message holds `start`, later ones the rest.
+type PodPortForwardRequest struct {
+	state              protoimpl.MessageState          `protogen:"opaque.v1"`
+	xxx_hidden_Message isPodPortForwardRequest_Message `protobuf_oneof:"message"`
+	unknownFields      protoimpl.UnknownFields
+	sizeCache          protoimpl.SizeCache
+}
+
+func (x *PodPortForwardRequest) Reset() {
+	*x = PodPortForwardRequest{}
+	mi := &file_dhow_core_v1_pod_subresources_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PodPortForwardRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PodPortForwardRequest) ProtoMessage() {}
+
+func (x *PodPortForwardRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_dhow_core_v1_pod_subresources_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+func (x *PodPortForwardRequest) GetStart() *PodPortForwardRequest_Start {
+	if x != nil {
+		if x, ok := x.xxx_hidden_Message.(*podPortForwardRequest_Start_); ok {
+			return x.Start
+		}
+	}
+	return nil
+}
+
+func (x *PodPortForwardRequest) GetData() []byte {
+	if x != nil {
+		if x, ok := x.xxx_hidden_Message.(*podPortForwardRequest_Data); ok {
+			return x.Data
+		}
+	}
+	return nil
+}
+
+func (x *PodPortForwardRequest) GetClose() bool {
+	if x != nil {
+		if x, ok := x.xxx_hidden_Message.(*podPortForwardRequest_Close); ok {
+			return x.Close
+		}
+	}
+	return false
+}
+
+func (x *PodPortForwardRequest) SetStart(v *PodPortForwardRequest_Start) {
+	if v == nil {
+		x.xxx_hidden_Message = nil
+		return
+	}
+	x.xxx_hidden_Message = &podPortForwardRequest_Start_{v}
+}
+
+func (x *PodPortForwardRequest) SetData(v []byte) {
+	if v == nil {
+		v = []byte{}
+	}
+	x.xxx_hidden_Message = &podPortForwardRequest_Data{v}
+}
+
+func (x *PodPortForwardRequest) SetClose(v bool) {
+	x.xxx_hidden_Message = &podPortForwardRequest_Close{v}
+}
+
+func (x *PodPortForwardRequest) HasMessage() bool {
+	if x == nil {
+		return false
+	}
+	return x.xxx_hidden_Message != nil
+}
+
+func (x *PodPortForwardRequest) HasStart() bool {
+	if x == nil {
+		return false
+	}
+	_, ok := x.xxx_hidden_Message.(*podPortForwardRequest_Start_)
+	return ok
+}
+
+func (x *PodPortForwardRequest) HasData() bool {
+	if x == nil {
+		return false
+	}
+	_, ok := x.xxx_hidden_Message.(*podPortForwardRequest_Data)
+	return ok
+}
+
+func (x *PodPortForwardRequest) HasClose() bool {
+	if x == nil {
+		return false
+	}
+	_, ok := x.xxx_hidden_Message.(*podPortForwardRequest_Close)
+	return ok
+}
+
+func (x *PodPortForwardRequest) ClearMessage() {
+	x.xxx_hidden_Message = nil
+}
+
+func (x *PodPortForwardRequest) ClearStart() {
+	if _, ok := x.xxx_hidden_Message.(*podPortForwardRequest_Start_); ok {
+		x.xxx_hidden_Message = nil
+	}
+}
+
+func (x *PodPortForwardRequest) ClearData() {
+	if _, ok := x.xxx_hidden_Message.(*podPortForwardRequest_Data); ok {
+		x.xxx_hidden_Message = nil
+	}
+}
+
+func (x *PodPortForwardRequest) ClearClose() {
+	if _, ok := x.xxx_hidden_Message.(*podPortForwardRequest_Close); ok {
+		x.xxx_hidden_Message = nil
+	}
+}
+
+const PodPortForwardRequest_Message_not_set_case case_PodPortForwardRequest_Message = 0
+const PodPortForwardRequest_Start_case case_PodPortForwardRequest_Message = 1
+const PodPortForwardRequest_Data_case case_PodPortForwardRequest_Message = 2
+const PodPortForwardRequest_Close_case case_PodPortForwardRequest_Message = 3
+
+func (x *PodPortForwardRequest) WhichMessage() case_PodPortForwardRequest_Message {
+	if x == nil {
+		return PodPortForwardRequest_Message_not_set_case
+	}
+	switch x.xxx_hidden_Message.(type) {
+	case *podPortForwardRequest_Start_:
+		return PodPortForwardRequest_Start_case
+	case *podPortForwardRequest_Data:
+		return PodPortForwardRequest_Data_case
+	case *podPortForwardRequest_Close:
+		return PodPortForwardRequest_Close_case
+	default:
+		return PodPortForwardRequest_Message_not_set_case
+	}
+}
+
+type PodPortForwardRequest_builder struct {
+	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
+
+	// Fields of oneof xxx_hidden_Message:
+	// First message, and only there.
+	Start *PodPortForwardRequest_Start
+	// Bytes for the port.
+	Data []byte
+	// No more bytes will come.
+	Close *bool
+	// -- end of xxx_hidden_Message
+}
+
+func (b0 PodPortForwardRequest_builder) Build() *PodPortForwardRequest {
+	m0 := &PodPortForwardRequest{}
+	b, x := &b0, m0
+	_, _ = b, x
+	if b.Start != nil {
+		x.xxx_hidden_Message = &podPortForwardRequest_Start_{b.Start}
+	}
+	if b.Data != nil {
+		x.xxx_hidden_Message = &podPortForwardRequest_Data{b.Data}
+	}
+	if b.Close != nil {
+		x.xxx_hidden_Message = &podPortForwardRequest_Close{*b.Close}
+	}
+	return m0
+}
+
+type case_PodPortForwardRequest_Message protoreflect.FieldNumber
+
+func (x case_PodPortForwardRequest_Message) String() string {
+	md := file_dhow_core_v1_pod_subresources_proto_msgTypes[8].Descriptor()
+	if x == 0 {
+		return "not set"
+	}
+	return protoimpl.X.MessageFieldStringOf(md, protoreflect.FieldNumber(x))
+}
+
+type isPodPortForwardRequest_Message interface {
+	isPodPortForwardRequest_Message()
+}
+
+type podPortForwardRequest_Start_ struct {
+	// First message, and only there.
+	Start *PodPortForwardRequest_Start `protobuf:"bytes,1,opt,name=start,proto3,oneof"`
+}
+
+type podPortForwardRequest_Data struct {
+	// Bytes for the port.
+	Data []byte `protobuf:"bytes,2,opt,name=data,proto3,oneof"`
+}
+
+type podPortForwardRequest_Close struct {
+	// No more bytes will come.
+	Close bool `protobuf:"varint,3,opt,name=close,proto3,oneof"`
+}
+
+func (*podPortForwardRequest_Start_) isPodPortForwardRequest_Message() {}
+
+func (*podPortForwardRequest_Data) isPodPortForwardRequest_Message() {}
+
+func (*podPortForwardRequest_Close) isPodPortForwardRequest_Message() {}
+
+// PodPortForwardResponse is what the port says. The stream ends with the connection.
+type PodPortForwardResponse struct {
+	state           protoimpl.MessageState `protogen:"opaque.v1"`
+	xxx_hidden_Data []byte                 `protobuf:"bytes,1,opt,name=data,proto3"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
+}
+
+func (x *PodPortForwardResponse) Reset() {
+	*x = PodPortForwardResponse{}
+	mi := &file_dhow_core_v1_pod_subresources_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PodPortForwardResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PodPortForwardResponse) ProtoMessage() {}
+
+func (x *PodPortForwardResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_dhow_core_v1_pod_subresources_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+func (x *PodPortForwardResponse) GetData() []byte {
+	if x != nil {
+		return x.xxx_hidden_Data
+	}
+	return nil
+}
+
+func (x *PodPortForwardResponse) SetData(v []byte) {
+	if v == nil {
+		v = []byte{}
+	}
+	x.xxx_hidden_Data = v
+}
+
+type PodPortForwardResponse_builder struct {
+	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
+
+	// Bytes from the port. The first message is empty and says that the connection was made.
+	Data []byte
+}
+
+func (b0 PodPortForwardResponse_builder) Build() *PodPortForwardResponse {
+	m0 := &PodPortForwardResponse{}
+	b, x := &b0, m0
+	_, _ = b, x
+	x.xxx_hidden_Data = b.Data
+	return m0
+}
+
 // Binding places one pod on one node.
 type PodBindRequest_Binding struct {
 	state                protoimpl.MessageState `protogen:"opaque.v1"`
@@ -986,7 +1702,7 @@ type PodBindRequest_Binding struct {
 
 func (x *PodBindRequest_Binding) Reset() {
 	*x = PodBindRequest_Binding{}
-	mi := &file_dhow_core_v1_pod_subresources_proto_msgTypes[6]
+	mi := &file_dhow_core_v1_pod_subresources_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -998,7 +1714,7 @@ func (x *PodBindRequest_Binding) String() string {
 func (*PodBindRequest_Binding) ProtoMessage() {}
 
 func (x *PodBindRequest_Binding) ProtoReflect() protoreflect.Message {
-	mi := &file_dhow_core_v1_pod_subresources_proto_msgTypes[6]
+	mi := &file_dhow_core_v1_pod_subresources_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1091,7 +1807,7 @@ type PodBindRequest_Unschedulable struct {
 
 func (x *PodBindRequest_Unschedulable) Reset() {
 	*x = PodBindRequest_Unschedulable{}
-	mi := &file_dhow_core_v1_pod_subresources_proto_msgTypes[7]
+	mi := &file_dhow_core_v1_pod_subresources_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1103,7 +1819,7 @@ func (x *PodBindRequest_Unschedulable) String() string {
 func (*PodBindRequest_Unschedulable) ProtoMessage() {}
 
 func (x *PodBindRequest_Unschedulable) ProtoReflect() protoreflect.Message {
-	mi := &file_dhow_core_v1_pod_subresources_proto_msgTypes[7]
+	mi := &file_dhow_core_v1_pod_subresources_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1213,7 +1929,7 @@ type PodExecRequest_Start struct {
 
 func (x *PodExecRequest_Start) Reset() {
 	*x = PodExecRequest_Start{}
-	mi := &file_dhow_core_v1_pod_subresources_proto_msgTypes[8]
+	mi := &file_dhow_core_v1_pod_subresources_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1225,7 +1941,7 @@ func (x *PodExecRequest_Start) String() string {
 func (*PodExecRequest_Start) ProtoMessage() {}
 
 func (x *PodExecRequest_Start) ProtoReflect() protoreflect.Message {
-	mi := &file_dhow_core_v1_pod_subresources_proto_msgTypes[8]
+	mi := &file_dhow_core_v1_pod_subresources_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1371,7 +2087,7 @@ type PodExecRequest_Resize struct {
 
 func (x *PodExecRequest_Resize) Reset() {
 	*x = PodExecRequest_Resize{}
-	mi := &file_dhow_core_v1_pod_subresources_proto_msgTypes[9]
+	mi := &file_dhow_core_v1_pod_subresources_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1383,7 +2099,7 @@ func (x *PodExecRequest_Resize) String() string {
 func (*PodExecRequest_Resize) ProtoMessage() {}
 
 func (x *PodExecRequest_Resize) ProtoReflect() protoreflect.Message {
-	mi := &file_dhow_core_v1_pod_subresources_proto_msgTypes[9]
+	mi := &file_dhow_core_v1_pod_subresources_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1431,6 +2147,259 @@ func (b0 PodExecRequest_Resize_builder) Build() *PodExecRequest_Resize {
 	_, _ = b, x
 	x.xxx_hidden_Width = b.Width
 	x.xxx_hidden_Height = b.Height
+	return m0
+}
+
+// Start says which of the streams of the container's own process are wanted.
+type PodAttachRequest_Start struct {
+	state                protoimpl.MessageState `protogen:"opaque.v1"`
+	xxx_hidden_Namespace string                 `protobuf:"bytes,1,opt,name=namespace,proto3"`
+	xxx_hidden_Name      string                 `protobuf:"bytes,2,opt,name=name,proto3"`
+	xxx_hidden_Container string                 `protobuf:"bytes,3,opt,name=container,proto3"`
+	xxx_hidden_Stdin     bool                   `protobuf:"varint,4,opt,name=stdin,proto3"`
+	xxx_hidden_Stdout    bool                   `protobuf:"varint,5,opt,name=stdout,proto3"`
+	xxx_hidden_Stderr    bool                   `protobuf:"varint,6,opt,name=stderr,proto3"`
+	xxx_hidden_Tty       bool                   `protobuf:"varint,7,opt,name=tty,proto3"`
+	unknownFields        protoimpl.UnknownFields
+	sizeCache            protoimpl.SizeCache
+}
+
+func (x *PodAttachRequest_Start) Reset() {
+	*x = PodAttachRequest_Start{}
+	mi := &file_dhow_core_v1_pod_subresources_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PodAttachRequest_Start) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PodAttachRequest_Start) ProtoMessage() {}
+
+func (x *PodAttachRequest_Start) ProtoReflect() protoreflect.Message {
+	mi := &file_dhow_core_v1_pod_subresources_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+func (x *PodAttachRequest_Start) GetNamespace() string {
+	if x != nil {
+		return x.xxx_hidden_Namespace
+	}
+	return ""
+}
+
+func (x *PodAttachRequest_Start) GetName() string {
+	if x != nil {
+		return x.xxx_hidden_Name
+	}
+	return ""
+}
+
+func (x *PodAttachRequest_Start) GetContainer() string {
+	if x != nil {
+		return x.xxx_hidden_Container
+	}
+	return ""
+}
+
+func (x *PodAttachRequest_Start) GetStdin() bool {
+	if x != nil {
+		return x.xxx_hidden_Stdin
+	}
+	return false
+}
+
+func (x *PodAttachRequest_Start) GetStdout() bool {
+	if x != nil {
+		return x.xxx_hidden_Stdout
+	}
+	return false
+}
+
+func (x *PodAttachRequest_Start) GetStderr() bool {
+	if x != nil {
+		return x.xxx_hidden_Stderr
+	}
+	return false
+}
+
+func (x *PodAttachRequest_Start) GetTty() bool {
+	if x != nil {
+		return x.xxx_hidden_Tty
+	}
+	return false
+}
+
+func (x *PodAttachRequest_Start) SetNamespace(v string) {
+	x.xxx_hidden_Namespace = v
+}
+
+func (x *PodAttachRequest_Start) SetName(v string) {
+	x.xxx_hidden_Name = v
+}
+
+func (x *PodAttachRequest_Start) SetContainer(v string) {
+	x.xxx_hidden_Container = v
+}
+
+func (x *PodAttachRequest_Start) SetStdin(v bool) {
+	x.xxx_hidden_Stdin = v
+}
+
+func (x *PodAttachRequest_Start) SetStdout(v bool) {
+	x.xxx_hidden_Stdout = v
+}
+
+func (x *PodAttachRequest_Start) SetStderr(v bool) {
+	x.xxx_hidden_Stderr = v
+}
+
+func (x *PodAttachRequest_Start) SetTty(v bool) {
+	x.xxx_hidden_Tty = v
+}
+
+type PodAttachRequest_Start_builder struct {
+	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
+
+	// The pod's.
+	Namespace string
+	// The pod's.
+	Name string
+	// As in PodLogRequest; ephemeral containers too.
+	Container string
+	// Standard input will be sent. The container must have been made with stdin.
+	Stdin bool
+	// Send what it writes to standard output.
+	Stdout bool
+	// Send what it writes to standard error; not with tty, where there is one stream.
+	Stderr bool
+	// The container has a terminal. It must have been made with tty.
+	Tty bool
+}
+
+func (b0 PodAttachRequest_Start_builder) Build() *PodAttachRequest_Start {
+	m0 := &PodAttachRequest_Start{}
+	b, x := &b0, m0
+	_, _ = b, x
+	x.xxx_hidden_Namespace = b.Namespace
+	x.xxx_hidden_Name = b.Name
+	x.xxx_hidden_Container = b.Container
+	x.xxx_hidden_Stdin = b.Stdin
+	x.xxx_hidden_Stdout = b.Stdout
+	x.xxx_hidden_Stderr = b.Stderr
+	x.xxx_hidden_Tty = b.Tty
+	return m0
+}
+
+// Start says what to connect to.
+type PodPortForwardRequest_Start struct {
+	state                protoimpl.MessageState `protogen:"opaque.v1"`
+	xxx_hidden_Namespace string                 `protobuf:"bytes,1,opt,name=namespace,proto3"`
+	xxx_hidden_Name      string                 `protobuf:"bytes,2,opt,name=name,proto3"`
+	xxx_hidden_Port      int32                  `protobuf:"varint,3,opt,name=port,proto3"`
+	xxx_hidden_ByAddress bool                   `protobuf:"varint,4,opt,name=by_address,json=byAddress,proto3"`
+	unknownFields        protoimpl.UnknownFields
+	sizeCache            protoimpl.SizeCache
+}
+
+func (x *PodPortForwardRequest_Start) Reset() {
+	*x = PodPortForwardRequest_Start{}
+	mi := &file_dhow_core_v1_pod_subresources_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PodPortForwardRequest_Start) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PodPortForwardRequest_Start) ProtoMessage() {}
+
+func (x *PodPortForwardRequest_Start) ProtoReflect() protoreflect.Message {
+	mi := &file_dhow_core_v1_pod_subresources_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+func (x *PodPortForwardRequest_Start) GetNamespace() string {
+	if x != nil {
+		return x.xxx_hidden_Namespace
+	}
+	return ""
+}
+
+func (x *PodPortForwardRequest_Start) GetName() string {
+	if x != nil {
+		return x.xxx_hidden_Name
+	}
+	return ""
+}
+
+func (x *PodPortForwardRequest_Start) GetPort() int32 {
+	if x != nil {
+		return x.xxx_hidden_Port
+	}
+	return 0
+}
+
+func (x *PodPortForwardRequest_Start) GetByAddress() bool {
+	if x != nil {
+		return x.xxx_hidden_ByAddress
+	}
+	return false
+}
+
+func (x *PodPortForwardRequest_Start) SetNamespace(v string) {
+	x.xxx_hidden_Namespace = v
+}
+
+func (x *PodPortForwardRequest_Start) SetName(v string) {
+	x.xxx_hidden_Name = v
+}
+
+func (x *PodPortForwardRequest_Start) SetPort(v int32) {
+	x.xxx_hidden_Port = v
+}
+
+func (x *PodPortForwardRequest_Start) SetByAddress(v bool) {
+	x.xxx_hidden_ByAddress = v
+}
+
+type PodPortForwardRequest_Start_builder struct {
+	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
+
+	// The pod's.
+	Namespace string
+	// The pod's.
+	Name string
+	// A TCP port in the pod's network namespace, 1 to 65535.
+	Port int32
+	// Connect to the pod's address, as other pods do, instead of to the loopback of its network namespace.
+	ByAddress bool
+}
+
+func (b0 PodPortForwardRequest_Start_builder) Build() *PodPortForwardRequest_Start {
+	m0 := &PodPortForwardRequest_Start{}
+	b, x := &b0, m0
+	_, _ = b, x
+	x.xxx_hidden_Namespace = b.Namespace
+	x.xxx_hidden_Name = b.Name
+	x.xxx_hidden_Port = b.Port
+	x.xxx_hidden_ByAddress = b.ByAddress
 	return m0
 }
 
@@ -1501,10 +2470,42 @@ const file_dhow_core_v1_pod_subresources_proto_rawDesc = "" +
 	"\x06stdout\x18\x01 \x01(\fH\x00R\x06stdout\x12\x18\n" +
 	"\x06stderr\x18\x02 \x01(\fH\x00R\x06stderr\x12\x1d\n" +
 	"\texit_code\x18\x03 \x01(\x05H\x00R\bexitCodeB\t\n" +
-	"\amessageB\x9f\x01\n" +
+	"\amessage\"\x87\x03\n" +
+	"\x10PodAttachRequest\x12<\n" +
+	"\x05start\x18\x01 \x01(\v2$.dhow.core.v1.PodAttachRequest.StartH\x00R\x05start\x12\x16\n" +
+	"\x05stdin\x18\x02 \x01(\fH\x00R\x05stdin\x12!\n" +
+	"\vclose_stdin\x18\x03 \x01(\bH\x00R\n" +
+	"closeStdin\x12=\n" +
+	"\x06resize\x18\x04 \x01(\v2#.dhow.core.v1.PodExecRequest.ResizeH\x00R\x06resize\x1a\xaf\x01\n" +
+	"\x05Start\x12\x1c\n" +
+	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x1c\n" +
+	"\tcontainer\x18\x03 \x01(\tR\tcontainer\x12\x14\n" +
+	"\x05stdin\x18\x04 \x01(\bR\x05stdin\x12\x16\n" +
+	"\x06stdout\x18\x05 \x01(\bR\x06stdout\x12\x16\n" +
+	"\x06stderr\x18\x06 \x01(\bR\x06stderr\x12\x10\n" +
+	"\x03tty\x18\a \x01(\bR\x03ttyB\t\n" +
+	"\amessage\"R\n" +
+	"\x11PodAttachResponse\x12\x18\n" +
+	"\x06stdout\x18\x01 \x01(\fH\x00R\x06stdout\x12\x18\n" +
+	"\x06stderr\x18\x02 \x01(\fH\x00R\x06stderrB\t\n" +
+	"\amessage\"\x81\x02\n" +
+	"\x15PodPortForwardRequest\x12A\n" +
+	"\x05start\x18\x01 \x01(\v2).dhow.core.v1.PodPortForwardRequest.StartH\x00R\x05start\x12\x14\n" +
+	"\x04data\x18\x02 \x01(\fH\x00R\x04data\x12\x16\n" +
+	"\x05close\x18\x03 \x01(\bH\x00R\x05close\x1al\n" +
+	"\x05Start\x12\x1c\n" +
+	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x12\n" +
+	"\x04port\x18\x03 \x01(\x05R\x04port\x12\x1d\n" +
+	"\n" +
+	"by_address\x18\x04 \x01(\bR\tbyAddressB\t\n" +
+	"\amessage\",\n" +
+	"\x16PodPortForwardResponse\x12\x12\n" +
+	"\x04data\x18\x01 \x01(\fR\x04dataB\x9f\x01\n" +
 	"\x10com.dhow.core.v1B\x14PodSubresourcesProtoP\x01Z#dhow.dev/gen/go/dhow/core/v1;corev1\xa2\x02\x03DCX\xaa\x02\fDhow.Core.V1\xca\x02\fDhow\\Core\\V1\xe2\x02\x18Dhow\\Core\\V1\\GPBMetadata\xea\x02\x0eDhow::Core::V1b\x06proto3"
 
-var file_dhow_core_v1_pod_subresources_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
+var file_dhow_core_v1_pod_subresources_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
 var file_dhow_core_v1_pod_subresources_proto_goTypes = []any{
 	(*PodBindRequest)(nil),               // 0: dhow.core.v1.PodBindRequest
 	(*PodBindResponse)(nil),              // 1: dhow.core.v1.PodBindResponse
@@ -1512,26 +2513,35 @@ var file_dhow_core_v1_pod_subresources_proto_goTypes = []any{
 	(*PodLogResponse)(nil),               // 3: dhow.core.v1.PodLogResponse
 	(*PodExecRequest)(nil),               // 4: dhow.core.v1.PodExecRequest
 	(*PodExecResponse)(nil),              // 5: dhow.core.v1.PodExecResponse
-	(*PodBindRequest_Binding)(nil),       // 6: dhow.core.v1.PodBindRequest.Binding
-	(*PodBindRequest_Unschedulable)(nil), // 7: dhow.core.v1.PodBindRequest.Unschedulable
-	(*PodExecRequest_Start)(nil),         // 8: dhow.core.v1.PodExecRequest.Start
-	(*PodExecRequest_Resize)(nil),        // 9: dhow.core.v1.PodExecRequest.Resize
-	(*v1.Status)(nil),                    // 10: dhow.meta.v1.Status
-	(*v1.Time)(nil),                      // 11: dhow.meta.v1.Time
+	(*PodAttachRequest)(nil),             // 6: dhow.core.v1.PodAttachRequest
+	(*PodAttachResponse)(nil),            // 7: dhow.core.v1.PodAttachResponse
+	(*PodPortForwardRequest)(nil),        // 8: dhow.core.v1.PodPortForwardRequest
+	(*PodPortForwardResponse)(nil),       // 9: dhow.core.v1.PodPortForwardResponse
+	(*PodBindRequest_Binding)(nil),       // 10: dhow.core.v1.PodBindRequest.Binding
+	(*PodBindRequest_Unschedulable)(nil), // 11: dhow.core.v1.PodBindRequest.Unschedulable
+	(*PodExecRequest_Start)(nil),         // 12: dhow.core.v1.PodExecRequest.Start
+	(*PodExecRequest_Resize)(nil),        // 13: dhow.core.v1.PodExecRequest.Resize
+	(*PodAttachRequest_Start)(nil),       // 14: dhow.core.v1.PodAttachRequest.Start
+	(*PodPortForwardRequest_Start)(nil),  // 15: dhow.core.v1.PodPortForwardRequest.Start
+	(*v1.Status)(nil),                    // 16: dhow.meta.v1.Status
+	(*v1.Time)(nil),                      // 17: dhow.meta.v1.Time
 }
 var file_dhow_core_v1_pod_subresources_proto_depIdxs = []int32{
-	6,  // 0: dhow.core.v1.PodBindRequest.bindings:type_name -> dhow.core.v1.PodBindRequest.Binding
-	7,  // 1: dhow.core.v1.PodBindRequest.unschedulable:type_name -> dhow.core.v1.PodBindRequest.Unschedulable
-	10, // 2: dhow.core.v1.PodBindResponse.bindings:type_name -> dhow.meta.v1.Status
-	10, // 3: dhow.core.v1.PodBindResponse.unschedulable:type_name -> dhow.meta.v1.Status
-	11, // 4: dhow.core.v1.PodLogRequest.since_time:type_name -> dhow.meta.v1.Time
-	8,  // 5: dhow.core.v1.PodExecRequest.start:type_name -> dhow.core.v1.PodExecRequest.Start
-	9,  // 6: dhow.core.v1.PodExecRequest.resize:type_name -> dhow.core.v1.PodExecRequest.Resize
-	7,  // [7:7] is the sub-list for method output_type
-	7,  // [7:7] is the sub-list for method input_type
-	7,  // [7:7] is the sub-list for extension type_name
-	7,  // [7:7] is the sub-list for extension extendee
-	0,  // [0:7] is the sub-list for field type_name
+	10, // 0: dhow.core.v1.PodBindRequest.bindings:type_name -> dhow.core.v1.PodBindRequest.Binding
+	11, // 1: dhow.core.v1.PodBindRequest.unschedulable:type_name -> dhow.core.v1.PodBindRequest.Unschedulable
+	16, // 2: dhow.core.v1.PodBindResponse.bindings:type_name -> dhow.meta.v1.Status
+	16, // 3: dhow.core.v1.PodBindResponse.unschedulable:type_name -> dhow.meta.v1.Status
+	17, // 4: dhow.core.v1.PodLogRequest.since_time:type_name -> dhow.meta.v1.Time
+	12, // 5: dhow.core.v1.PodExecRequest.start:type_name -> dhow.core.v1.PodExecRequest.Start
+	13, // 6: dhow.core.v1.PodExecRequest.resize:type_name -> dhow.core.v1.PodExecRequest.Resize
+	14, // 7: dhow.core.v1.PodAttachRequest.start:type_name -> dhow.core.v1.PodAttachRequest.Start
+	13, // 8: dhow.core.v1.PodAttachRequest.resize:type_name -> dhow.core.v1.PodExecRequest.Resize
+	15, // 9: dhow.core.v1.PodPortForwardRequest.start:type_name -> dhow.core.v1.PodPortForwardRequest.Start
+	10, // [10:10] is the sub-list for method output_type
+	10, // [10:10] is the sub-list for method input_type
+	10, // [10:10] is the sub-list for extension type_name
+	10, // [10:10] is the sub-list for extension extendee
+	0,  // [0:10] is the sub-list for field type_name
 }
 
 func init() { file_dhow_core_v1_pod_subresources_proto_init() }
@@ -1551,13 +2561,28 @@ func file_dhow_core_v1_pod_subresources_proto_init() {
 		(*podExecResponse_Stderr)(nil),
 		(*podExecResponse_ExitCode)(nil),
 	}
+	file_dhow_core_v1_pod_subresources_proto_msgTypes[6].OneofWrappers = []any{
+		(*podAttachRequest_Start_)(nil),
+		(*podAttachRequest_Stdin)(nil),
+		(*podAttachRequest_CloseStdin)(nil),
+		(*podAttachRequest_Resize)(nil),
+	}
+	file_dhow_core_v1_pod_subresources_proto_msgTypes[7].OneofWrappers = []any{
+		(*podAttachResponse_Stdout)(nil),
+		(*podAttachResponse_Stderr)(nil),
+	}
+	file_dhow_core_v1_pod_subresources_proto_msgTypes[8].OneofWrappers = []any{
+		(*podPortForwardRequest_Start_)(nil),
+		(*podPortForwardRequest_Data)(nil),
+		(*podPortForwardRequest_Close)(nil),
+	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_dhow_core_v1_pod_subresources_proto_rawDesc), len(file_dhow_core_v1_pod_subresources_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   10,
+			NumMessages:   16,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -440,6 +440,239 @@ func (b0 ServiceAccountWatchResponse_builder) Build() *ServiceAccountWatchRespon
 	return m0
 }
 
+// ServiceAccountTokenRequest asks for a token of a service account; in Kubernetes' REST this is authentication.k8s.io/v1 TokenRequest.
+type ServiceAccountTokenRequest struct {
+	state                        protoimpl.MessageState                  `protogen:"opaque.v1"`
+	xxx_hidden_Namespace         string                                  `protobuf:"bytes,1,opt,name=namespace,proto3"`
+	xxx_hidden_Name              string                                  `protobuf:"bytes,2,opt,name=name,proto3"`
+	xxx_hidden_Audiences         []string                                `protobuf:"bytes,3,rep,name=audiences,proto3"`
+	xxx_hidden_ExpirationSeconds int64                                   `protobuf:"varint,4,opt,name=expiration_seconds,json=expirationSeconds,proto3,oneof"`
+	xxx_hidden_BoundObject       *ServiceAccountTokenRequest_BoundObject `protobuf:"bytes,5,opt,name=bound_object,json=boundObject,proto3"`
+	XXX_raceDetectHookData       protoimpl.RaceDetectHookData
+	XXX_presence                 [1]uint32
+	unknownFields                protoimpl.UnknownFields
+	sizeCache                    protoimpl.SizeCache
+}
+
+func (x *ServiceAccountTokenRequest) Reset() {
+	*x = ServiceAccountTokenRequest{}
+	mi := &file_dhow_core_v1_service_account_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ServiceAccountTokenRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ServiceAccountTokenRequest) ProtoMessage() {}
+
+func (x *ServiceAccountTokenRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_dhow_core_v1_service_account_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+func (x *ServiceAccountTokenRequest) GetNamespace() string {
+	if x != nil {
+		return x.xxx_hidden_Namespace
+	}
+	return ""
+}
+
+func (x *ServiceAccountTokenRequest) GetName() string {
+	if x != nil {
+		return x.xxx_hidden_Name
+	}
+	return ""
+}
+
+func (x *ServiceAccountTokenRequest) GetAudiences() []string {
+	if x != nil {
+		return x.xxx_hidden_Audiences
+	}
+	return nil
+}
+
+func (x *ServiceAccountTokenRequest) GetExpirationSeconds() int64 {
+	if x != nil {
+		return x.xxx_hidden_ExpirationSeconds
+	}
+	return 0
+}
+
+func (x *ServiceAccountTokenRequest) GetBoundObject() *ServiceAccountTokenRequest_BoundObject {
+	if x != nil {
+		return x.xxx_hidden_BoundObject
+	}
+	return nil
+}
+
+func (x *ServiceAccountTokenRequest) SetNamespace(v string) {
+	x.xxx_hidden_Namespace = v
+}
+
+func (x *ServiceAccountTokenRequest) SetName(v string) {
+	x.xxx_hidden_Name = v
+}
+
+func (x *ServiceAccountTokenRequest) SetAudiences(v []string) {
+	x.xxx_hidden_Audiences = v
+}
+
+func (x *ServiceAccountTokenRequest) SetExpirationSeconds(v int64) {
+	x.xxx_hidden_ExpirationSeconds = v
+	protoimpl.X.SetPresent(&(x.XXX_presence[0]), 3, 5)
+}
+
+func (x *ServiceAccountTokenRequest) SetBoundObject(v *ServiceAccountTokenRequest_BoundObject) {
+	x.xxx_hidden_BoundObject = v
+}
+
+func (x *ServiceAccountTokenRequest) HasExpirationSeconds() bool {
+	if x == nil {
+		return false
+	}
+	return protoimpl.X.Present(&(x.XXX_presence[0]), 3)
+}
+
+func (x *ServiceAccountTokenRequest) HasBoundObject() bool {
+	if x == nil {
+		return false
+	}
+	return x.xxx_hidden_BoundObject != nil
+}
+
+func (x *ServiceAccountTokenRequest) ClearExpirationSeconds() {
+	protoimpl.X.ClearPresent(&(x.XXX_presence[0]), 3)
+	x.xxx_hidden_ExpirationSeconds = 0
+}
+
+func (x *ServiceAccountTokenRequest) ClearBoundObject() {
+	x.xxx_hidden_BoundObject = nil
+}
+
+type ServiceAccountTokenRequest_builder struct {
+	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
+
+	// The account's.
+	Namespace string
+	// The account's.
+	Name string
+	// Whom the token is for; empty: the API server.
+	Audiences []string
+	// How long it is to be valid, 600 to 2^32 seconds; unset: one hour. The answer may differ.
+	ExpirationSeconds *int64
+	// Unset: the token ends with the account.
+	BoundObject *ServiceAccountTokenRequest_BoundObject
+}
+
+func (b0 ServiceAccountTokenRequest_builder) Build() *ServiceAccountTokenRequest {
+	m0 := &ServiceAccountTokenRequest{}
+	b, x := &b0, m0
+	_, _ = b, x
+	x.xxx_hidden_Namespace = b.Namespace
+	x.xxx_hidden_Name = b.Name
+	x.xxx_hidden_Audiences = b.Audiences
+	if b.ExpirationSeconds != nil {
+		protoimpl.X.SetPresentNonAtomic(&(x.XXX_presence[0]), 3, 5)
+		x.xxx_hidden_ExpirationSeconds = *b.ExpirationSeconds
+	}
+	x.xxx_hidden_BoundObject = b.BoundObject
+	return m0
+}
+
+// ServiceAccountTokenResponse holds a new token.
+type ServiceAccountTokenResponse struct {
+	state                 protoimpl.MessageState `protogen:"opaque.v1"`
+	xxx_hidden_Token      string                 `protobuf:"bytes,1,opt,name=token,proto3"`
+	xxx_hidden_Expiration *v1.Time               `protobuf:"bytes,2,opt,name=expiration,proto3"`
+	unknownFields         protoimpl.UnknownFields
+	sizeCache             protoimpl.SizeCache
+}
+
+func (x *ServiceAccountTokenResponse) Reset() {
+	*x = ServiceAccountTokenResponse{}
+	mi := &file_dhow_core_v1_service_account_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ServiceAccountTokenResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ServiceAccountTokenResponse) ProtoMessage() {}
+
+func (x *ServiceAccountTokenResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_dhow_core_v1_service_account_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+func (x *ServiceAccountTokenResponse) GetToken() string {
+	if x != nil {
+		return x.xxx_hidden_Token
+	}
+	return ""
+}
+
+func (x *ServiceAccountTokenResponse) GetExpiration() *v1.Time {
+	if x != nil {
+		return x.xxx_hidden_Expiration
+	}
+	return nil
+}
+
+func (x *ServiceAccountTokenResponse) SetToken(v string) {
+	x.xxx_hidden_Token = v
+}
+
+func (x *ServiceAccountTokenResponse) SetExpiration(v *v1.Time) {
+	x.xxx_hidden_Expiration = v
+}
+
+func (x *ServiceAccountTokenResponse) HasExpiration() bool {
+	if x == nil {
+		return false
+	}
+	return x.xxx_hidden_Expiration != nil
+}
+
+func (x *ServiceAccountTokenResponse) ClearExpiration() {
+	x.xxx_hidden_Expiration = nil
+}
+
+type ServiceAccountTokenResponse_builder struct {
+	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
+
+	// A JSON web token. It is a secret.
+	Token string
+	// When a new one is needed.
+	Expiration *v1.Time
+}
+
+func (b0 ServiceAccountTokenResponse_builder) Build() *ServiceAccountTokenResponse {
+	m0 := &ServiceAccountTokenResponse{}
+	b, x := &b0, m0
+	_, _ = b, x
+	x.xxx_hidden_Token = b.Token
+	x.xxx_hidden_Expiration = b.Expiration
+	return m0
+}
+
 // Change is one change of one ServiceAccount; its fields are those of dhow.meta.v1.ObjectChange.
 type ServiceAccountWatchResponse_Change struct {
 	state                  protoimpl.MessageState `protogen:"opaque.v1"`
@@ -454,7 +687,7 @@ type ServiceAccountWatchResponse_Change struct {
 
 func (x *ServiceAccountWatchResponse_Change) Reset() {
 	*x = ServiceAccountWatchResponse_Change{}
-	mi := &file_dhow_core_v1_service_account_proto_msgTypes[4]
+	mi := &file_dhow_core_v1_service_account_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -466,7 +699,7 @@ func (x *ServiceAccountWatchResponse_Change) String() string {
 func (*ServiceAccountWatchResponse_Change) ProtoMessage() {}
 
 func (x *ServiceAccountWatchResponse_Change) ProtoReflect() protoreflect.Message {
-	mi := &file_dhow_core_v1_service_account_proto_msgTypes[4]
+	mi := &file_dhow_core_v1_service_account_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -565,11 +798,115 @@ func (b0 ServiceAccountWatchResponse_Change_builder) Build() *ServiceAccountWatc
 	return m0
 }
 
+// BoundObject is what the token ends with.
+type ServiceAccountTokenRequest_BoundObject struct {
+	state                 protoimpl.MessageState `protogen:"opaque.v1"`
+	xxx_hidden_ApiVersion string                 `protobuf:"bytes,1,opt,name=api_version,json=apiVersion,proto3"`
+	xxx_hidden_Kind       string                 `protobuf:"bytes,2,opt,name=kind,proto3"`
+	xxx_hidden_Name       string                 `protobuf:"bytes,3,opt,name=name,proto3"`
+	xxx_hidden_Uid        string                 `protobuf:"bytes,4,opt,name=uid,proto3"`
+	unknownFields         protoimpl.UnknownFields
+	sizeCache             protoimpl.SizeCache
+}
+
+func (x *ServiceAccountTokenRequest_BoundObject) Reset() {
+	*x = ServiceAccountTokenRequest_BoundObject{}
+	mi := &file_dhow_core_v1_service_account_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ServiceAccountTokenRequest_BoundObject) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ServiceAccountTokenRequest_BoundObject) ProtoMessage() {}
+
+func (x *ServiceAccountTokenRequest_BoundObject) ProtoReflect() protoreflect.Message {
+	mi := &file_dhow_core_v1_service_account_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+func (x *ServiceAccountTokenRequest_BoundObject) GetApiVersion() string {
+	if x != nil {
+		return x.xxx_hidden_ApiVersion
+	}
+	return ""
+}
+
+func (x *ServiceAccountTokenRequest_BoundObject) GetKind() string {
+	if x != nil {
+		return x.xxx_hidden_Kind
+	}
+	return ""
+}
+
+func (x *ServiceAccountTokenRequest_BoundObject) GetName() string {
+	if x != nil {
+		return x.xxx_hidden_Name
+	}
+	return ""
+}
+
+func (x *ServiceAccountTokenRequest_BoundObject) GetUid() string {
+	if x != nil {
+		return x.xxx_hidden_Uid
+	}
+	return ""
+}
+
+func (x *ServiceAccountTokenRequest_BoundObject) SetApiVersion(v string) {
+	x.xxx_hidden_ApiVersion = v
+}
+
+func (x *ServiceAccountTokenRequest_BoundObject) SetKind(v string) {
+	x.xxx_hidden_Kind = v
+}
+
+func (x *ServiceAccountTokenRequest_BoundObject) SetName(v string) {
+	x.xxx_hidden_Name = v
+}
+
+func (x *ServiceAccountTokenRequest_BoundObject) SetUid(v string) {
+	x.xxx_hidden_Uid = v
+}
+
+type ServiceAccountTokenRequest_BoundObject_builder struct {
+	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
+
+	// `v1`.
+	ApiVersion string
+	// `Pod`, `Secret` or `Node`.
+	Kind string
+	// The object's, in the account's namespace.
+	Name string
+	// The token is issued only if the object has this UID. A node must name it.
+	Uid string
+}
+
+func (b0 ServiceAccountTokenRequest_BoundObject_builder) Build() *ServiceAccountTokenRequest_BoundObject {
+	m0 := &ServiceAccountTokenRequest_BoundObject{}
+	b, x := &b0, m0
+	_, _ = b, x
+	x.xxx_hidden_ApiVersion = b.ApiVersion
+	x.xxx_hidden_Kind = b.Kind
+	x.xxx_hidden_Name = b.Name
+	x.xxx_hidden_Uid = b.Uid
+	return m0
+}
+
 var File_dhow_core_v1_service_account_proto protoreflect.FileDescriptor
 
 const file_dhow_core_v1_service_account_proto_rawDesc = "" +
 	"\n" +
-	"\"dhow/core/v1/service_account.proto\x12\fdhow.core.v1\x1a\x1cdhow/core/v1/reference.proto\x1a\x1edhow/meta/v1/object_meta.proto\x1a\x1bdhow/meta/v1/requests.proto\x1a\x18dhow/meta/v1/watch.proto\"\xd3\x02\n" +
+	"\"dhow/core/v1/service_account.proto\x12\fdhow.core.v1\x1a\x1cdhow/core/v1/reference.proto\x1a\x1edhow/meta/v1/object_meta.proto\x1a\x1bdhow/meta/v1/requests.proto\x1a\x17dhow/meta/v1/time.proto\x1a\x18dhow/meta/v1/watch.proto\"\xd3\x02\n" +
 	"\x0eServiceAccount\x129\n" +
 	"\bmetadata\x18\x01 \x01(\v2\x18.dhow.meta.v1.ObjectMetaH\x00R\bmetadata\x88\x01\x01\x127\n" +
 	"\asecrets\x18\x02 \x03(\v2\x1d.dhow.core.v1.ObjectReferenceR\asecrets\x12P\n" +
@@ -594,7 +931,25 @@ const file_dhow_core_v1_service_account_proto_rawDesc = "" +
 	"\x06object\x18\x02 \x01(\v2\x1c.dhow.core.v1.ServiceAccountR\x06object\x12\x1a\n" +
 	"\brevision\x18\x03 \x01(\x03R\brevision\x12 \n" +
 	"\vtraceparent\x18\x04 \x01(\tR\vtraceparent\x12\x1c\n" +
-	"\tselection\x18\x05 \x01(\rR\tselection2\xc9\x05\n" +
+	"\tselection\x18\x05 \x01(\rR\tselection\"\xfa\x02\n" +
+	"\x1aServiceAccountTokenRequest\x12\x1c\n" +
+	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x1c\n" +
+	"\taudiences\x18\x03 \x03(\tR\taudiences\x122\n" +
+	"\x12expiration_seconds\x18\x04 \x01(\x03H\x00R\x11expirationSeconds\x88\x01\x01\x12W\n" +
+	"\fbound_object\x18\x05 \x01(\v24.dhow.core.v1.ServiceAccountTokenRequest.BoundObjectR\vboundObject\x1ah\n" +
+	"\vBoundObject\x12\x1f\n" +
+	"\vapi_version\x18\x01 \x01(\tR\n" +
+	"apiVersion\x12\x12\n" +
+	"\x04kind\x18\x02 \x01(\tR\x04kind\x12\x12\n" +
+	"\x04name\x18\x03 \x01(\tR\x04name\x12\x10\n" +
+	"\x03uid\x18\x04 \x01(\tR\x03uidB\x15\n" +
+	"\x13_expiration_seconds\"g\n" +
+	"\x1bServiceAccountTokenResponse\x12\x14\n" +
+	"\x05token\x18\x01 \x01(\tR\x05token\x122\n" +
+	"\n" +
+	"expiration\x18\x02 \x01(\v2\x12.dhow.meta.v1.TimeR\n" +
+	"expiration2\xa7\x06\n" +
 	"\x0fServiceAccounts\x12=\n" +
 	"\x03Get\x12\x18.dhow.meta.v1.GetRequest\x1a\x1c.dhow.core.v1.ServiceAccount\x12E\n" +
 	"\x04List\x12\x19.dhow.meta.v1.ListRequest\x1a .dhow.core.v1.ServiceAccountList0\x01\x12P\n" +
@@ -604,66 +959,75 @@ const file_dhow_core_v1_service_account_proto_rawDesc = "" +
 	"\x05Patch\x12\x1a.dhow.meta.v1.PatchRequest\x1a\x1c.dhow.core.v1.ServiceAccount\x12O\n" +
 	"\x05Apply\x12(.dhow.core.v1.ServiceAccountWriteRequest\x1a\x1c.dhow.core.v1.ServiceAccount\x12C\n" +
 	"\x06Delete\x12\x1b.dhow.meta.v1.DeleteRequest\x1a\x1c.dhow.core.v1.ServiceAccount\x12a\n" +
-	"\x10DeleteCollection\x12%.dhow.meta.v1.DeleteCollectionRequest\x1a&.dhow.meta.v1.DeleteCollectionResponseB\x9e\x01\n" +
+	"\x10DeleteCollection\x12%.dhow.meta.v1.DeleteCollectionRequest\x1a&.dhow.meta.v1.DeleteCollectionResponse\x12\\\n" +
+	"\x05Token\x12(.dhow.core.v1.ServiceAccountTokenRequest\x1a).dhow.core.v1.ServiceAccountTokenResponseB\x9e\x01\n" +
 	"\x10com.dhow.core.v1B\x13ServiceAccountProtoP\x01Z#dhow.dev/gen/go/dhow/core/v1;corev1\xa2\x02\x03DCX\xaa\x02\fDhow.Core.V1\xca\x02\fDhow\\Core\\V1\xe2\x02\x18Dhow\\Core\\V1\\GPBMetadata\xea\x02\x0eDhow::Core::V1b\x06proto3"
 
-var file_dhow_core_v1_service_account_proto_msgTypes = make([]protoimpl.MessageInfo, 5)
+var file_dhow_core_v1_service_account_proto_msgTypes = make([]protoimpl.MessageInfo, 8)
 var file_dhow_core_v1_service_account_proto_goTypes = []any{
-	(*ServiceAccount)(nil),                     // 0: dhow.core.v1.ServiceAccount
-	(*ServiceAccountList)(nil),                 // 1: dhow.core.v1.ServiceAccountList
-	(*ServiceAccountWriteRequest)(nil),         // 2: dhow.core.v1.ServiceAccountWriteRequest
-	(*ServiceAccountWatchResponse)(nil),        // 3: dhow.core.v1.ServiceAccountWatchResponse
-	(*ServiceAccountWatchResponse_Change)(nil), // 4: dhow.core.v1.ServiceAccountWatchResponse.Change
-	(*v1.ObjectMeta)(nil),                      // 5: dhow.meta.v1.ObjectMeta
-	(*ObjectReference)(nil),                    // 6: dhow.core.v1.ObjectReference
-	(*LocalObjectReference)(nil),               // 7: dhow.core.v1.LocalObjectReference
-	(*v1.ListMeta)(nil),                        // 8: dhow.meta.v1.ListMeta
-	(*v1.WriteOptions)(nil),                    // 9: dhow.meta.v1.WriteOptions
-	(v1.WatchMark)(0),                          // 10: dhow.meta.v1.WatchMark
-	(v1.EventType)(0),                          // 11: dhow.meta.v1.EventType
-	(*v1.GetRequest)(nil),                      // 12: dhow.meta.v1.GetRequest
-	(*v1.ListRequest)(nil),                     // 13: dhow.meta.v1.ListRequest
-	(*v1.WatchRequest)(nil),                    // 14: dhow.meta.v1.WatchRequest
-	(*v1.PatchRequest)(nil),                    // 15: dhow.meta.v1.PatchRequest
-	(*v1.DeleteRequest)(nil),                   // 16: dhow.meta.v1.DeleteRequest
-	(*v1.DeleteCollectionRequest)(nil),         // 17: dhow.meta.v1.DeleteCollectionRequest
-	(*v1.DeleteCollectionResponse)(nil),        // 18: dhow.meta.v1.DeleteCollectionResponse
+	(*ServiceAccount)(nil),                         // 0: dhow.core.v1.ServiceAccount
+	(*ServiceAccountList)(nil),                     // 1: dhow.core.v1.ServiceAccountList
+	(*ServiceAccountWriteRequest)(nil),             // 2: dhow.core.v1.ServiceAccountWriteRequest
+	(*ServiceAccountWatchResponse)(nil),            // 3: dhow.core.v1.ServiceAccountWatchResponse
+	(*ServiceAccountTokenRequest)(nil),             // 4: dhow.core.v1.ServiceAccountTokenRequest
+	(*ServiceAccountTokenResponse)(nil),            // 5: dhow.core.v1.ServiceAccountTokenResponse
+	(*ServiceAccountWatchResponse_Change)(nil),     // 6: dhow.core.v1.ServiceAccountWatchResponse.Change
+	(*ServiceAccountTokenRequest_BoundObject)(nil), // 7: dhow.core.v1.ServiceAccountTokenRequest.BoundObject
+	(*v1.ObjectMeta)(nil),                          // 8: dhow.meta.v1.ObjectMeta
+	(*ObjectReference)(nil),                        // 9: dhow.core.v1.ObjectReference
+	(*LocalObjectReference)(nil),                   // 10: dhow.core.v1.LocalObjectReference
+	(*v1.ListMeta)(nil),                            // 11: dhow.meta.v1.ListMeta
+	(*v1.WriteOptions)(nil),                        // 12: dhow.meta.v1.WriteOptions
+	(v1.WatchMark)(0),                              // 13: dhow.meta.v1.WatchMark
+	(*v1.Time)(nil),                                // 14: dhow.meta.v1.Time
+	(v1.EventType)(0),                              // 15: dhow.meta.v1.EventType
+	(*v1.GetRequest)(nil),                          // 16: dhow.meta.v1.GetRequest
+	(*v1.ListRequest)(nil),                         // 17: dhow.meta.v1.ListRequest
+	(*v1.WatchRequest)(nil),                        // 18: dhow.meta.v1.WatchRequest
+	(*v1.PatchRequest)(nil),                        // 19: dhow.meta.v1.PatchRequest
+	(*v1.DeleteRequest)(nil),                       // 20: dhow.meta.v1.DeleteRequest
+	(*v1.DeleteCollectionRequest)(nil),             // 21: dhow.meta.v1.DeleteCollectionRequest
+	(*v1.DeleteCollectionResponse)(nil),            // 22: dhow.meta.v1.DeleteCollectionResponse
 }
 var file_dhow_core_v1_service_account_proto_depIdxs = []int32{
-	5,  // 0: dhow.core.v1.ServiceAccount.metadata:type_name -> dhow.meta.v1.ObjectMeta
-	6,  // 1: dhow.core.v1.ServiceAccount.secrets:type_name -> dhow.core.v1.ObjectReference
-	7,  // 2: dhow.core.v1.ServiceAccount.image_pull_secrets:type_name -> dhow.core.v1.LocalObjectReference
-	8,  // 3: dhow.core.v1.ServiceAccountList.metadata:type_name -> dhow.meta.v1.ListMeta
+	8,  // 0: dhow.core.v1.ServiceAccount.metadata:type_name -> dhow.meta.v1.ObjectMeta
+	9,  // 1: dhow.core.v1.ServiceAccount.secrets:type_name -> dhow.core.v1.ObjectReference
+	10, // 2: dhow.core.v1.ServiceAccount.image_pull_secrets:type_name -> dhow.core.v1.LocalObjectReference
+	11, // 3: dhow.core.v1.ServiceAccountList.metadata:type_name -> dhow.meta.v1.ListMeta
 	0,  // 4: dhow.core.v1.ServiceAccountList.items:type_name -> dhow.core.v1.ServiceAccount
 	0,  // 5: dhow.core.v1.ServiceAccountWriteRequest.object:type_name -> dhow.core.v1.ServiceAccount
-	9,  // 6: dhow.core.v1.ServiceAccountWriteRequest.options:type_name -> dhow.meta.v1.WriteOptions
-	4,  // 7: dhow.core.v1.ServiceAccountWatchResponse.changes:type_name -> dhow.core.v1.ServiceAccountWatchResponse.Change
-	10, // 8: dhow.core.v1.ServiceAccountWatchResponse.mark:type_name -> dhow.meta.v1.WatchMark
-	11, // 9: dhow.core.v1.ServiceAccountWatchResponse.Change.type:type_name -> dhow.meta.v1.EventType
-	0,  // 10: dhow.core.v1.ServiceAccountWatchResponse.Change.object:type_name -> dhow.core.v1.ServiceAccount
-	12, // 11: dhow.core.v1.ServiceAccounts.Get:input_type -> dhow.meta.v1.GetRequest
-	13, // 12: dhow.core.v1.ServiceAccounts.List:input_type -> dhow.meta.v1.ListRequest
-	14, // 13: dhow.core.v1.ServiceAccounts.Watch:input_type -> dhow.meta.v1.WatchRequest
-	2,  // 14: dhow.core.v1.ServiceAccounts.Create:input_type -> dhow.core.v1.ServiceAccountWriteRequest
-	2,  // 15: dhow.core.v1.ServiceAccounts.Update:input_type -> dhow.core.v1.ServiceAccountWriteRequest
-	15, // 16: dhow.core.v1.ServiceAccounts.Patch:input_type -> dhow.meta.v1.PatchRequest
-	2,  // 17: dhow.core.v1.ServiceAccounts.Apply:input_type -> dhow.core.v1.ServiceAccountWriteRequest
-	16, // 18: dhow.core.v1.ServiceAccounts.Delete:input_type -> dhow.meta.v1.DeleteRequest
-	17, // 19: dhow.core.v1.ServiceAccounts.DeleteCollection:input_type -> dhow.meta.v1.DeleteCollectionRequest
-	0,  // 20: dhow.core.v1.ServiceAccounts.Get:output_type -> dhow.core.v1.ServiceAccount
-	1,  // 21: dhow.core.v1.ServiceAccounts.List:output_type -> dhow.core.v1.ServiceAccountList
-	3,  // 22: dhow.core.v1.ServiceAccounts.Watch:output_type -> dhow.core.v1.ServiceAccountWatchResponse
-	0,  // 23: dhow.core.v1.ServiceAccounts.Create:output_type -> dhow.core.v1.ServiceAccount
-	0,  // 24: dhow.core.v1.ServiceAccounts.Update:output_type -> dhow.core.v1.ServiceAccount
-	0,  // 25: dhow.core.v1.ServiceAccounts.Patch:output_type -> dhow.core.v1.ServiceAccount
-	0,  // 26: dhow.core.v1.ServiceAccounts.Apply:output_type -> dhow.core.v1.ServiceAccount
-	0,  // 27: dhow.core.v1.ServiceAccounts.Delete:output_type -> dhow.core.v1.ServiceAccount
-	18, // 28: dhow.core.v1.ServiceAccounts.DeleteCollection:output_type -> dhow.meta.v1.DeleteCollectionResponse
-	20, // [20:29] is the sub-list for method output_type
-	11, // [11:20] is the sub-list for method input_type
-	11, // [11:11] is the sub-list for extension type_name
-	11, // [11:11] is the sub-list for extension extendee
-	0,  // [0:11] is the sub-list for field type_name
+	12, // 6: dhow.core.v1.ServiceAccountWriteRequest.options:type_name -> dhow.meta.v1.WriteOptions
+	6,  // 7: dhow.core.v1.ServiceAccountWatchResponse.changes:type_name -> dhow.core.v1.ServiceAccountWatchResponse.Change
+	13, // 8: dhow.core.v1.ServiceAccountWatchResponse.mark:type_name -> dhow.meta.v1.WatchMark
+	7,  // 9: dhow.core.v1.ServiceAccountTokenRequest.bound_object:type_name -> dhow.core.v1.ServiceAccountTokenRequest.BoundObject
+	14, // 10: dhow.core.v1.ServiceAccountTokenResponse.expiration:type_name -> dhow.meta.v1.Time
+	15, // 11: dhow.core.v1.ServiceAccountWatchResponse.Change.type:type_name -> dhow.meta.v1.EventType
+	0,  // 12: dhow.core.v1.ServiceAccountWatchResponse.Change.object:type_name -> dhow.core.v1.ServiceAccount
+	16, // 13: dhow.core.v1.ServiceAccounts.Get:input_type -> dhow.meta.v1.GetRequest
+	17, // 14: dhow.core.v1.ServiceAccounts.List:input_type -> dhow.meta.v1.ListRequest
+	18, // 15: dhow.core.v1.ServiceAccounts.Watch:input_type -> dhow.meta.v1.WatchRequest
+	2,  // 16: dhow.core.v1.ServiceAccounts.Create:input_type -> dhow.core.v1.ServiceAccountWriteRequest
+	2,  // 17: dhow.core.v1.ServiceAccounts.Update:input_type -> dhow.core.v1.ServiceAccountWriteRequest
+	19, // 18: dhow.core.v1.ServiceAccounts.Patch:input_type -> dhow.meta.v1.PatchRequest
+	2,  // 19: dhow.core.v1.ServiceAccounts.Apply:input_type -> dhow.core.v1.ServiceAccountWriteRequest
+	20, // 20: dhow.core.v1.ServiceAccounts.Delete:input_type -> dhow.meta.v1.DeleteRequest
+	21, // 21: dhow.core.v1.ServiceAccounts.DeleteCollection:input_type -> dhow.meta.v1.DeleteCollectionRequest
+	4,  // 22: dhow.core.v1.ServiceAccounts.Token:input_type -> dhow.core.v1.ServiceAccountTokenRequest
+	0,  // 23: dhow.core.v1.ServiceAccounts.Get:output_type -> dhow.core.v1.ServiceAccount
+	1,  // 24: dhow.core.v1.ServiceAccounts.List:output_type -> dhow.core.v1.ServiceAccountList
+	3,  // 25: dhow.core.v1.ServiceAccounts.Watch:output_type -> dhow.core.v1.ServiceAccountWatchResponse
+	0,  // 26: dhow.core.v1.ServiceAccounts.Create:output_type -> dhow.core.v1.ServiceAccount
+	0,  // 27: dhow.core.v1.ServiceAccounts.Update:output_type -> dhow.core.v1.ServiceAccount
+	0,  // 28: dhow.core.v1.ServiceAccounts.Patch:output_type -> dhow.core.v1.ServiceAccount
+	0,  // 29: dhow.core.v1.ServiceAccounts.Apply:output_type -> dhow.core.v1.ServiceAccount
+	0,  // 30: dhow.core.v1.ServiceAccounts.Delete:output_type -> dhow.core.v1.ServiceAccount
+	22, // 31: dhow.core.v1.ServiceAccounts.DeleteCollection:output_type -> dhow.meta.v1.DeleteCollectionResponse
+	5,  // 32: dhow.core.v1.ServiceAccounts.Token:output_type -> dhow.core.v1.ServiceAccountTokenResponse
+	23, // [23:33] is the sub-list for method output_type
+	13, // [13:23] is the sub-list for method input_type
+	13, // [13:13] is the sub-list for extension type_name
+	13, // [13:13] is the sub-list for extension extendee
+	0,  // [0:13] is the sub-list for field type_name
 }
 
 func init() { file_dhow_core_v1_service_account_proto_init() }
@@ -674,13 +1038,14 @@ func file_dhow_core_v1_service_account_proto_init() {
 	file_dhow_core_v1_reference_proto_init()
 	file_dhow_core_v1_service_account_proto_msgTypes[0].OneofWrappers = []any{}
 	file_dhow_core_v1_service_account_proto_msgTypes[1].OneofWrappers = []any{}
+	file_dhow_core_v1_service_account_proto_msgTypes[4].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_dhow_core_v1_service_account_proto_rawDesc), len(file_dhow_core_v1_service_account_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   5,
+			NumMessages:   8,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -29,6 +29,7 @@ const (
 	ServiceAccounts_Apply_FullMethodName            = "/dhow.core.v1.ServiceAccounts/Apply"
 	ServiceAccounts_Delete_FullMethodName           = "/dhow.core.v1.ServiceAccounts/Delete"
 	ServiceAccounts_DeleteCollection_FullMethodName = "/dhow.core.v1.ServiceAccounts/DeleteCollection"
+	ServiceAccounts_Token_FullMethodName            = "/dhow.core.v1.ServiceAccounts/Token"
 )
 
 // ServiceAccountsClient is the client API for ServiceAccounts service.
@@ -58,6 +59,9 @@ type ServiceAccountsClient interface {
 	Delete(ctx context.Context, in *v1.DeleteRequest, opts ...grpc.CallOption) (*ServiceAccount, error)
 	// DeleteCollection deletes each object that a list would give. May be retried.
 	DeleteCollection(ctx context.Context, in *v1.DeleteCollectionRequest, opts ...grpc.CallOption) (*v1.DeleteCollectionResponse, error)
+	// Token issues a token. Needs `create` on serviceaccounts/token; a node gets tokens only for pods that run on it, bound to them. NOT_FOUND: no such
+	// account or bound object. INVALID_ARGUMENT, PERMISSION_DENIED. May be retried.
+	Token(ctx context.Context, in *ServiceAccountTokenRequest, opts ...grpc.CallOption) (*ServiceAccountTokenResponse, error)
 }
 
 type serviceAccountsClient struct {
@@ -176,6 +180,16 @@ func (c *serviceAccountsClient) DeleteCollection(ctx context.Context, in *v1.Del
 	return out, nil
 }
 
+func (c *serviceAccountsClient) Token(ctx context.Context, in *ServiceAccountTokenRequest, opts ...grpc.CallOption) (*ServiceAccountTokenResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ServiceAccountTokenResponse)
+	err := c.cc.Invoke(ctx, ServiceAccounts_Token_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // ServiceAccountsServer is the server API for ServiceAccounts service.
 // All implementations must embed UnimplementedServiceAccountsServer
 // for forward compatibility.
@@ -203,6 +217,9 @@ type ServiceAccountsServer interface {
 	Delete(context.Context, *v1.DeleteRequest) (*ServiceAccount, error)
 	// DeleteCollection deletes each object that a list would give. May be retried.
 	DeleteCollection(context.Context, *v1.DeleteCollectionRequest) (*v1.DeleteCollectionResponse, error)
+	// Token issues a token. Needs `create` on serviceaccounts/token; a node gets tokens only for pods that run on it, bound to them. NOT_FOUND: no such
+	// account or bound object. INVALID_ARGUMENT, PERMISSION_DENIED. May be retried.
+	Token(context.Context, *ServiceAccountTokenRequest) (*ServiceAccountTokenResponse, error)
 	mustEmbedUnimplementedServiceAccountsServer()
 }
 
@@ -239,6 +256,9 @@ func (UnimplementedServiceAccountsServer) Delete(context.Context, *v1.DeleteRequ
 }
 func (UnimplementedServiceAccountsServer) DeleteCollection(context.Context, *v1.DeleteCollectionRequest) (*v1.DeleteCollectionResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method DeleteCollection not implemented")
+}
+func (UnimplementedServiceAccountsServer) Token(context.Context, *ServiceAccountTokenRequest) (*ServiceAccountTokenResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Token not implemented")
 }
 func (UnimplementedServiceAccountsServer) mustEmbedUnimplementedServiceAccountsServer() {}
 func (UnimplementedServiceAccountsServer) testEmbeddedByValue()                         {}
@@ -409,6 +429,24 @@ func _ServiceAccounts_DeleteCollection_Handler(srv interface{}, ctx context.Cont
 	return interceptor(ctx, in, info, handler)
 }
 
+func _ServiceAccounts_Token_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ServiceAccountTokenRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ServiceAccountsServer).Token(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ServiceAccounts_Token_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ServiceAccountsServer).Token(ctx, req.(*ServiceAccountTokenRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // ServiceAccounts_ServiceDesc is the grpc.ServiceDesc for ServiceAccounts service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -443,6 +481,10 @@ var ServiceAccounts_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "DeleteCollection",
 			Handler:    _ServiceAccounts_DeleteCollection_Handler,
+		},
+		{
+			MethodName: "Token",
+			Handler:    _ServiceAccounts_Token_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{

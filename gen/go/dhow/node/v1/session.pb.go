@@ -8,6 +8,7 @@ package nodev1
 
 import (
 	v1 "dhow.dev/gen/go/dhow/core/v1"
+	v11 "dhow.dev/gen/go/dhow/meta/v1"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
 	reflect "reflect"
@@ -81,6 +82,15 @@ func (x *AttachRequest) GetStatus() *v1.NodeStatus {
 	return nil
 }
 
+func (x *AttachRequest) GetUsage() *NodeUsage {
+	if x != nil {
+		if x, ok := x.xxx_hidden_Message.(*attachRequest_Usage); ok {
+			return x.Usage
+		}
+	}
+	return nil
+}
+
 func (x *AttachRequest) SetHello(v *Hello) {
 	if v == nil {
 		x.xxx_hidden_Message = nil
@@ -103,6 +113,14 @@ func (x *AttachRequest) SetStatus(v *v1.NodeStatus) {
 		return
 	}
 	x.xxx_hidden_Message = &attachRequest_Status{v}
+}
+
+func (x *AttachRequest) SetUsage(v *NodeUsage) {
+	if v == nil {
+		x.xxx_hidden_Message = nil
+		return
+	}
+	x.xxx_hidden_Message = &attachRequest_Usage{v}
 }
 
 func (x *AttachRequest) HasMessage() bool {
@@ -136,6 +154,14 @@ func (x *AttachRequest) HasStatus() bool {
 	return ok
 }
 
+func (x *AttachRequest) HasUsage() bool {
+	if x == nil {
+		return false
+	}
+	_, ok := x.xxx_hidden_Message.(*attachRequest_Usage)
+	return ok
+}
+
 func (x *AttachRequest) ClearMessage() {
 	x.xxx_hidden_Message = nil
 }
@@ -158,10 +184,17 @@ func (x *AttachRequest) ClearStatus() {
 	}
 }
 
+func (x *AttachRequest) ClearUsage() {
+	if _, ok := x.xxx_hidden_Message.(*attachRequest_Usage); ok {
+		x.xxx_hidden_Message = nil
+	}
+}
+
 const AttachRequest_Message_not_set_case case_AttachRequest_Message = 0
 const AttachRequest_Hello_case case_AttachRequest_Message = 1
 const AttachRequest_Heartbeat_case case_AttachRequest_Message = 2
 const AttachRequest_Status_case case_AttachRequest_Message = 3
+const AttachRequest_Usage_case case_AttachRequest_Message = 4
 
 func (x *AttachRequest) WhichMessage() case_AttachRequest_Message {
 	if x == nil {
@@ -174,6 +207,8 @@ func (x *AttachRequest) WhichMessage() case_AttachRequest_Message {
 		return AttachRequest_Heartbeat_case
 	case *attachRequest_Status:
 		return AttachRequest_Status_case
+	case *attachRequest_Usage:
+		return AttachRequest_Usage_case
 	default:
 		return AttachRequest_Message_not_set_case
 	}
@@ -189,6 +224,8 @@ type AttachRequest_builder struct {
 	Heartbeat *Heartbeat
 	// The node's status as the agent sees it; the server merges it into the Node (conditions by type).
 	Status *v1.NodeStatus
+	// What the node and its pods use, whole; sent every 15 seconds when it has changed. The newest counts, and only while the session lasts.
+	Usage *NodeUsage
 	// -- end of xxx_hidden_Message
 }
 
@@ -204,6 +241,9 @@ func (b0 AttachRequest_builder) Build() *AttachRequest {
 	}
 	if b.Status != nil {
 		x.xxx_hidden_Message = &attachRequest_Status{b.Status}
+	}
+	if b.Usage != nil {
+		x.xxx_hidden_Message = &attachRequest_Usage{b.Usage}
 	}
 	return m0
 }
@@ -237,11 +277,444 @@ type attachRequest_Status struct {
 	Status *v1.NodeStatus `protobuf:"bytes,3,opt,name=status,proto3,oneof"`
 }
 
+type attachRequest_Usage struct {
+	// What the node and its pods use, whole; sent every 15 seconds when it has changed. The newest counts, and only while the session lasts.
+	Usage *NodeUsage `protobuf:"bytes,4,opt,name=usage,proto3,oneof"`
+}
+
 func (*attachRequest_Hello) isAttachRequest_Message() {}
 
 func (*attachRequest_Heartbeat) isAttachRequest_Message() {}
 
 func (*attachRequest_Status) isAttachRequest_Message() {}
+
+func (*attachRequest_Usage) isAttachRequest_Message() {}
+
+// NodeUsage is what a node and its pods use.
+type NodeUsage struct {
+	state                         protoimpl.MessageState `protogen:"opaque.v1"`
+	xxx_hidden_Timestamp          *v11.Time              `protobuf:"bytes,1,opt,name=timestamp,proto3"`
+	xxx_hidden_WindowMilliseconds int64                  `protobuf:"varint,2,opt,name=window_milliseconds,json=windowMilliseconds,proto3"`
+	xxx_hidden_Node               *Usage                 `protobuf:"bytes,3,opt,name=node,proto3"`
+	xxx_hidden_Pods               *[]*PodUsage           `protobuf:"bytes,4,rep,name=pods,proto3"`
+	unknownFields                 protoimpl.UnknownFields
+	sizeCache                     protoimpl.SizeCache
+}
+
+func (x *NodeUsage) Reset() {
+	*x = NodeUsage{}
+	mi := &file_dhow_node_v1_session_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NodeUsage) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NodeUsage) ProtoMessage() {}
+
+func (x *NodeUsage) ProtoReflect() protoreflect.Message {
+	mi := &file_dhow_node_v1_session_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+func (x *NodeUsage) GetTimestamp() *v11.Time {
+	if x != nil {
+		return x.xxx_hidden_Timestamp
+	}
+	return nil
+}
+
+func (x *NodeUsage) GetWindowMilliseconds() int64 {
+	if x != nil {
+		return x.xxx_hidden_WindowMilliseconds
+	}
+	return 0
+}
+
+func (x *NodeUsage) GetNode() *Usage {
+	if x != nil {
+		return x.xxx_hidden_Node
+	}
+	return nil
+}
+
+func (x *NodeUsage) GetPods() []*PodUsage {
+	if x != nil {
+		if x.xxx_hidden_Pods != nil {
+			return *x.xxx_hidden_Pods
+		}
+	}
+	return nil
+}
+
+func (x *NodeUsage) SetTimestamp(v *v11.Time) {
+	x.xxx_hidden_Timestamp = v
+}
+
+func (x *NodeUsage) SetWindowMilliseconds(v int64) {
+	x.xxx_hidden_WindowMilliseconds = v
+}
+
+func (x *NodeUsage) SetNode(v *Usage) {
+	x.xxx_hidden_Node = v
+}
+
+func (x *NodeUsage) SetPods(v []*PodUsage) {
+	x.xxx_hidden_Pods = &v
+}
+
+func (x *NodeUsage) HasTimestamp() bool {
+	if x == nil {
+		return false
+	}
+	return x.xxx_hidden_Timestamp != nil
+}
+
+func (x *NodeUsage) HasNode() bool {
+	if x == nil {
+		return false
+	}
+	return x.xxx_hidden_Node != nil
+}
+
+func (x *NodeUsage) ClearTimestamp() {
+	x.xxx_hidden_Timestamp = nil
+}
+
+func (x *NodeUsage) ClearNode() {
+	x.xxx_hidden_Node = nil
+}
+
+type NodeUsage_builder struct {
+	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
+
+	// When the values were read.
+	Timestamp *v11.Time
+	// The time over which CPU time was counted, in milliseconds.
+	WindowMilliseconds int64
+	// All processes of the node.
+	Node *Usage
+	// The running pods.
+	Pods []*PodUsage
+}
+
+func (b0 NodeUsage_builder) Build() *NodeUsage {
+	m0 := &NodeUsage{}
+	b, x := &b0, m0
+	_, _ = b, x
+	x.xxx_hidden_Timestamp = b.Timestamp
+	x.xxx_hidden_WindowMilliseconds = b.WindowMilliseconds
+	x.xxx_hidden_Node = b.Node
+	x.xxx_hidden_Pods = &b.Pods
+	return m0
+}
+
+// Usage is CPU and memory.
+type Usage struct {
+	state                     protoimpl.MessageState `protogen:"opaque.v1"`
+	xxx_hidden_CpuNanocores   uint64                 `protobuf:"varint,1,opt,name=cpu_nanocores,json=cpuNanocores,proto3"`
+	xxx_hidden_MemoryBytes    uint64                 `protobuf:"varint,2,opt,name=memory_bytes,json=memoryBytes,proto3"`
+	xxx_hidden_CpuNanoseconds uint64                 `protobuf:"varint,3,opt,name=cpu_nanoseconds,json=cpuNanoseconds,proto3"`
+	unknownFields             protoimpl.UnknownFields
+	sizeCache                 protoimpl.SizeCache
+}
+
+func (x *Usage) Reset() {
+	*x = Usage{}
+	mi := &file_dhow_node_v1_session_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Usage) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Usage) ProtoMessage() {}
+
+func (x *Usage) ProtoReflect() protoreflect.Message {
+	mi := &file_dhow_node_v1_session_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+func (x *Usage) GetCpuNanocores() uint64 {
+	if x != nil {
+		return x.xxx_hidden_CpuNanocores
+	}
+	return 0
+}
+
+func (x *Usage) GetMemoryBytes() uint64 {
+	if x != nil {
+		return x.xxx_hidden_MemoryBytes
+	}
+	return 0
+}
+
+func (x *Usage) GetCpuNanoseconds() uint64 {
+	if x != nil {
+		return x.xxx_hidden_CpuNanoseconds
+	}
+	return 0
+}
+
+func (x *Usage) SetCpuNanocores(v uint64) {
+	x.xxx_hidden_CpuNanocores = v
+}
+
+func (x *Usage) SetMemoryBytes(v uint64) {
+	x.xxx_hidden_MemoryBytes = v
+}
+
+func (x *Usage) SetCpuNanoseconds(v uint64) {
+	x.xxx_hidden_CpuNanoseconds = v
+}
+
+type Usage_builder struct {
+	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
+
+	// CPU time per second, in billionths of a second (nanocores), the mean over the window.
+	CpuNanocores uint64
+	// Memory that cannot be given back under pressure (the working set), in bytes.
+	MemoryBytes uint64
+	// CPU time since the start, in nanoseconds.
+	CpuNanoseconds uint64
+}
+
+func (b0 Usage_builder) Build() *Usage {
+	m0 := &Usage{}
+	b, x := &b0, m0
+	_, _ = b, x
+	x.xxx_hidden_CpuNanocores = b.CpuNanocores
+	x.xxx_hidden_MemoryBytes = b.MemoryBytes
+	x.xxx_hidden_CpuNanoseconds = b.CpuNanoseconds
+	return m0
+}
+
+// PodUsage is what a pod's running containers use.
+type PodUsage struct {
+	state                 protoimpl.MessageState `protogen:"opaque.v1"`
+	xxx_hidden_Namespace  string                 `protobuf:"bytes,1,opt,name=namespace,proto3"`
+	xxx_hidden_Name       string                 `protobuf:"bytes,2,opt,name=name,proto3"`
+	xxx_hidden_Uid        string                 `protobuf:"bytes,3,opt,name=uid,proto3"`
+	xxx_hidden_Containers *[]*PodUsage_Container `protobuf:"bytes,4,rep,name=containers,proto3"`
+	unknownFields         protoimpl.UnknownFields
+	sizeCache             protoimpl.SizeCache
+}
+
+func (x *PodUsage) Reset() {
+	*x = PodUsage{}
+	mi := &file_dhow_node_v1_session_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PodUsage) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PodUsage) ProtoMessage() {}
+
+func (x *PodUsage) ProtoReflect() protoreflect.Message {
+	mi := &file_dhow_node_v1_session_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+func (x *PodUsage) GetNamespace() string {
+	if x != nil {
+		return x.xxx_hidden_Namespace
+	}
+	return ""
+}
+
+func (x *PodUsage) GetName() string {
+	if x != nil {
+		return x.xxx_hidden_Name
+	}
+	return ""
+}
+
+func (x *PodUsage) GetUid() string {
+	if x != nil {
+		return x.xxx_hidden_Uid
+	}
+	return ""
+}
+
+func (x *PodUsage) GetContainers() []*PodUsage_Container {
+	if x != nil {
+		if x.xxx_hidden_Containers != nil {
+			return *x.xxx_hidden_Containers
+		}
+	}
+	return nil
+}
+
+func (x *PodUsage) SetNamespace(v string) {
+	x.xxx_hidden_Namespace = v
+}
+
+func (x *PodUsage) SetName(v string) {
+	x.xxx_hidden_Name = v
+}
+
+func (x *PodUsage) SetUid(v string) {
+	x.xxx_hidden_Uid = v
+}
+
+func (x *PodUsage) SetContainers(v []*PodUsage_Container) {
+	x.xxx_hidden_Containers = &v
+}
+
+type PodUsage_builder struct {
+	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
+
+	// The pod's.
+	Namespace string
+	// The pod's.
+	Name string
+	// The pod's.
+	Uid        string
+	Containers []*PodUsage_Container
+}
+
+func (b0 PodUsage_builder) Build() *PodUsage {
+	m0 := &PodUsage{}
+	b, x := &b0, m0
+	_, _ = b, x
+	x.xxx_hidden_Namespace = b.Namespace
+	x.xxx_hidden_Name = b.Name
+	x.xxx_hidden_Uid = b.Uid
+	x.xxx_hidden_Containers = &b.Containers
+	return m0
+}
+
+// UsageRequest asks for all.
+type UsageRequest struct {
+	state         protoimpl.MessageState `protogen:"opaque.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UsageRequest) Reset() {
+	*x = UsageRequest{}
+	mi := &file_dhow_node_v1_session_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UsageRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UsageRequest) ProtoMessage() {}
+
+func (x *UsageRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_dhow_node_v1_session_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+type UsageRequest_builder struct {
+	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
+
+}
+
+func (b0 UsageRequest_builder) Build() *UsageRequest {
+	m0 := &UsageRequest{}
+	b, x := &b0, m0
+	_, _ = b, x
+	return m0
+}
+
+// UsageResponse is what is known here.
+type UsageResponse struct {
+	state            protoimpl.MessageState `protogen:"opaque.v1"`
+	xxx_hidden_Nodes *[]*UsageResponse_Node `protobuf:"bytes,1,rep,name=nodes,proto3"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
+}
+
+func (x *UsageResponse) Reset() {
+	*x = UsageResponse{}
+	mi := &file_dhow_node_v1_session_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UsageResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UsageResponse) ProtoMessage() {}
+
+func (x *UsageResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_dhow_node_v1_session_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+func (x *UsageResponse) GetNodes() []*UsageResponse_Node {
+	if x != nil {
+		if x.xxx_hidden_Nodes != nil {
+			return *x.xxx_hidden_Nodes
+		}
+	}
+	return nil
+}
+
+func (x *UsageResponse) SetNodes(v []*UsageResponse_Node) {
+	x.xxx_hidden_Nodes = &v
+}
+
+type UsageResponse_builder struct {
+	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
+
+	Nodes []*UsageResponse_Node
+}
+
+func (b0 UsageResponse_builder) Build() *UsageResponse {
+	m0 := &UsageResponse{}
+	b, x := &b0, m0
+	_, _ = b, x
+	x.xxx_hidden_Nodes = &b.Nodes
+	return m0
+}
 
 // Hello introduces a node.
 type Hello struct {
@@ -254,7 +727,7 @@ type Hello struct {
 
 func (x *Hello) Reset() {
 	*x = Hello{}
-	mi := &file_dhow_node_v1_session_proto_msgTypes[1]
+	mi := &file_dhow_node_v1_session_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -266,7 +739,7 @@ func (x *Hello) String() string {
 func (*Hello) ProtoMessage() {}
 
 func (x *Hello) ProtoReflect() protoreflect.Message {
-	mi := &file_dhow_node_v1_session_proto_msgTypes[1]
+	mi := &file_dhow_node_v1_session_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -337,7 +810,7 @@ type Heartbeat struct {
 
 func (x *Heartbeat) Reset() {
 	*x = Heartbeat{}
-	mi := &file_dhow_node_v1_session_proto_msgTypes[2]
+	mi := &file_dhow_node_v1_session_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -349,7 +822,7 @@ func (x *Heartbeat) String() string {
 func (*Heartbeat) ProtoMessage() {}
 
 func (x *Heartbeat) ProtoReflect() protoreflect.Message {
-	mi := &file_dhow_node_v1_session_proto_msgTypes[2]
+	mi := &file_dhow_node_v1_session_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -382,7 +855,7 @@ type AttachResponse struct {
 
 func (x *AttachResponse) Reset() {
 	*x = AttachResponse{}
-	mi := &file_dhow_node_v1_session_proto_msgTypes[3]
+	mi := &file_dhow_node_v1_session_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -394,7 +867,7 @@ func (x *AttachResponse) String() string {
 func (*AttachResponse) ProtoMessage() {}
 
 func (x *AttachResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_dhow_node_v1_session_proto_msgTypes[3]
+	mi := &file_dhow_node_v1_session_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -523,7 +996,7 @@ func (b0 AttachResponse_builder) Build() *AttachResponse {
 type case_AttachResponse_Message protoreflect.FieldNumber
 
 func (x case_AttachResponse_Message) String() string {
-	md := file_dhow_node_v1_session_proto_msgTypes[3].Descriptor()
+	md := file_dhow_node_v1_session_proto_msgTypes[8].Descriptor()
 	if x == 0 {
 		return "not set"
 	}
@@ -560,7 +1033,7 @@ type Attached struct {
 
 func (x *Attached) Reset() {
 	*x = Attached{}
-	mi := &file_dhow_node_v1_session_proto_msgTypes[4]
+	mi := &file_dhow_node_v1_session_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -572,7 +1045,7 @@ func (x *Attached) String() string {
 func (*Attached) ProtoMessage() {}
 
 func (x *Attached) ProtoReflect() protoreflect.Message {
-	mi := &file_dhow_node_v1_session_proto_msgTypes[4]
+	mi := &file_dhow_node_v1_session_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -661,7 +1134,7 @@ type OpenTunnel struct {
 
 func (x *OpenTunnel) Reset() {
 	*x = OpenTunnel{}
-	mi := &file_dhow_node_v1_session_proto_msgTypes[5]
+	mi := &file_dhow_node_v1_session_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -673,7 +1146,7 @@ func (x *OpenTunnel) String() string {
 func (*OpenTunnel) ProtoMessage() {}
 
 func (x *OpenTunnel) ProtoReflect() protoreflect.Message {
-	mi := &file_dhow_node_v1_session_proto_msgTypes[5]
+	mi := &file_dhow_node_v1_session_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -704,6 +1177,24 @@ func (x *OpenTunnel) GetExec() *v1.PodExecRequest_Start {
 	if x != nil {
 		if x, ok := x.xxx_hidden_Request.(*openTunnel_Exec); ok {
 			return x.Exec
+		}
+	}
+	return nil
+}
+
+func (x *OpenTunnel) GetAttach() *v1.PodAttachRequest_Start {
+	if x != nil {
+		if x, ok := x.xxx_hidden_Request.(*openTunnel_Attach); ok {
+			return x.Attach
+		}
+	}
+	return nil
+}
+
+func (x *OpenTunnel) GetPortForward() *v1.PodPortForwardRequest_Start {
+	if x != nil {
+		if x, ok := x.xxx_hidden_Request.(*openTunnel_PortForward); ok {
+			return x.PortForward
 		}
 	}
 	return nil
@@ -743,6 +1234,22 @@ func (x *OpenTunnel) SetExec(v *v1.PodExecRequest_Start) {
 	x.xxx_hidden_Request = &openTunnel_Exec{v}
 }
 
+func (x *OpenTunnel) SetAttach(v *v1.PodAttachRequest_Start) {
+	if v == nil {
+		x.xxx_hidden_Request = nil
+		return
+	}
+	x.xxx_hidden_Request = &openTunnel_Attach{v}
+}
+
+func (x *OpenTunnel) SetPortForward(v *v1.PodPortForwardRequest_Start) {
+	if v == nil {
+		x.xxx_hidden_Request = nil
+		return
+	}
+	x.xxx_hidden_Request = &openTunnel_PortForward{v}
+}
+
 func (x *OpenTunnel) SetPodUid(v string) {
 	x.xxx_hidden_PodUid = v
 }
@@ -774,6 +1281,22 @@ func (x *OpenTunnel) HasExec() bool {
 	return ok
 }
 
+func (x *OpenTunnel) HasAttach() bool {
+	if x == nil {
+		return false
+	}
+	_, ok := x.xxx_hidden_Request.(*openTunnel_Attach)
+	return ok
+}
+
+func (x *OpenTunnel) HasPortForward() bool {
+	if x == nil {
+		return false
+	}
+	_, ok := x.xxx_hidden_Request.(*openTunnel_PortForward)
+	return ok
+}
+
 func (x *OpenTunnel) ClearRequest() {
 	x.xxx_hidden_Request = nil
 }
@@ -790,9 +1313,23 @@ func (x *OpenTunnel) ClearExec() {
 	}
 }
 
+func (x *OpenTunnel) ClearAttach() {
+	if _, ok := x.xxx_hidden_Request.(*openTunnel_Attach); ok {
+		x.xxx_hidden_Request = nil
+	}
+}
+
+func (x *OpenTunnel) ClearPortForward() {
+	if _, ok := x.xxx_hidden_Request.(*openTunnel_PortForward); ok {
+		x.xxx_hidden_Request = nil
+	}
+}
+
 const OpenTunnel_Request_not_set_case case_OpenTunnel_Request = 0
 const OpenTunnel_Log_case case_OpenTunnel_Request = 2
 const OpenTunnel_Exec_case case_OpenTunnel_Request = 3
+const OpenTunnel_Attach_case case_OpenTunnel_Request = 6
+const OpenTunnel_PortForward_case case_OpenTunnel_Request = 7
 
 func (x *OpenTunnel) WhichRequest() case_OpenTunnel_Request {
 	if x == nil {
@@ -803,6 +1340,10 @@ func (x *OpenTunnel) WhichRequest() case_OpenTunnel_Request {
 		return OpenTunnel_Log_case
 	case *openTunnel_Exec:
 		return OpenTunnel_Exec_case
+	case *openTunnel_Attach:
+		return OpenTunnel_Attach_case
+	case *openTunnel_PortForward:
+		return OpenTunnel_PortForward_case
 	default:
 		return OpenTunnel_Request_not_set_case
 	}
@@ -818,6 +1359,10 @@ type OpenTunnel_builder struct {
 	Log *v1.PodLogRequest
 	// Run a command in a container.
 	Exec *v1.PodExecRequest_Start
+	// Connect to a container's own process. Streams travel as those of an exec.
+	Attach *v1.PodAttachRequest_Start
+	// Connect to a port of a pod.
+	PortForward *v1.PodPortForwardRequest_Start
 	// -- end of xxx_hidden_Request
 	// The pod is served only if it has this UID.
 	PodUid string
@@ -836,6 +1381,12 @@ func (b0 OpenTunnel_builder) Build() *OpenTunnel {
 	if b.Exec != nil {
 		x.xxx_hidden_Request = &openTunnel_Exec{b.Exec}
 	}
+	if b.Attach != nil {
+		x.xxx_hidden_Request = &openTunnel_Attach{b.Attach}
+	}
+	if b.PortForward != nil {
+		x.xxx_hidden_Request = &openTunnel_PortForward{b.PortForward}
+	}
 	x.xxx_hidden_PodUid = b.PodUid
 	x.xxx_hidden_Traceparent = b.Traceparent
 	return m0
@@ -844,7 +1395,7 @@ func (b0 OpenTunnel_builder) Build() *OpenTunnel {
 type case_OpenTunnel_Request protoreflect.FieldNumber
 
 func (x case_OpenTunnel_Request) String() string {
-	md := file_dhow_node_v1_session_proto_msgTypes[5].Descriptor()
+	md := file_dhow_node_v1_session_proto_msgTypes[10].Descriptor()
 	if x == 0 {
 		return "not set"
 	}
@@ -865,9 +1416,23 @@ type openTunnel_Exec struct {
 	Exec *v1.PodExecRequest_Start `protobuf:"bytes,3,opt,name=exec,proto3,oneof"`
 }
 
+type openTunnel_Attach struct {
+	// Connect to a container's own process. Streams travel as those of an exec.
+	Attach *v1.PodAttachRequest_Start `protobuf:"bytes,6,opt,name=attach,proto3,oneof"`
+}
+
+type openTunnel_PortForward struct {
+	// Connect to a port of a pod.
+	PortForward *v1.PodPortForwardRequest_Start `protobuf:"bytes,7,opt,name=port_forward,json=portForward,proto3,oneof"`
+}
+
 func (*openTunnel_Log) isOpenTunnel_Request() {}
 
 func (*openTunnel_Exec) isOpenTunnel_Request() {}
+
+func (*openTunnel_Attach) isOpenTunnel_Request() {}
+
+func (*openTunnel_PortForward) isOpenTunnel_Request() {}
 
 // TunnelRequest flows from agent to server.
 type TunnelRequest struct {
@@ -880,7 +1445,7 @@ type TunnelRequest struct {
 
 func (x *TunnelRequest) Reset() {
 	*x = TunnelRequest{}
-	mi := &file_dhow_node_v1_session_proto_msgTypes[6]
+	mi := &file_dhow_node_v1_session_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -892,7 +1457,7 @@ func (x *TunnelRequest) String() string {
 func (*TunnelRequest) ProtoMessage() {}
 
 func (x *TunnelRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_dhow_node_v1_session_proto_msgTypes[6]
+	mi := &file_dhow_node_v1_session_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -928,6 +1493,15 @@ func (x *TunnelRequest) GetExec() *v1.PodExecResponse {
 	return nil
 }
 
+func (x *TunnelRequest) GetPortForward() *v1.PodPortForwardResponse {
+	if x != nil {
+		if x, ok := x.xxx_hidden_Message.(*tunnelRequest_PortForward); ok {
+			return x.PortForward
+		}
+	}
+	return nil
+}
+
 func (x *TunnelRequest) GetFailure() *Failure {
 	if x != nil {
 		if x, ok := x.xxx_hidden_Message.(*tunnelRequest_Failure); ok {
@@ -955,6 +1529,14 @@ func (x *TunnelRequest) SetExec(v *v1.PodExecResponse) {
 		return
 	}
 	x.xxx_hidden_Message = &tunnelRequest_Exec{v}
+}
+
+func (x *TunnelRequest) SetPortForward(v *v1.PodPortForwardResponse) {
+	if v == nil {
+		x.xxx_hidden_Message = nil
+		return
+	}
+	x.xxx_hidden_Message = &tunnelRequest_PortForward{v}
 }
 
 func (x *TunnelRequest) SetFailure(v *Failure) {
@@ -988,6 +1570,14 @@ func (x *TunnelRequest) HasExec() bool {
 	return ok
 }
 
+func (x *TunnelRequest) HasPortForward() bool {
+	if x == nil {
+		return false
+	}
+	_, ok := x.xxx_hidden_Message.(*tunnelRequest_PortForward)
+	return ok
+}
+
 func (x *TunnelRequest) HasFailure() bool {
 	if x == nil {
 		return false
@@ -1012,6 +1602,12 @@ func (x *TunnelRequest) ClearExec() {
 	}
 }
 
+func (x *TunnelRequest) ClearPortForward() {
+	if _, ok := x.xxx_hidden_Message.(*tunnelRequest_PortForward); ok {
+		x.xxx_hidden_Message = nil
+	}
+}
+
 func (x *TunnelRequest) ClearFailure() {
 	if _, ok := x.xxx_hidden_Message.(*tunnelRequest_Failure); ok {
 		x.xxx_hidden_Message = nil
@@ -1021,6 +1617,7 @@ func (x *TunnelRequest) ClearFailure() {
 const TunnelRequest_Message_not_set_case case_TunnelRequest_Message = 0
 const TunnelRequest_Log_case case_TunnelRequest_Message = 2
 const TunnelRequest_Exec_case case_TunnelRequest_Message = 3
+const TunnelRequest_PortForward_case case_TunnelRequest_Message = 5
 const TunnelRequest_Failure_case case_TunnelRequest_Message = 4
 
 func (x *TunnelRequest) WhichMessage() case_TunnelRequest_Message {
@@ -1032,6 +1629,8 @@ func (x *TunnelRequest) WhichMessage() case_TunnelRequest_Message {
 		return TunnelRequest_Log_case
 	case *tunnelRequest_Exec:
 		return TunnelRequest_Exec_case
+	case *tunnelRequest_PortForward:
+		return TunnelRequest_PortForward_case
 	case *tunnelRequest_Failure:
 		return TunnelRequest_Failure_case
 	default:
@@ -1049,6 +1648,8 @@ type TunnelRequest_builder struct {
 	Log *v1.PodLogResponse
 	// What the command says.
 	Exec *v1.PodExecResponse
+	// Bytes from a port; the first, empty, says that the connection was made.
+	PortForward *v1.PodPortForwardResponse
 	// The request failed; the tunnel ends. Code is a gRPC status code.
 	Failure *Failure
 	// -- end of xxx_hidden_Message
@@ -1065,6 +1666,9 @@ func (b0 TunnelRequest_builder) Build() *TunnelRequest {
 	if b.Exec != nil {
 		x.xxx_hidden_Message = &tunnelRequest_Exec{b.Exec}
 	}
+	if b.PortForward != nil {
+		x.xxx_hidden_Message = &tunnelRequest_PortForward{b.PortForward}
+	}
 	if b.Failure != nil {
 		x.xxx_hidden_Message = &tunnelRequest_Failure{b.Failure}
 	}
@@ -1074,7 +1678,7 @@ func (b0 TunnelRequest_builder) Build() *TunnelRequest {
 type case_TunnelRequest_Message protoreflect.FieldNumber
 
 func (x case_TunnelRequest_Message) String() string {
-	md := file_dhow_node_v1_session_proto_msgTypes[6].Descriptor()
+	md := file_dhow_node_v1_session_proto_msgTypes[11].Descriptor()
 	if x == 0 {
 		return "not set"
 	}
@@ -1095,6 +1699,11 @@ type tunnelRequest_Exec struct {
 	Exec *v1.PodExecResponse `protobuf:"bytes,3,opt,name=exec,proto3,oneof"`
 }
 
+type tunnelRequest_PortForward struct {
+	// Bytes from a port; the first, empty, says that the connection was made.
+	PortForward *v1.PodPortForwardResponse `protobuf:"bytes,5,opt,name=port_forward,json=portForward,proto3,oneof"`
+}
+
 type tunnelRequest_Failure struct {
 	// The request failed; the tunnel ends. Code is a gRPC status code.
 	Failure *Failure `protobuf:"bytes,4,opt,name=failure,proto3,oneof"`
@@ -1103,6 +1712,8 @@ type tunnelRequest_Failure struct {
 func (*tunnelRequest_Log) isTunnelRequest_Message() {}
 
 func (*tunnelRequest_Exec) isTunnelRequest_Message() {}
+
+func (*tunnelRequest_PortForward) isTunnelRequest_Message() {}
 
 func (*tunnelRequest_Failure) isTunnelRequest_Message() {}
 
@@ -1117,7 +1728,7 @@ type Failure struct {
 
 func (x *Failure) Reset() {
 	*x = Failure{}
-	mi := &file_dhow_node_v1_session_proto_msgTypes[7]
+	mi := &file_dhow_node_v1_session_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1129,7 +1740,7 @@ func (x *Failure) String() string {
 func (*Failure) ProtoMessage() {}
 
 func (x *Failure) ProtoReflect() protoreflect.Message {
-	mi := &file_dhow_node_v1_session_proto_msgTypes[7]
+	mi := &file_dhow_node_v1_session_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1182,15 +1793,16 @@ func (b0 Failure_builder) Build() *Failure {
 
 // TunnelResponse flows from server to agent.
 type TunnelResponse struct {
-	state           protoimpl.MessageState `protogen:"opaque.v1"`
-	xxx_hidden_Exec *v1.PodExecRequest     `protobuf:"bytes,1,opt,name=exec,proto3"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	state                  protoimpl.MessageState    `protogen:"opaque.v1"`
+	xxx_hidden_Exec        *v1.PodExecRequest        `protobuf:"bytes,1,opt,name=exec,proto3"`
+	xxx_hidden_PortForward *v1.PodPortForwardRequest `protobuf:"bytes,2,opt,name=port_forward,json=portForward,proto3"`
+	unknownFields          protoimpl.UnknownFields
+	sizeCache              protoimpl.SizeCache
 }
 
 func (x *TunnelResponse) Reset() {
 	*x = TunnelResponse{}
-	mi := &file_dhow_node_v1_session_proto_msgTypes[8]
+	mi := &file_dhow_node_v1_session_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1202,7 +1814,7 @@ func (x *TunnelResponse) String() string {
 func (*TunnelResponse) ProtoMessage() {}
 
 func (x *TunnelResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_dhow_node_v1_session_proto_msgTypes[8]
+	mi := &file_dhow_node_v1_session_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1220,8 +1832,19 @@ func (x *TunnelResponse) GetExec() *v1.PodExecRequest {
 	return nil
 }
 
+func (x *TunnelResponse) GetPortForward() *v1.PodPortForwardRequest {
+	if x != nil {
+		return x.xxx_hidden_PortForward
+	}
+	return nil
+}
+
 func (x *TunnelResponse) SetExec(v *v1.PodExecRequest) {
 	x.xxx_hidden_Exec = v
+}
+
+func (x *TunnelResponse) SetPortForward(v *v1.PodPortForwardRequest) {
+	x.xxx_hidden_PortForward = v
 }
 
 func (x *TunnelResponse) HasExec() bool {
@@ -1231,8 +1854,19 @@ func (x *TunnelResponse) HasExec() bool {
 	return x.xxx_hidden_Exec != nil
 }
 
+func (x *TunnelResponse) HasPortForward() bool {
+	if x == nil {
+		return false
+	}
+	return x.xxx_hidden_PortForward != nil
+}
+
 func (x *TunnelResponse) ClearExec() {
 	x.xxx_hidden_Exec = nil
+}
+
+func (x *TunnelResponse) ClearPortForward() {
+	x.xxx_hidden_PortForward = nil
 }
 
 type TunnelResponse_builder struct {
@@ -1240,6 +1874,8 @@ type TunnelResponse_builder struct {
 
 	// Standard input, its end, terminal sizes.
 	Exec *v1.PodExecRequest
+	// Bytes for a port, and their end.
+	PortForward *v1.PodPortForwardRequest
 }
 
 func (b0 TunnelResponse_builder) Build() *TunnelResponse {
@@ -1247,6 +1883,175 @@ func (b0 TunnelResponse_builder) Build() *TunnelResponse {
 	b, x := &b0, m0
 	_, _ = b, x
 	x.xxx_hidden_Exec = b.Exec
+	x.xxx_hidden_PortForward = b.PortForward
+	return m0
+}
+
+// One container.
+type PodUsage_Container struct {
+	state            protoimpl.MessageState `protogen:"opaque.v1"`
+	xxx_hidden_Name  string                 `protobuf:"bytes,1,opt,name=name,proto3"`
+	xxx_hidden_Usage *Usage                 `protobuf:"bytes,2,opt,name=usage,proto3"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
+}
+
+func (x *PodUsage_Container) Reset() {
+	*x = PodUsage_Container{}
+	mi := &file_dhow_node_v1_session_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PodUsage_Container) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PodUsage_Container) ProtoMessage() {}
+
+func (x *PodUsage_Container) ProtoReflect() protoreflect.Message {
+	mi := &file_dhow_node_v1_session_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+func (x *PodUsage_Container) GetName() string {
+	if x != nil {
+		return x.xxx_hidden_Name
+	}
+	return ""
+}
+
+func (x *PodUsage_Container) GetUsage() *Usage {
+	if x != nil {
+		return x.xxx_hidden_Usage
+	}
+	return nil
+}
+
+func (x *PodUsage_Container) SetName(v string) {
+	x.xxx_hidden_Name = v
+}
+
+func (x *PodUsage_Container) SetUsage(v *Usage) {
+	x.xxx_hidden_Usage = v
+}
+
+func (x *PodUsage_Container) HasUsage() bool {
+	if x == nil {
+		return false
+	}
+	return x.xxx_hidden_Usage != nil
+}
+
+func (x *PodUsage_Container) ClearUsage() {
+	x.xxx_hidden_Usage = nil
+}
+
+type PodUsage_Container_builder struct {
+	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
+
+	// Its name in the pod.
+	Name  string
+	Usage *Usage
+}
+
+func (b0 PodUsage_Container_builder) Build() *PodUsage_Container {
+	m0 := &PodUsage_Container{}
+	b, x := &b0, m0
+	_, _ = b, x
+	x.xxx_hidden_Name = b.Name
+	x.xxx_hidden_Usage = b.Usage
+	return m0
+}
+
+// One attached node.
+type UsageResponse_Node struct {
+	state            protoimpl.MessageState `protogen:"opaque.v1"`
+	xxx_hidden_Name  string                 `protobuf:"bytes,1,opt,name=name,proto3"`
+	xxx_hidden_Usage *NodeUsage             `protobuf:"bytes,2,opt,name=usage,proto3"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
+}
+
+func (x *UsageResponse_Node) Reset() {
+	*x = UsageResponse_Node{}
+	mi := &file_dhow_node_v1_session_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UsageResponse_Node) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UsageResponse_Node) ProtoMessage() {}
+
+func (x *UsageResponse_Node) ProtoReflect() protoreflect.Message {
+	mi := &file_dhow_node_v1_session_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+func (x *UsageResponse_Node) GetName() string {
+	if x != nil {
+		return x.xxx_hidden_Name
+	}
+	return ""
+}
+
+func (x *UsageResponse_Node) GetUsage() *NodeUsage {
+	if x != nil {
+		return x.xxx_hidden_Usage
+	}
+	return nil
+}
+
+func (x *UsageResponse_Node) SetName(v string) {
+	x.xxx_hidden_Name = v
+}
+
+func (x *UsageResponse_Node) SetUsage(v *NodeUsage) {
+	x.xxx_hidden_Usage = v
+}
+
+func (x *UsageResponse_Node) HasUsage() bool {
+	if x == nil {
+		return false
+	}
+	return x.xxx_hidden_Usage != nil
+}
+
+func (x *UsageResponse_Node) ClearUsage() {
+	x.xxx_hidden_Usage = nil
+}
+
+type UsageResponse_Node_builder struct {
+	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
+
+	// The node's.
+	Name  string
+	Usage *NodeUsage
+}
+
+func (b0 UsageResponse_Node_builder) Build() *UsageResponse_Node {
+	m0 := &UsageResponse_Node{}
+	b, x := &b0, m0
+	_, _ = b, x
+	x.xxx_hidden_Name = b.Name
+	x.xxx_hidden_Usage = b.Usage
 	return m0
 }
 
@@ -1254,12 +2059,38 @@ var File_dhow_node_v1_session_proto protoreflect.FileDescriptor
 
 const file_dhow_node_v1_session_proto_rawDesc = "" +
 	"\n" +
-	"\x1adhow/node/v1/session.proto\x12\fdhow.node.v1\x1a\x17dhow/core/v1/node.proto\x1a#dhow/core/v1/pod_subresources.proto\"\xb4\x01\n" +
+	"\x1adhow/node/v1/session.proto\x12\fdhow.node.v1\x1a\x17dhow/core/v1/node.proto\x1a#dhow/core/v1/pod_subresources.proto\x1a\x17dhow/meta/v1/time.proto\"\xe5\x01\n" +
 	"\rAttachRequest\x12+\n" +
 	"\x05hello\x18\x01 \x01(\v2\x13.dhow.node.v1.HelloH\x00R\x05hello\x127\n" +
 	"\theartbeat\x18\x02 \x01(\v2\x17.dhow.node.v1.HeartbeatH\x00R\theartbeat\x122\n" +
-	"\x06status\x18\x03 \x01(\v2\x18.dhow.core.v1.NodeStatusH\x00R\x06statusB\t\n" +
-	"\amessage\"K\n" +
+	"\x06status\x18\x03 \x01(\v2\x18.dhow.core.v1.NodeStatusH\x00R\x06status\x12/\n" +
+	"\x05usage\x18\x04 \x01(\v2\x17.dhow.node.v1.NodeUsageH\x00R\x05usageB\t\n" +
+	"\amessage\"\xc3\x01\n" +
+	"\tNodeUsage\x120\n" +
+	"\ttimestamp\x18\x01 \x01(\v2\x12.dhow.meta.v1.TimeR\ttimestamp\x12/\n" +
+	"\x13window_milliseconds\x18\x02 \x01(\x03R\x12windowMilliseconds\x12'\n" +
+	"\x04node\x18\x03 \x01(\v2\x13.dhow.node.v1.UsageR\x04node\x12*\n" +
+	"\x04pods\x18\x04 \x03(\v2\x16.dhow.node.v1.PodUsageR\x04pods\"x\n" +
+	"\x05Usage\x12#\n" +
+	"\rcpu_nanocores\x18\x01 \x01(\x04R\fcpuNanocores\x12!\n" +
+	"\fmemory_bytes\x18\x02 \x01(\x04R\vmemoryBytes\x12'\n" +
+	"\x0fcpu_nanoseconds\x18\x03 \x01(\x04R\x0ecpuNanoseconds\"\xdc\x01\n" +
+	"\bPodUsage\x12\x1c\n" +
+	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x10\n" +
+	"\x03uid\x18\x03 \x01(\tR\x03uid\x12@\n" +
+	"\n" +
+	"containers\x18\x04 \x03(\v2 .dhow.node.v1.PodUsage.ContainerR\n" +
+	"containers\x1aJ\n" +
+	"\tContainer\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12)\n" +
+	"\x05usage\x18\x02 \x01(\v2\x13.dhow.node.v1.UsageR\x05usage\"\x0e\n" +
+	"\fUsageRequest\"\x92\x01\n" +
+	"\rUsageResponse\x126\n" +
+	"\x05nodes\x18\x01 \x03(\v2 .dhow.node.v1.UsageResponse.NodeR\x05nodes\x1aI\n" +
+	"\x04Node\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12-\n" +
+	"\x05usage\x18\x02 \x01(\v2\x17.dhow.node.v1.NodeUsageR\x05usage\"K\n" +
 	"\x05Hello\x12&\n" +
 	"\x04node\x18\x01 \x01(\v2\x12.dhow.core.v1.NodeR\x04node\x12\x1a\n" +
 	"\binstance\x18\x02 \x01(\tR\binstance\"\v\n" +
@@ -1272,73 +2103,104 @@ const file_dhow_node_v1_session_proto_rawDesc = "" +
 	"\bAttached\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\x03R\x05epoch\x12<\n" +
 	"\x1aheartbeat_interval_seconds\x18\x02 \x01(\x03R\x18heartbeatIntervalSeconds\x12&\n" +
-	"\x04node\x18\x03 \x01(\v2\x12.dhow.core.v1.NodeR\x04node\"\xcd\x01\n" +
+	"\x04node\x18\x03 \x01(\v2\x12.dhow.core.v1.NodeR\x04node\"\xdd\x02\n" +
 	"\n" +
 	"OpenTunnel\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12/\n" +
 	"\x03log\x18\x02 \x01(\v2\x1b.dhow.core.v1.PodLogRequestH\x00R\x03log\x128\n" +
-	"\x04exec\x18\x03 \x01(\v2\".dhow.core.v1.PodExecRequest.StartH\x00R\x04exec\x12\x17\n" +
+	"\x04exec\x18\x03 \x01(\v2\".dhow.core.v1.PodExecRequest.StartH\x00R\x04exec\x12>\n" +
+	"\x06attach\x18\x06 \x01(\v2$.dhow.core.v1.PodAttachRequest.StartH\x00R\x06attach\x12N\n" +
+	"\fport_forward\x18\a \x01(\v2).dhow.core.v1.PodPortForwardRequest.StartH\x00R\vportForward\x12\x17\n" +
 	"\apod_uid\x18\x04 \x01(\tR\x06podUid\x12 \n" +
 	"\vtraceparent\x18\x05 \x01(\tR\vtraceparentB\t\n" +
-	"\arequest\"\xc4\x01\n" +
+	"\arequest\"\x8f\x02\n" +
 	"\rTunnelRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x120\n" +
 	"\x03log\x18\x02 \x01(\v2\x1c.dhow.core.v1.PodLogResponseH\x00R\x03log\x123\n" +
-	"\x04exec\x18\x03 \x01(\v2\x1d.dhow.core.v1.PodExecResponseH\x00R\x04exec\x121\n" +
+	"\x04exec\x18\x03 \x01(\v2\x1d.dhow.core.v1.PodExecResponseH\x00R\x04exec\x12I\n" +
+	"\fport_forward\x18\x05 \x01(\v2$.dhow.core.v1.PodPortForwardResponseH\x00R\vportForward\x121\n" +
 	"\afailure\x18\x04 \x01(\v2\x15.dhow.node.v1.FailureH\x00R\afailureB\t\n" +
 	"\amessage\"7\n" +
 	"\aFailure\x12\x12\n" +
 	"\x04code\x18\x01 \x01(\x05R\x04code\x12\x18\n" +
-	"\amessage\x18\x02 \x01(\tR\amessage\"B\n" +
+	"\amessage\x18\x02 \x01(\tR\amessage\"\x8a\x01\n" +
 	"\x0eTunnelResponse\x120\n" +
-	"\x04exec\x18\x01 \x01(\v2\x1c.dhow.core.v1.PodExecRequestR\x04exec2\x9c\x01\n" +
+	"\x04exec\x18\x01 \x01(\v2\x1c.dhow.core.v1.PodExecRequestR\x04exec\x12F\n" +
+	"\fport_forward\x18\x02 \x01(\v2#.dhow.core.v1.PodPortForwardRequestR\vportForward2\xde\x01\n" +
 	"\bSessions\x12G\n" +
 	"\x06Attach\x12\x1b.dhow.node.v1.AttachRequest\x1a\x1c.dhow.node.v1.AttachResponse(\x010\x01\x12G\n" +
-	"\x06Tunnel\x12\x1b.dhow.node.v1.TunnelRequest\x1a\x1c.dhow.node.v1.TunnelResponse(\x010\x01B\x97\x01\n" +
+	"\x06Tunnel\x12\x1b.dhow.node.v1.TunnelRequest\x1a\x1c.dhow.node.v1.TunnelResponse(\x010\x01\x12@\n" +
+	"\x05Usage\x12\x1a.dhow.node.v1.UsageRequest\x1a\x1b.dhow.node.v1.UsageResponseB\x97\x01\n" +
 	"\x10com.dhow.node.v1B\fSessionProtoP\x01Z#dhow.dev/gen/go/dhow/node/v1;nodev1\xa2\x02\x03DNX\xaa\x02\fDhow.Node.V1\xca\x02\fDhow\\Node\\V1\xe2\x02\x18Dhow\\Node\\V1\\GPBMetadata\xea\x02\x0eDhow::Node::V1b\x06proto3"
 
-var file_dhow_node_v1_session_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
+var file_dhow_node_v1_session_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
 var file_dhow_node_v1_session_proto_goTypes = []any{
-	(*AttachRequest)(nil),           // 0: dhow.node.v1.AttachRequest
-	(*Hello)(nil),                   // 1: dhow.node.v1.Hello
-	(*Heartbeat)(nil),               // 2: dhow.node.v1.Heartbeat
-	(*AttachResponse)(nil),          // 3: dhow.node.v1.AttachResponse
-	(*Attached)(nil),                // 4: dhow.node.v1.Attached
-	(*OpenTunnel)(nil),              // 5: dhow.node.v1.OpenTunnel
-	(*TunnelRequest)(nil),           // 6: dhow.node.v1.TunnelRequest
-	(*Failure)(nil),                 // 7: dhow.node.v1.Failure
-	(*TunnelResponse)(nil),          // 8: dhow.node.v1.TunnelResponse
-	(*v1.NodeStatus)(nil),           // 9: dhow.core.v1.NodeStatus
-	(*v1.Node)(nil),                 // 10: dhow.core.v1.Node
-	(*v1.PodLogRequest)(nil),        // 11: dhow.core.v1.PodLogRequest
-	(*v1.PodExecRequest_Start)(nil), // 12: dhow.core.v1.PodExecRequest.Start
-	(*v1.PodLogResponse)(nil),       // 13: dhow.core.v1.PodLogResponse
-	(*v1.PodExecResponse)(nil),      // 14: dhow.core.v1.PodExecResponse
-	(*v1.PodExecRequest)(nil),       // 15: dhow.core.v1.PodExecRequest
+	(*AttachRequest)(nil),                  // 0: dhow.node.v1.AttachRequest
+	(*NodeUsage)(nil),                      // 1: dhow.node.v1.NodeUsage
+	(*Usage)(nil),                          // 2: dhow.node.v1.Usage
+	(*PodUsage)(nil),                       // 3: dhow.node.v1.PodUsage
+	(*UsageRequest)(nil),                   // 4: dhow.node.v1.UsageRequest
+	(*UsageResponse)(nil),                  // 5: dhow.node.v1.UsageResponse
+	(*Hello)(nil),                          // 6: dhow.node.v1.Hello
+	(*Heartbeat)(nil),                      // 7: dhow.node.v1.Heartbeat
+	(*AttachResponse)(nil),                 // 8: dhow.node.v1.AttachResponse
+	(*Attached)(nil),                       // 9: dhow.node.v1.Attached
+	(*OpenTunnel)(nil),                     // 10: dhow.node.v1.OpenTunnel
+	(*TunnelRequest)(nil),                  // 11: dhow.node.v1.TunnelRequest
+	(*Failure)(nil),                        // 12: dhow.node.v1.Failure
+	(*TunnelResponse)(nil),                 // 13: dhow.node.v1.TunnelResponse
+	(*PodUsage_Container)(nil),             // 14: dhow.node.v1.PodUsage.Container
+	(*UsageResponse_Node)(nil),             // 15: dhow.node.v1.UsageResponse.Node
+	(*v1.NodeStatus)(nil),                  // 16: dhow.core.v1.NodeStatus
+	(*v11.Time)(nil),                       // 17: dhow.meta.v1.Time
+	(*v1.Node)(nil),                        // 18: dhow.core.v1.Node
+	(*v1.PodLogRequest)(nil),               // 19: dhow.core.v1.PodLogRequest
+	(*v1.PodExecRequest_Start)(nil),        // 20: dhow.core.v1.PodExecRequest.Start
+	(*v1.PodAttachRequest_Start)(nil),      // 21: dhow.core.v1.PodAttachRequest.Start
+	(*v1.PodPortForwardRequest_Start)(nil), // 22: dhow.core.v1.PodPortForwardRequest.Start
+	(*v1.PodLogResponse)(nil),              // 23: dhow.core.v1.PodLogResponse
+	(*v1.PodExecResponse)(nil),             // 24: dhow.core.v1.PodExecResponse
+	(*v1.PodPortForwardResponse)(nil),      // 25: dhow.core.v1.PodPortForwardResponse
+	(*v1.PodExecRequest)(nil),              // 26: dhow.core.v1.PodExecRequest
+	(*v1.PodPortForwardRequest)(nil),       // 27: dhow.core.v1.PodPortForwardRequest
 }
 var file_dhow_node_v1_session_proto_depIdxs = []int32{
-	1,  // 0: dhow.node.v1.AttachRequest.hello:type_name -> dhow.node.v1.Hello
-	2,  // 1: dhow.node.v1.AttachRequest.heartbeat:type_name -> dhow.node.v1.Heartbeat
-	9,  // 2: dhow.node.v1.AttachRequest.status:type_name -> dhow.core.v1.NodeStatus
-	10, // 3: dhow.node.v1.Hello.node:type_name -> dhow.core.v1.Node
-	4,  // 4: dhow.node.v1.AttachResponse.attached:type_name -> dhow.node.v1.Attached
-	5,  // 5: dhow.node.v1.AttachResponse.open_tunnel:type_name -> dhow.node.v1.OpenTunnel
-	10, // 6: dhow.node.v1.Attached.node:type_name -> dhow.core.v1.Node
-	11, // 7: dhow.node.v1.OpenTunnel.log:type_name -> dhow.core.v1.PodLogRequest
-	12, // 8: dhow.node.v1.OpenTunnel.exec:type_name -> dhow.core.v1.PodExecRequest.Start
-	13, // 9: dhow.node.v1.TunnelRequest.log:type_name -> dhow.core.v1.PodLogResponse
-	14, // 10: dhow.node.v1.TunnelRequest.exec:type_name -> dhow.core.v1.PodExecResponse
-	7,  // 11: dhow.node.v1.TunnelRequest.failure:type_name -> dhow.node.v1.Failure
-	15, // 12: dhow.node.v1.TunnelResponse.exec:type_name -> dhow.core.v1.PodExecRequest
-	0,  // 13: dhow.node.v1.Sessions.Attach:input_type -> dhow.node.v1.AttachRequest
-	6,  // 14: dhow.node.v1.Sessions.Tunnel:input_type -> dhow.node.v1.TunnelRequest
-	3,  // 15: dhow.node.v1.Sessions.Attach:output_type -> dhow.node.v1.AttachResponse
-	8,  // 16: dhow.node.v1.Sessions.Tunnel:output_type -> dhow.node.v1.TunnelResponse
-	15, // [15:17] is the sub-list for method output_type
-	13, // [13:15] is the sub-list for method input_type
-	13, // [13:13] is the sub-list for extension type_name
-	13, // [13:13] is the sub-list for extension extendee
-	0,  // [0:13] is the sub-list for field type_name
+	6,  // 0: dhow.node.v1.AttachRequest.hello:type_name -> dhow.node.v1.Hello
+	7,  // 1: dhow.node.v1.AttachRequest.heartbeat:type_name -> dhow.node.v1.Heartbeat
+	16, // 2: dhow.node.v1.AttachRequest.status:type_name -> dhow.core.v1.NodeStatus
+	1,  // 3: dhow.node.v1.AttachRequest.usage:type_name -> dhow.node.v1.NodeUsage
+	17, // 4: dhow.node.v1.NodeUsage.timestamp:type_name -> dhow.meta.v1.Time
+	2,  // 5: dhow.node.v1.NodeUsage.node:type_name -> dhow.node.v1.Usage
+	3,  // 6: dhow.node.v1.NodeUsage.pods:type_name -> dhow.node.v1.PodUsage
+	14, // 7: dhow.node.v1.PodUsage.containers:type_name -> dhow.node.v1.PodUsage.Container
+	15, // 8: dhow.node.v1.UsageResponse.nodes:type_name -> dhow.node.v1.UsageResponse.Node
+	18, // 9: dhow.node.v1.Hello.node:type_name -> dhow.core.v1.Node
+	9,  // 10: dhow.node.v1.AttachResponse.attached:type_name -> dhow.node.v1.Attached
+	10, // 11: dhow.node.v1.AttachResponse.open_tunnel:type_name -> dhow.node.v1.OpenTunnel
+	18, // 12: dhow.node.v1.Attached.node:type_name -> dhow.core.v1.Node
+	19, // 13: dhow.node.v1.OpenTunnel.log:type_name -> dhow.core.v1.PodLogRequest
+	20, // 14: dhow.node.v1.OpenTunnel.exec:type_name -> dhow.core.v1.PodExecRequest.Start
+	21, // 15: dhow.node.v1.OpenTunnel.attach:type_name -> dhow.core.v1.PodAttachRequest.Start
+	22, // 16: dhow.node.v1.OpenTunnel.port_forward:type_name -> dhow.core.v1.PodPortForwardRequest.Start
+	23, // 17: dhow.node.v1.TunnelRequest.log:type_name -> dhow.core.v1.PodLogResponse
+	24, // 18: dhow.node.v1.TunnelRequest.exec:type_name -> dhow.core.v1.PodExecResponse
+	25, // 19: dhow.node.v1.TunnelRequest.port_forward:type_name -> dhow.core.v1.PodPortForwardResponse
+	12, // 20: dhow.node.v1.TunnelRequest.failure:type_name -> dhow.node.v1.Failure
+	26, // 21: dhow.node.v1.TunnelResponse.exec:type_name -> dhow.core.v1.PodExecRequest
+	27, // 22: dhow.node.v1.TunnelResponse.port_forward:type_name -> dhow.core.v1.PodPortForwardRequest
+	2,  // 23: dhow.node.v1.PodUsage.Container.usage:type_name -> dhow.node.v1.Usage
+	1,  // 24: dhow.node.v1.UsageResponse.Node.usage:type_name -> dhow.node.v1.NodeUsage
+	0,  // 25: dhow.node.v1.Sessions.Attach:input_type -> dhow.node.v1.AttachRequest
+	11, // 26: dhow.node.v1.Sessions.Tunnel:input_type -> dhow.node.v1.TunnelRequest
+	4,  // 27: dhow.node.v1.Sessions.Usage:input_type -> dhow.node.v1.UsageRequest
+	8,  // 28: dhow.node.v1.Sessions.Attach:output_type -> dhow.node.v1.AttachResponse
+	13, // 29: dhow.node.v1.Sessions.Tunnel:output_type -> dhow.node.v1.TunnelResponse
+	5,  // 30: dhow.node.v1.Sessions.Usage:output_type -> dhow.node.v1.UsageResponse
+	28, // [28:31] is the sub-list for method output_type
+	25, // [25:28] is the sub-list for method input_type
+	25, // [25:25] is the sub-list for extension type_name
+	25, // [25:25] is the sub-list for extension extendee
+	0,  // [0:25] is the sub-list for field type_name
 }
 
 func init() { file_dhow_node_v1_session_proto_init() }
@@ -1350,18 +2212,22 @@ func file_dhow_node_v1_session_proto_init() {
 		(*attachRequest_Hello)(nil),
 		(*attachRequest_Heartbeat)(nil),
 		(*attachRequest_Status)(nil),
+		(*attachRequest_Usage)(nil),
 	}
-	file_dhow_node_v1_session_proto_msgTypes[3].OneofWrappers = []any{
+	file_dhow_node_v1_session_proto_msgTypes[8].OneofWrappers = []any{
 		(*attachResponse_Attached)(nil),
 		(*attachResponse_OpenTunnel)(nil),
 	}
-	file_dhow_node_v1_session_proto_msgTypes[5].OneofWrappers = []any{
+	file_dhow_node_v1_session_proto_msgTypes[10].OneofWrappers = []any{
 		(*openTunnel_Log)(nil),
 		(*openTunnel_Exec)(nil),
+		(*openTunnel_Attach)(nil),
+		(*openTunnel_PortForward)(nil),
 	}
-	file_dhow_node_v1_session_proto_msgTypes[6].OneofWrappers = []any{
+	file_dhow_node_v1_session_proto_msgTypes[11].OneofWrappers = []any{
 		(*tunnelRequest_Log)(nil),
 		(*tunnelRequest_Exec)(nil),
+		(*tunnelRequest_PortForward)(nil),
 		(*tunnelRequest_Failure)(nil),
 	}
 	type x struct{}
@@ -1370,7 +2236,7 @@ func file_dhow_node_v1_session_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_dhow_node_v1_session_proto_rawDesc), len(file_dhow_node_v1_session_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   9,
+			NumMessages:   16,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -21,6 +21,7 @@ const _ = grpc.SupportPackageIsVersion9
 const (
 	Sessions_Attach_FullMethodName = "/dhow.node.v1.Sessions/Attach"
 	Sessions_Tunnel_FullMethodName = "/dhow.node.v1.Sessions/Tunnel"
+	Sessions_Usage_FullMethodName  = "/dhow.node.v1.Sessions/Usage"
 )
 
 // SessionsClient is the client API for Sessions service.
@@ -34,8 +35,10 @@ type SessionsClient interface {
 	// then sends a heartbeat every `heartbeat_interval_seconds` and `status` when it changed. The server asks for tunnels on it.
 	// ABORTED: another session of the node took over. UNAVAILABLE: dial another API server.
 	Attach(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[AttachRequest, AttachResponse], error)
-	// Tunnel carries one exec or log back to the API server that asked for it by `open_tunnel`. NOT_FOUND: nobody waits for it any more.
+	// Tunnel carries one log, exec, attach or connection to a port back to the API server that asked for it by `open_tunnel`. NOT_FOUND: nobody waits for it any more.
 	Tunnel(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[TunnelRequest, TunnelResponse], error)
+	// Usage tells what the nodes attached to this API server use. Callers: the other API servers. May be retried.
+	Usage(ctx context.Context, in *UsageRequest, opts ...grpc.CallOption) (*UsageResponse, error)
 }
 
 type sessionsClient struct {
@@ -72,6 +75,16 @@ func (c *sessionsClient) Tunnel(ctx context.Context, opts ...grpc.CallOption) (g
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Sessions_TunnelClient = grpc.BidiStreamingClient[TunnelRequest, TunnelResponse]
 
+func (c *sessionsClient) Usage(ctx context.Context, in *UsageRequest, opts ...grpc.CallOption) (*UsageResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(UsageResponse)
+	err := c.cc.Invoke(ctx, Sessions_Usage_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // SessionsServer is the server API for Sessions service.
 // All implementations must embed UnimplementedSessionsServer
 // for forward compatibility.
@@ -83,8 +96,10 @@ type SessionsServer interface {
 	// then sends a heartbeat every `heartbeat_interval_seconds` and `status` when it changed. The server asks for tunnels on it.
 	// ABORTED: another session of the node took over. UNAVAILABLE: dial another API server.
 	Attach(grpc.BidiStreamingServer[AttachRequest, AttachResponse]) error
-	// Tunnel carries one exec or log back to the API server that asked for it by `open_tunnel`. NOT_FOUND: nobody waits for it any more.
+	// Tunnel carries one log, exec, attach or connection to a port back to the API server that asked for it by `open_tunnel`. NOT_FOUND: nobody waits for it any more.
 	Tunnel(grpc.BidiStreamingServer[TunnelRequest, TunnelResponse]) error
+	// Usage tells what the nodes attached to this API server use. Callers: the other API servers. May be retried.
+	Usage(context.Context, *UsageRequest) (*UsageResponse, error)
 	mustEmbedUnimplementedSessionsServer()
 }
 
@@ -100,6 +115,9 @@ func (UnimplementedSessionsServer) Attach(grpc.BidiStreamingServer[AttachRequest
 }
 func (UnimplementedSessionsServer) Tunnel(grpc.BidiStreamingServer[TunnelRequest, TunnelResponse]) error {
 	return status.Error(codes.Unimplemented, "method Tunnel not implemented")
+}
+func (UnimplementedSessionsServer) Usage(context.Context, *UsageRequest) (*UsageResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Usage not implemented")
 }
 func (UnimplementedSessionsServer) mustEmbedUnimplementedSessionsServer() {}
 func (UnimplementedSessionsServer) testEmbeddedByValue()                  {}
@@ -136,13 +154,36 @@ func _Sessions_Tunnel_Handler(srv interface{}, stream grpc.ServerStream) error {
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Sessions_TunnelServer = grpc.BidiStreamingServer[TunnelRequest, TunnelResponse]
 
+func _Sessions_Usage_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(UsageRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(SessionsServer).Usage(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Sessions_Usage_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(SessionsServer).Usage(ctx, req.(*UsageRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Sessions_ServiceDesc is the grpc.ServiceDesc for Sessions service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
 var Sessions_ServiceDesc = grpc.ServiceDesc{
 	ServiceName: "dhow.node.v1.Sessions",
 	HandlerType: (*SessionsServer)(nil),
-	Methods:     []grpc.MethodDesc{},
+	Methods: []grpc.MethodDesc{
+		{
+			MethodName: "Usage",
+			Handler:    _Sessions_Usage_Handler,
+		},
+	},
 	Streams: []grpc.StreamDesc{
 		{
 			StreamName:    "Attach",
