@@ -46,7 +46,10 @@ func Down(ctx context.Context, config DownConfig) error {
 		return err
 	}
 	if !found {
-		// Nothing is deleted that `dhow up` has not made: the directory may be anyone's.
+		// Nothing is deleted that `dhow up` has not made: the directory may be anyone's. An `up` that was killed before it made anything leaves its lock.
+		if err := dir.unlock(config.Purge); err != nil {
+			return err
+		}
 		fmt.Fprintf(config.Out, "No cluster in %s: nothing was stopped or deleted.\n", dir)
 		return nil
 	}

@@ -17,6 +17,9 @@ import (
 	"dhow.dev/pkg/hosts"
 )
 
+// lockFile is locked by the process that runs the directory's cluster, and holds its id.
+const lockFile = "lock"
+
 // pool is where the private bridges of the clusters of one machine take their subnets from.
 var pool = netip.MustParsePrefix("10.89.0.0/16")
 
@@ -103,7 +106,7 @@ func (d directory) ours() error {
 		return err
 	}
 	for _, e := range entries {
-		if e.Name() == "cluster.json" || e.Name() == "lock" {
+		if e.Name() == "cluster.json" || e.Name() == lockFile {
 			return nil
 		}
 	}
@@ -115,7 +118,7 @@ func (d directory) ours() error {
 
 // purge deletes what `dhow up` has made, cluster.json last, and the directory when nothing else is in it.
 func (d directory) purge() error {
-	for _, name := range []string{"nodes", "services", "store", "pki", "client.yaml", "lock", "cluster.json"} {
+	for _, name := range []string{"nodes", "services", "store", "pki", "client.yaml", lockFile, "cluster.json"} {
 		if err := os.RemoveAll(d.path(name)); err != nil {
 			return err
 		}
@@ -126,33 +129,86 @@ func (d directory) purge() error {
 	return nil
 }
 
-// lock makes this process the only one that runs the directory's cluster, until release. The file holds the process' id.
-func (d directory) lock() (release func(), err error) {
-	file, err := os.OpenFile(d.path("lock"), os.O_CREATE|os.O_RDWR, 0o644)
-	if err != nil {
-		return nil, err
-	}
-	if err := syscall.Flock(int(file.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
-		file.Close()
-		if errors.Is(err, syscall.EWOULDBLOCK) {
-			return nil, fmt.Errorf("a cluster runs on %s already (process %d): use it, stop it with `dhow down --data-dir %s`, or choose another --data-dir", d, d.holder(), d)
+// lock makes this process the only one that runs the directory's cluster, until release. The release of a lock under which no cluster was made takes
+// the lock's file away, and the directory when nothing else is in it.
+func (d directory) lock() (release func() error, err error) {
+	for {
+		file, err := os.OpenFile(d.path(lockFile), os.O_CREATE|os.O_RDWR, 0o644)
+		if err != nil {
+			return nil, err
 		}
-		return nil, fmt.Errorf("lock %s: %w", d, err)
+		if err := syscall.Flock(int(file.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+			file.Close()
+			if errors.Is(err, syscall.EWOULDBLOCK) {
+				return nil, fmt.Errorf("a cluster runs on %s already (process %d): use it, stop it with `dhow down --data-dir %s`, or choose another --data-dir", d, d.holder(), d)
+			}
+			return nil, fmt.Errorf("lock %s: %w", d, err)
+		}
+		// Between the opening and the lock another release may have taken the file away: then this one locks nothing that others see.
+		if current, err := d.isLockFile(file); err != nil || !current {
+			file.Close()
+			if err != nil {
+				return nil, err
+			}
+			continue
+		}
+		if err := writeHolder(file); err != nil {
+			file.Close()
+			return nil, err
+		}
+		return func() error { return errors.Join(d.forget(), file.Close()) }, nil
 	}
+}
+
+func (d directory) isLockFile(file *os.File) (bool, error) {
+	mine, err := file.Stat()
+	if err != nil {
+		return false, err
+	}
+	named, err := os.Stat(d.path(lockFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	return err == nil && os.SameFile(mine, named), err
+}
+
+func writeHolder(file *os.File) error {
 	if err := file.Truncate(0); err != nil {
-		file.Close()
-		return nil, err
+		return err
 	}
-	if _, err := file.WriteAt([]byte(strconv.Itoa(os.Getpid())+"\n"), 0); err != nil {
-		file.Close()
-		return nil, err
+	_, err := file.WriteAt([]byte(strconv.Itoa(os.Getpid())+"\n"), 0)
+	return err
+}
+
+// forget takes away the lock's file, unless there is a cluster. The caller holds the lock.
+func (d directory) forget() error {
+	if _, err := os.Stat(d.path("cluster.json")); !errors.Is(err, fs.ErrNotExist) {
+		return err
 	}
-	return func() { file.Close() }, nil
+	if err := os.Remove(d.path(lockFile)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if err := os.Remove(d.path()); err != nil && !errors.Is(err, syscall.ENOTEMPTY) {
+		return err
+	}
+	return nil
+}
+
+// unlock takes away the lock's file of a process that has ended without making a cluster, if asked to.
+func (d directory) unlock(purge bool) error {
+	if held, err := d.locked(); err != nil || held || !purge || d.holder() == 0 {
+		return err
+	}
+	release, err := d.lock()
+	if err != nil {
+		return err
+	}
+	return release()
 }
 
 // locked says whether a process runs the directory's cluster.
 func (d directory) locked() (bool, error) {
-	file, err := os.Open(d.path("lock"))
+	file, err := os.Open(d.path(lockFile))
 	if errors.Is(err, fs.ErrNotExist) {
 		return false, nil
 	}
@@ -169,7 +225,7 @@ func (d directory) locked() (bool, error) {
 
 // holder is the id of the process that holds, or held, the lock; 0 when unknown.
 func (d directory) holder() int {
-	content, err := os.ReadFile(d.path("lock"))
+	content, err := os.ReadFile(d.path(lockFile))
 	if err != nil {
 		return 0
 	}

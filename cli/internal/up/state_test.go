@@ -20,9 +20,68 @@ func TestOneClusterPerDirectory(t *testing.T) {
 	if _, err := d.lock(); err == nil || !strings.Contains(err.Error(), "runs on "+string(d)+" already") || !strings.Contains(err.Error(), "dhow down") {
 		t.Errorf("second lock: %v", err)
 	}
-	release()
+	if err := d.save(machine{ID: "abc"}); err != nil {
+		t.Fatal(err)
+	}
+	if err := release(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(d.path(lockFile)); err != nil {
+		t.Errorf("a cluster's lock file: %v", err)
+	}
 	if held, err := d.locked(); err != nil || held {
 		t.Errorf("after the release: %v, %v", held, err)
+	}
+}
+
+// A cluster that was never made leaves nothing: not when its start fails, and not when it is killed and purged.
+func TestNothingIsLeftOfAStartThatFailed(t *testing.T) {
+	d := directory(filepath.Join(t.TempDir(), "data"))
+	lock := func() func() error {
+		if err := os.MkdirAll(d.path(), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		release, err := d.lock()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return release
+	}
+	missing := func(when string) {
+		if _, err := os.Stat(d.path()); !os.IsNotExist(err) {
+			t.Errorf("the directory %s: %v", when, err)
+		}
+	}
+	release := lock()
+	if err := d.unlock(true); err != nil {
+		t.Fatal(err)
+	}
+	if held, err := d.locked(); err != nil || !held {
+		t.Errorf("a purge took the lock of a start away: %v, %v", held, err)
+	}
+	if err := release(); err != nil {
+		t.Fatal(err)
+	}
+	missing("after the start failed")
+
+	if err := os.MkdirAll(d.path(), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(d.path(lockFile), []byte("1234567\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.unlock(false); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(d.path(lockFile)); err != nil {
+		t.Errorf("without --purge: %v", err)
+	}
+	if err := d.unlock(true); err != nil {
+		t.Fatal(err)
+	}
+	missing("after the purge")
+	if err := d.unlock(true); err != nil {
+		t.Error(err)
 	}
 }
 

@@ -88,7 +88,7 @@ func Run(ctx context.Context, config Config) (err error) {
 	if err != nil {
 		return err
 	}
-	defer release()
+	defer func() { err = errors.Join(err, release()) }()
 	logger, err := telemetry.NewLogger(config.Err, telemetry.LogConfig{Service: "dhow", Level: config.LogLevel})
 	if err != nil {
 		return err
