@@ -152,6 +152,15 @@ func TestTaintsFollowConditions(t *testing.T) {
 	})
 	k.setReady("n1", "True")
 	eventuallyOne(c, "", "n1", "ready again", func(n *corev1.Node) bool { return slices.Equal(taintsOf(n), []string{"own:NoSchedule"}) })
+	eventually(c, "default", "events tell of both ways", func(events []*corev1.Event) bool {
+		told := map[string]bool{}
+		for _, e := range events {
+			if o := e.GetInvolvedObject(); o.GetKind() == "Node" && o.GetName() == "n1" {
+				told[e.GetMessage()] = true
+			}
+		}
+		return told["Node n1 status is now: NodeNotReady"] && told["Node n1 status is now: NodeReady"]
+	})
 }
 
 func TestNothingIsEvictedRightAfterTheStart(t *testing.T) {

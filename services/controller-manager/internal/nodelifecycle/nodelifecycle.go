@@ -87,8 +87,12 @@ func (c *Controller) nodeChanged(old, node *corev1.Node, cause *informer.Trace) 
 	}
 	name := node.GetMetadata().GetName()
 	c.Add(name, cause)
-	if old != nil && readiness(old) == statusTrue && readiness(node) != statusTrue {
-		c.nodeEvents.Report(node, event.Normal, "NodeNotReady", "Node %s status is now: NodeNotReady", name)
+	if was, is := readiness(old) == statusTrue, readiness(node) == statusTrue; old != nil && was != is {
+		reason := "NodeNotReady"
+		if is {
+			reason = "NodeReady"
+		}
+		c.nodeEvents.Report(node, event.Normal, reason, "Node %s status is now: %s", name, reason)
 	}
 	// How much of a zone is down decides about its other nodes as well.
 	if old == nil || node == old || readiness(old) != readiness(node) {
