@@ -50,6 +50,20 @@ func (c current) Select(ctx context.Context, r *resource.Resource, namespace, la
 	return names, nil
 }
 
+// Each implements registry.Cache.
+func (c current) Each(r *resource.Resource, namespace string, visit func(registry.Name, registry.Entry) bool) error {
+	selection, err := cache.Select(r, namespace, "", "")
+	if err != nil {
+		return err
+	}
+	for _, e := range c.cache.Snapshot(selection) {
+		if !visit(registry.Name{Namespace: e.Namespace, Name: e.Name}, registry.Entry{Object: e.Object, Revision: e.Revision}) {
+			return nil
+		}
+	}
+	return nil
+}
+
 // lookup is the cache as admission sees it: decoded, and as it is now.
 type lookup struct {
 	cache *cache.Cache

@@ -82,6 +82,15 @@ func (p *Patcher) Apply(res *resource.Resource, subresource string, live codec.O
 		return nil, fmt.Errorf("apply to %s returned a %T", res, applied)
 	}
 	codec.ClearKind(obj)
+	if len(obj.GetManagedFields()) == 0 {
+		// A manager that owns nothing is not kept by the library. Without any, the next apply would take the object for one that was never applied, and
+		// everything in it for somebody else's.
+		now := metav1.Now()
+		obj.SetManagedFields([]metav1.ManagedFieldsEntry{{
+			Manager: manager, Operation: metav1.ManagedFieldsOperationApply, APIVersion: res.APIVersion(), Time: &now, Subresource: subresource,
+			FieldsType: "FieldsV1", FieldsV1: &metav1.FieldsV1{Raw: []byte("{}")},
+		}})
+	}
 	return obj, nil
 }
 
@@ -143,7 +152,12 @@ func (m *managers) get(res *resource.Resource, subresource string) (*managedfiel
 	}
 	gvk := res.GroupVersionKind()
 	kind := kindAdapter{codec: m.codec, resource: res, strategy: m.strategies.For(res)}
-	made, err := managedfields.NewDefaultFieldManager(m.converter(), kind, kind, kind, gvk, gvk.GroupVersion(), subresource, resetFields(res, subresource))
+	converter := m.converter()
+	if res.Subresource != "" {
+		// Kinds of subresources are not among those that the schema is about; their fields tell enough.
+		converter = managedfields.NewDeducedTypeConverter()
+	}
+	made, err := managedfields.NewDefaultFieldManager(converter, kind, kind, kind, gvk, gvk.GroupVersion(), subresource, resetFields(res, subresource))
 	if err != nil {
 		return nil, fmt.Errorf("field manager of %s: %w", res, err)
 	}
@@ -182,8 +196,12 @@ func (k kindAdapter) New(gvk schema.GroupVersionKind) (runtime.Object, error) {
 	return o, nil
 }
 
-// Default fills in the kind's defaults.
-func (k kindAdapter) Default(o runtime.Object) { k.strategy.Default(o) }
+// Default fills in the kind's defaults. Kinds of subresources have no strategy, nor defaults.
+func (k kindAdapter) Default(o runtime.Object) {
+	if k.strategy != nil {
+		k.strategy.Default(o)
+	}
+}
 
 // ConvertToVersion makes a struct of a tree, and refuses other versions than the kind's.
 func (k kindAdapter) ConvertToVersion(in runtime.Object, target runtime.GroupVersioner) (runtime.Object, error) {

@@ -12,6 +12,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	storev1 "dhow.dev/gen/go/dhow/store/v1"
 	"dhow.dev/pkg/resource"
@@ -45,6 +46,49 @@ func (r *Registry) Bind(ctx context.Context, bindings []Binding, unschedulable [
 		decisions = r.bindSome(ctx, decisions)
 	}
 	return bound, marked
+}
+
+// BindOne places one pod, as the subresource `binding` of pods does it for Kubernetes' schedulers: with the binding's annotations, and its resource version as a
+// condition.
+func (r *Registry) BindOne(ctx context.Context, namespace, name string, binding *corev1.Binding, dryRun bool) error {
+	if binding.Name != "" && binding.Name != name {
+		return apierrors.NewBadRequest("name in URL does not match name in Binding object")
+	}
+	var errs field.ErrorList
+	target := field.NewPath("target")
+	if kind := binding.Target.Kind; kind != "" && kind != "Node" {
+		errs = append(errs, field.NotSupported(target.Child("kind"), kind, []string{"Node", "<empty>"}))
+	}
+	if binding.Target.Name == "" {
+		errs = append(errs, field.Required(target.Child("name"), ""))
+	}
+	if len(errs) > 0 {
+		return apierrors.NewInvalid(schema.GroupKind{Kind: "Binding"}, name, errs)
+	}
+	place := r.bind(Binding{Namespace: namespace, Name: name, NodeName: binding.Target.Name})
+	plan := func(ctx context.Context, tx *txn) (*outcome, error) {
+		key := Key(pods, namespace, name)
+		var answer error
+		d := &decision{namespace: namespace, name: name, uid: string(binding.UID), answer: &answer, tx: tx}
+		d.change = func(pod *corev1.Pod) error {
+			if tx.attempted[key] != nil && pod.Spec.NodeName == binding.Target.Name {
+				return nil // the attempt that was not answered has done it
+			}
+			if v := binding.ResourceVersion; v != "" && v != version(tx.reads[key]) {
+				return apierrors.NewConflict(podBindings, name, fmt.Errorf("Precondition failed: ResourceVersion in precondition: %v, ResourceVersion in object meta: %v", v, version(tx.reads[key]))) //nolint:staticcheck // Kubernetes' words
+			}
+			if err := place(pod); err != nil {
+				return err
+			}
+			for name, value := range binding.Annotations {
+				metav1.SetMetaDataAnnotation(&pod.ObjectMeta, name, value)
+			}
+			return nil
+		}
+		return &outcome{key: key}, r.decide(ctx, d)
+	}
+	_, _, err := r.run(ctx, dryRun, []step{plan})
+	return err
 }
 
 // decision is one entry on its way. Change edits the pod, or says why not.

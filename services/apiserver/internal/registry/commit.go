@@ -4,11 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/codes"
 	"go.opentelemetry.io/otel/trace"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	storev1 "dhow.dev/gen/go/dhow/store/v1"
 	"dhow.dev/pkg/apistatus"
@@ -40,14 +42,62 @@ func (r *Registry) Commit(ctx context.Context, operations []Operation, dryRun bo
 	return results, revision, err
 }
 
-// inOperation says which operation of a commit an error belongs to, in the message and in the causes' fields.
-func inOperation(index int, err error) error {
+// failure is why one operation of a commit cannot be.
+type failure struct {
+	index int
+	err   error
+}
+
+// inOperations says which operations of a commit cannot be, and why. Of one, it is its error with the operation's index before the message and the causes'
+// fields. Of several, it is the first one's with the messages of all, a line each, and the causes of all; each operation's begin with one whose field is the
+// operation alone, whose type is the reason and whose message is the message of its own error.
+func inOperations(failed []failure) error {
+	first, ok := numbered(failed[0])
+	if !ok || len(failed) == 1 {
+		return first
+	}
 	var api apierrors.APIStatus
-	if !errors.As(err, &api) {
-		return fmt.Errorf("operations[%d]: %w", index, err)
+	errors.As(first, &api)
+	status := api.Status()
+	details := &metav1.StatusDetails{}
+	if status.Details != nil {
+		details = status.Details.DeepCopy()
+	}
+	details.Causes = nil
+	var messages []string
+	for _, f := range failed {
+		err, ok := numbered(f)
+		if !ok {
+			return err
+		}
+		errors.As(err, &api)
+		one := api.Status()
+		prefix := operationField(f.index)
+		messages = append(messages, one.Message)
+		details.Causes = append(details.Causes, metav1.StatusCause{Type: metav1.CauseType(one.Reason), Field: prefix, Message: strings.TrimPrefix(one.Message, prefix+": ")})
+		if one.Details != nil {
+			for _, c := range one.Details.Causes {
+				if c.Field == "" {
+					c.Field = prefix + "."
+				}
+				details.Causes = append(details.Causes, c)
+			}
+		}
+	}
+	status.Details, status.Message = details, strings.Join(messages, "\n")
+	return recoded(first, &apierrors.StatusError{ErrStatus: status})
+}
+
+func operationField(index int) string { return fmt.Sprintf("operations[%d]", index) }
+
+// numbered says which operation an error is about, in the message and in the causes' fields, and returns false when it is no error of the API.
+func numbered(f failure) (error, bool) { //nolint:revive // the error is what is returned, not what went wrong
+	prefix := operationField(f.index)
+	var api apierrors.APIStatus
+	if !errors.As(f.err, &api) {
+		return fmt.Errorf("%s: %w", prefix, f.err), false
 	}
 	status := api.Status()
-	prefix := fmt.Sprintf("operations[%d]", index)
 	status.Message = prefix + ": " + status.Message
 	if status.Details != nil {
 		status.Details = status.Details.DeepCopy()
@@ -58,11 +108,15 @@ func inOperation(index int, err error) error {
 			}
 		}
 	}
-	prefixed := &apierrors.StatusError{ErrStatus: status}
-	if coded, ok := errors.AsType[*apistatus.Error](err); ok {
-		return apistatus.WithCode(coded.GRPCStatus().Code(), prefixed)
+	return recoded(f.err, &apierrors.StatusError{ErrStatus: status}), true
+}
+
+// recoded gives an error the gRPC code of the one that it was made from.
+func recoded(from error, err *apierrors.StatusError) error {
+	if coded, ok := errors.AsType[*apistatus.Error](from); ok {
+		return apistatus.WithCode(coded.GRPCStatus().Code(), err)
 	}
-	return prefixed
+	return err
 }
 
 // claimOf returns the operation that writes a claim.

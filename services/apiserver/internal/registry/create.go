@@ -15,6 +15,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"dhow.dev/pkg/resource"
+	"dhow.dev/services/apiserver/internal/admission"
 	"dhow.dev/services/apiserver/internal/codec"
 	"dhow.dev/services/apiserver/internal/strategy"
 )
@@ -66,6 +67,18 @@ func (r *Registry) create(ctx context.Context, tx *txn, res *resource.Resource, 
 	r.timed(ctx, "default", func() {
 		absorb(obj)
 		s.Default(obj)
+	})
+	// What admission looks up lies in the namespace: that there is none is the better answer.
+	if res.Namespaced && obj.GetNamespace() != "" {
+		if err := tx.requireNamespace(ctx, res, obj); err != nil {
+			return nil, err
+		}
+	}
+	q := tx.request(admission.Create, res, "", obj, nil)
+	if err := r.mutate(ctx, q); err != nil {
+		return nil, err
+	}
+	r.timed(ctx, "prepare", func() {
 		strategy.PrepareForCreate(res, obj)
 		s.PrepareForCreate(obj)
 		if a := r.allocators[res.GroupResource()]; a != nil {
@@ -86,18 +99,16 @@ func (r *Registry) create(ctx context.Context, tx *txn, res *resource.Resource, 
 		return r.alreadyThere(tx, res, existing, obj)
 	}
 	key := Key(res, obj.GetNamespace(), obj.GetName())
-	if res.Namespaced {
-		if err := tx.requireNamespace(ctx, res, obj); err != nil {
-			return nil, err
-		}
-	}
 	if isNamespace(res) {
 		tx.openNamespace(obj)
 	}
 	if err := r.allocate(ctx, tx, res, obj, nil); err != nil {
 		return nil, err
 	}
-	warnings = append(warnings, s.Warnings(obj, nil)...)
+	if err := r.admitted(ctx, q); err != nil {
+		return nil, err
+	}
+	warnings = append(append(warnings, s.Warnings(obj, nil)...), q.Warnings...)
 	data, err := r.codec.EncodeProto(obj)
 	if err != nil {
 		return nil, err
@@ -184,6 +195,8 @@ func (tx *txn) requireNamespace(ctx context.Context, res *resource.Resource, obj
 	if !known || open {
 		if tx.writes[claim] == nil {
 			tx.claims[claim] = exists
+			// A refusal may be owed to the namespace's absence.
+			tx.unconfirmed[claim] = !known
 		}
 		return nil
 	}

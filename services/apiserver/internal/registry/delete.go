@@ -16,6 +16,7 @@ import (
 
 	"dhow.dev/pkg/apistatus"
 	"dhow.dev/pkg/resource"
+	"dhow.dev/services/apiserver/internal/admission"
 	"dhow.dev/services/apiserver/internal/codec"
 )
 
@@ -51,6 +52,10 @@ func (r *Registry) deleteStep(op Operation) step {
 		}
 		old.SetResourceVersion(version(entry.Revision))
 		if err := preconditions(res, old, options); err != nil {
+			return nil, err
+		}
+		q := tx.request(admission.Delete, res, "", nil, old)
+		if err := r.admitted(ctx, q); err != nil {
 			return nil, err
 		}
 		o, err := r.delete(ctx, tx, res, entry, old, options)

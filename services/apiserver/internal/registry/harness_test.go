@@ -74,6 +74,22 @@ func (c *fakeCache) Select(_ context.Context, res *resource.Resource, namespace,
 	return names, nil
 }
 
+func (c *fakeCache) Each(res *resource.Resource, namespace string, visit func(Name, Entry) bool) error {
+	names, err := c.Select(context.Background(), res, namespace, "", "")
+	if err != nil {
+		return err
+	}
+	for _, n := range names {
+		if n.Namespace == "-" {
+			n.Namespace = ""
+		}
+		if e, ok := c.Current(res, n.Namespace, n.Name); ok && !visit(n, e) {
+			break
+		}
+	}
+	return nil
+}
+
 // cluster is a registry on a store in memory, with a namespace `shop`.
 type cluster struct {
 	*Registry

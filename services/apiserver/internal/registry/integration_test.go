@@ -28,6 +28,10 @@ import (
 // noCache has nothing: every write reads the store.
 type noCache struct{}
 
+func (noCache) Each(*resource.Resource, string, func(registry.Name, registry.Entry) bool) error {
+	return nil
+}
+
 func (noCache) Current(*resource.Resource, string, string) (registry.Entry, bool) {
 	return registry.Entry{}, false
 }

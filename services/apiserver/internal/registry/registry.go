@@ -18,6 +18,7 @@ import (
 
 	storev1 "dhow.dev/gen/go/dhow/store/v1"
 	"dhow.dev/pkg/resource"
+	"dhow.dev/services/apiserver/internal/admission"
 	"dhow.dev/services/apiserver/internal/allocator"
 	"dhow.dev/services/apiserver/internal/codec"
 	"dhow.dev/services/apiserver/internal/patch"
@@ -36,6 +37,8 @@ type Cache interface {
 	Current(res *resource.Resource, namespace, name string) (Entry, bool)
 	// Select returns the names of the objects that a list with these selectors gives, consistent with the store.
 	Select(ctx context.Context, res *resource.Resource, namespace, labelSelector, fieldSelector string) ([]Name, error)
+	// Each calls visit with the objects of a kind, of all namespaces when namespace is empty, as the cache has them now, until visit returns false.
+	Each(res *resource.Resource, namespace string, visit func(Name, Entry) bool) error
 }
 
 // Name names an object of a kind. Namespace is empty for kinds without namespaces.
@@ -58,6 +61,8 @@ type Config struct {
 	Strategies *strategy.Set
 	// Allocators by the resource that they serve. May be nil.
 	Allocators map[schema.GroupResource]allocator.Allocator
+	// Admission changes and refuses writes by what else is in the cluster. May be nil.
+	Admission *admission.Chain
 	// Encryption seals Secrets.
 	Encryption Encryption
 	// Tracer makes a span per step of a write. Nil: none.
@@ -73,6 +78,8 @@ type Registry struct {
 	codec      *codec.Codec
 	strategies *strategy.Set
 	allocators map[schema.GroupResource]allocator.Allocator
+	admission  *admission.Chain
+	turns      *turns
 	encryption Encryption
 	patches    *patch.Patcher
 	tracer     trace.Tracer
@@ -86,6 +93,7 @@ func New(cfg Config) (*Registry, error) {
 	}
 	r := &Registry{
 		store: cfg.Store, cache: cfg.Cache, codec: cfg.Codec, strategies: cfg.Strategies, allocators: cfg.Allocators, encryption: cfg.Encryption,
+		admission: cfg.Admission, turns: &turns{byKey: map[string]*turn{}},
 		patches: patch.New(cfg.Codec, cfg.Strategies), tracer: cfg.Tracer, now: cfg.Now,
 	}
 	if r.tracer == nil {
@@ -122,7 +130,8 @@ type WriteOptions struct {
 	Force bool
 	// FieldValidation is for JSON and YAML; empty is strict.
 	FieldValidation codec.FieldValidation
-	// Subresource is empty, `status`, or `finalize` of namespaces.
+	// Subresource is empty, `status`, or one that the kind has besides (subresource.go). The input of `scale` is an autoscaling/v1 Scale, and so is
+	// the result; all others take and give the object itself.
 	Subresource string
 }
 

@@ -61,6 +61,10 @@ type txn struct {
 	attempted map[string][]byte
 	// plain is what this attempt writes, by object key, not sealed.
 	plain map[string][]byte
+	// amended are the objects that are read because another one's write changes them; an operation of the commit may still be about them.
+	amended map[string]bool
+	// held are the turns of this attempt, by object key.
+	held map[string]*turn
 }
 
 // uncertain says that an earlier attempt may have been committed although the store did not answer.
@@ -90,6 +94,9 @@ func (r *Registry) one(ctx context.Context, verb string, dryRun bool, op Operati
 
 // step returns the plan of an operation.
 func (r *Registry) step(op Operation) step {
+	if op.Options.Subresource == subresourceScale && op.Action != ActionCreate && op.Action != ActionDelete {
+		return r.scaleStep(op)
+	}
 	switch op.Action {
 	case ActionCreate:
 		return r.createStep(op)
@@ -120,25 +127,8 @@ func (r *Registry) run(ctx context.Context, dryRun bool, steps []step) ([]Result
 		}
 		tx := r.begin(known)
 		tx.attempted = attempted
-		outcomes, planErr := tx.plan(ctx, steps)
-		if planErr != nil || len(tx.writes) == 0 || dryRun {
-			// Nothing will be committed, so nothing checks what the plan rests on but this.
-			changed, err := tx.verify(ctx, dryRun && planErr == nil)
-			if err != nil {
-				return nil, 0, err
-			}
-			if changed {
-				continue
-			}
-			return results(outcomes, nil), 0, planErr
-		}
-		revisions, revision, err := tx.commit(ctx)
+		results, revision, err := r.attempt(ctx, tx, dryRun, steps)
 		switch {
-		case err == nil:
-			for _, f := range tx.after {
-				f()
-			}
-			return results(outcomes, revisions), revision, nil
 		case errors.Is(err, errRefused):
 			continue
 		case errors.Is(err, errUncertain) && uncertain < maxUncertain:
@@ -148,10 +138,37 @@ func (r *Registry) run(ctx context.Context, dryRun bool, steps []step) ([]Result
 				return nil, 0, err
 			}
 		default:
-			return nil, 0, err
+			return results, revision, err
 		}
 	}
 	return nil, 0, apierrors.NewTimeoutError("the object is being changed by too many others at once; try again", 1)
+}
+
+// attempt plans and commits once. errRefused means that the plan rested on what is no longer so.
+func (r *Registry) attempt(ctx context.Context, tx *txn, dryRun bool, steps []step) ([]Result, int64, error) {
+	var revisions map[string]int64
+	defer func() { tx.letGo(revisions) }()
+	outcomes, planErr := tx.plan(ctx, steps)
+	if planErr != nil || len(tx.writes) == 0 || dryRun {
+		// Nothing will be committed, so nothing checks what the plan rests on but this.
+		changed, err := tx.verify(ctx, dryRun && planErr == nil)
+		if err != nil {
+			return nil, 0, err
+		}
+		if changed {
+			return nil, 0, errRefused
+		}
+		return results(outcomes, nil), 0, planErr
+	}
+	written, revision, err := tx.commit(ctx)
+	if err != nil {
+		return nil, 0, err
+	}
+	revisions = written
+	for _, f := range tx.after {
+		f()
+	}
+	return results(outcomes, written), revision, nil
 }
 
 // pause waits between attempts, longer the more there were.
@@ -183,21 +200,30 @@ func results(outcomes []*outcome, revisions map[string]int64) []Result {
 func (r *Registry) begin(known map[string]*storev1.Entry) *txn {
 	return &txn{
 		registry: r, known: known, reads: map[string]int64{}, unconfirmed: map[string]bool{}, claims: map[string]int64{}, writes: map[string]*storev1.Operation{},
-		plain: map[string][]byte{},
+		plain: map[string][]byte{}, amended: map[string]bool{}, held: map[string]*turn{},
 	}
 }
 
+// plan plans all steps. After one that fails the others are planned still, so that the caller learns all that is wrong at once.
 func (tx *txn) plan(ctx context.Context, steps []step) ([]*outcome, error) {
 	outcomes := make([]*outcome, 0, len(steps))
+	var failed []failure
 	for i, s := range steps {
 		o, err := s(ctx, tx)
 		if err != nil {
-			if len(steps) > 1 {
-				err = inOperation(i, err)
+			if len(steps) == 1 {
+				return nil, err
 			}
-			return nil, err
+			if ctx.Err() != nil {
+				return nil, ctx.Err()
+			}
+			failed = append(failed, failure{index: i, err: err})
+			continue
 		}
 		outcomes = append(outcomes, o)
+	}
+	if len(failed) > 0 {
+		return nil, inOperations(failed)
 	}
 	return outcomes, nil
 }
@@ -207,6 +233,10 @@ func (tx *txn) read(ctx context.Context, res *resource.Resource, namespace, name
 	key := Key(res, namespace, name)
 	if err := tx.once(key, res, name); err != nil {
 		return Entry{}, false, err
+	}
+	if tx.amended[key] {
+		delete(tx.amended, key)
+		return tx.peek(key, res, namespace, name)
 	}
 	if tx.known[key] == nil {
 		if entry, ok := tx.registry.cache.Current(res, namespace, name); ok {
@@ -227,6 +257,10 @@ func (tx *txn) probe(res *resource.Resource, namespace, name string) (Entry, boo
 	if err := tx.once(key, res, name); err != nil {
 		return Entry{}, false, err
 	}
+	if tx.amended[key] {
+		delete(tx.amended, key)
+		return tx.peek(key, res, namespace, name)
+	}
 	if tx.known[key] != nil {
 		return tx.opened(key)
 	}
@@ -238,7 +272,7 @@ func (tx *txn) probe(res *resource.Resource, namespace, name string) (Entry, boo
 
 // once refuses a second operation on the same object.
 func (tx *txn) once(key string, res *resource.Resource, name string) error {
-	if _, ok := tx.reads[key]; ok {
+	if _, ok := tx.reads[key]; ok && !tx.amended[key] {
 		return apierrors.NewBadRequest(fmt.Sprintf("%s %q is in two operations of one commit: an object may be written once", res, name))
 	}
 	return nil
@@ -393,6 +427,7 @@ func (r *Registry) fetch(ctx context.Context, known map[string]*storev1.Entry, k
 var (
 	errRefused   = errors.New("a condition of the commit did not hold")
 	errUncertain = errors.New("the commit may have happened")
+	errUnwritten = errors.New("admission wants to write together with a request that writes nothing")
 )
 
 // commit writes the plan. errRefused means that known has been brought up to date; errUncertain that nobody knows.

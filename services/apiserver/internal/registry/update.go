@@ -9,6 +9,7 @@ import (
 	"slices"
 	"unicode"
 
+	certificatesv1 "k8s.io/api/certificates/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -18,15 +19,10 @@ import (
 
 	"dhow.dev/pkg/identity"
 	"dhow.dev/pkg/resource"
+	"dhow.dev/services/apiserver/internal/admission"
 	"dhow.dev/services/apiserver/internal/codec"
 	"dhow.dev/services/apiserver/internal/patch"
 	"dhow.dev/services/apiserver/internal/strategy"
-)
-
-// The subresources that Update, Patch and Apply know.
-const (
-	subresourceStatus   = "status"
-	subresourceFinalize = "finalize"
 )
 
 const (
@@ -232,30 +228,31 @@ func (r *Registry) update(ctx context.Context, tx *txn, c change) (*outcome, err
 	if err != nil {
 		return nil, err
 	}
+	q := tx.request(admission.Update, res, c.options.Subresource, obj, old)
+	if err := r.mutate(ctx, q); err != nil {
+		return nil, err
+	}
 	var errs field.ErrorList
 	r.timed(ctx, "validate", func() {
-		errs = strategy.ValidateMetaUpdate(res, obj, old)
-		switch c.options.Subresource {
-		case "":
-			errs = append(errs, s.ValidateUpdate(obj, old)...)
-		case subresourceStatus:
-			errs = append(errs, s.ValidateStatusUpdate(obj, old)...)
-		}
+		errs = append(strategy.ValidateMetaUpdate(res, obj, old), validateUpdate(s, c.options.Subresource, obj, old)...)
 	})
 	if len(errs) > 0 {
 		return nil, invalid(res, obj, errs)
 	}
-	if c.options.Subresource == "" {
+	if changesSpec(c.options.Subresource) {
 		strategy.BumpGeneration(res, obj, old)
 	}
-	warnings := c.warnings
-	if c.options.Subresource == "" {
+	if err := r.admitted(ctx, q); err != nil {
+		return nil, err
+	}
+	warnings := append(c.warnings, q.Warnings...)
+	if changesSpec(c.options.Subresource) {
 		warnings = append(warnings, s.Warnings(obj, old)...)
 	}
 	if isOver(obj) {
 		return r.remove(ctx, tx, res, obj, old, warnings)
 	}
-	if c.options.Subresource == "" {
+	if changesSpec(c.options.Subresource) {
 		if err := r.allocate(ctx, tx, res, obj, old); err != nil {
 			return nil, err
 		}
@@ -291,6 +288,18 @@ func (r *Registry) prepareUpdate(ctx context.Context, s strategy.Strategy, c cha
 	case subresourceFinalize:
 		next := old.DeepCopyObject().(*corev1.Namespace)
 		next.Spec.Finalizers = obj.(*corev1.Namespace).Spec.Finalizers
+		return next, nil
+	case subresourceEphemeral:
+		next := keep(old, obj).(*corev1.Pod)
+		next.Spec.EphemeralContainers = obj.(*corev1.Pod).Spec.EphemeralContainers
+		return next, nil
+	case subresourceResize:
+		next := keep(old, obj).(*corev1.Pod)
+		resize(next, obj.(*corev1.Pod))
+		return next, nil
+	case subresourceApproval:
+		next := keep(old, obj).(*certificatesv1.CertificateSigningRequest)
+		r.approve(next, obj.(*certificatesv1.CertificateSigningRequest))
 		return next, nil
 	}
 	strategy.PrepareForUpdate(res, obj, old)
@@ -333,14 +342,6 @@ func (r *Registry) manager(ctx context.Context, options WriteOptions) string {
 		return caller.Name
 	}
 	return "unknown"
-}
-
-func checkSubresource(res *resource.Resource, subresource string) error {
-	switch {
-	case subresource == "", subresource == subresourceStatus && res.HasStatus, subresource == subresourceFinalize && isNamespace(res):
-		return nil
-	}
-	return noSubresource(res, subresource)
 }
 
 func noSubresource(res *resource.Resource, subresource string) error {

@@ -153,7 +153,8 @@ func copyStatus(to, from codec.Object) {
 	}
 }
 
-// BumpGeneration counts a change of what the user wants: of anything but metadata and status.
+// BumpGeneration counts a change of what the user wants: of anything but metadata and status. Annotations of deployments count as well, as in Kubernetes:
+// their controller copies them to replica sets.
 func BumpGeneration(res *resource.Resource, obj, old codec.Object) {
 	if !generations[res.GroupVersionKind().GroupKind()] {
 		return
@@ -161,7 +162,8 @@ func BumpGeneration(res *resource.Resource, obj, old codec.Object) {
 	if _, ok := codec.Spec(obj); ok {
 		mine, _ := codec.Spec(obj)
 		theirs, _ := codec.Spec(old)
-		if apiequality.Semantic.DeepEqual(mine.Interface(), theirs.Interface()) {
+		annotated := res.Group == "apps" && res.Kind == "Deployment" && !apiequality.Semantic.DeepEqual(obj.GetAnnotations(), old.GetAnnotations())
+		if !annotated && apiequality.Semantic.DeepEqual(mine.Interface(), theirs.Interface()) {
 			return
 		}
 	} else if sameContent(obj, old) {

@@ -21,7 +21,7 @@ var podRules = rules[*corev1.Pod]{
 
 // newPod begins a pod's life: not placed, and in the class of service that its resources say.
 func newPod(p *corev1.Pod) {
-	p.Status = corev1.PodStatus{Phase: corev1.PodPending, QOSClass: qosClass(&p.Spec)}
+	p.Status = corev1.PodStatus{Phase: corev1.PodPending, QOSClass: QOSClass(&p.Spec)}
 	if len(p.Spec.SchedulingGates) > 0 {
 		p.Status.Conditions = []corev1.PodCondition{{
 			Type: corev1.PodScheduled, Status: corev1.ConditionFalse, Reason: corev1.PodReasonSchedulingGated,
@@ -159,8 +159,8 @@ func (s podStrategy) get(res *resource.Resource, namespace, name string, obj run
 	return s.config.Lookup.Get(res, namespace, name, obj)
 }
 
-// qosClass says how a pod fares when a node runs short: all is limited to what is requested, something is requested, or nothing.
-func qosClass(spec *corev1.PodSpec) corev1.PodQOSClass {
+// QOSClass says how a pod fares when a node runs short: all is limited to what is requested, something is requested, or nothing.
+func QOSClass(spec *corev1.PodSpec) corev1.PodQOSClass {
 	guaranteed, something := true, false
 	look := func(r *corev1.ResourceRequirements) {
 		for _, name := range []corev1.ResourceName{corev1.ResourceCPU, corev1.ResourceMemory} {

@@ -1,6 +1,8 @@
 package validation
 
 import (
+	"slices"
+
 	"fmt"
 	"net/netip"
 
@@ -104,6 +106,9 @@ func NodeUpdate(n, old *corev1.Node) field.ErrorList {
 	at := field.NewPath("spec")
 	errs := nodeTaints(at.Child("taints"), n.Spec.Taints)
 	errs = append(errs, podCIDRs(at, n)...)
+	if len(old.Spec.PodCIDRs) > 0 && !slices.Equal(n.Spec.PodCIDRs, old.Spec.PodCIDRs) {
+		errs = append(errs, field.Forbidden(at.Child("podCIDRs"), "node updates may not change podCIDR except from \"\" to valid"))
+	}
 	if old.Spec.ProviderID != "" && n.Spec.ProviderID != old.Spec.ProviderID {
 		errs = append(errs, field.Forbidden(at.Child("providerID"), "node updates may not change providerID except from \"\" to valid"))
 	}
