@@ -82,7 +82,7 @@ func (s *session) apply(ctx context.Context, o applyOptions) error {
 	// One dry commit validates all objects as they would be together: a namespace and what is in it.
 	results, err := s.validate(ctx, objects, o)
 	if err != nil {
-		return s.allErrors(ctx, objects, o, err)
+		return refused(err, objects)
 	}
 	suffix := dryRunSuffix
 	switch {
@@ -90,11 +90,7 @@ func (s *session) apply(ctx context.Context, o applyOptions) error {
 	case o.atomic:
 		suffix = ""
 		if results, err = s.commit(ctx, objects, o, false); err != nil {
-			i, text := placeError(err, objects)
-			if i < 0 {
-				return err
-			}
-			return nothingWritten([]string{text})
+			return refused(err, objects)
 		}
 	default:
 		return s.applyEach(ctx, objects, before, o)
@@ -158,31 +154,34 @@ func (o applyOptions) patch(m manifest.Object, dryRun bool) *metav1.PatchRequest
 func (s *session) validate(ctx context.Context, objects []manifest.Object, o applyOptions) ([]*clusterv1.CommitResponse_Result, error) {
 	for {
 		results, err := s.commit(ctx, objects, o, true)
-		i, _ := placeError(err, objects)
-		if i < 0 || o.forced[objects[i].Source] || !ownConflict(err) {
+		again := false
+		for _, p := range problems(err, objects) {
+			if source := objects[p.index].Source; !o.forced[source] && p.isOwnConflict() {
+				o.forced[source] = true
+				again = true
+			}
+		}
+		if !again {
 			return results, err
 		}
-		o.forced[objects[i].Source] = true
 	}
 }
 
 var conflictingManager = regexp.MustCompile(`^conflict with "([^"]+)"`)
 
-// ownConflict says whether an error is a conflict with nobody but this command line's other commands: one user's two ways to change an object. Kubernetes'
-// apply without managed fields lets the manifest win there, and so does this one.
-func ownConflict(err error) bool {
-	var api apierrors.APIStatus
-	if !errors.As(err, &api) || api.Status().Reason != kmetav1.StatusReasonConflict || api.Status().Details == nil {
+// isOwnConflict says whether an error is a conflict with nobody but this command line's other commands: one user's two ways to change an object.
+// Kubernetes' apply without managed fields lets the manifest win there, and so does this one.
+func (p problem) isOwnConflict() bool {
+	if p.reason != kmetav1.StatusReasonConflict {
 		return false
 	}
-	causes := api.Status().Details.Causes
-	for _, cause := range causes {
+	for _, cause := range p.causes {
 		manager := conflictingManager.FindStringSubmatch(cause.Message)
 		if cause.Type != kmetav1.CauseTypeFieldManagerConflict || manager == nil || !slices.Contains([]string{editManager, rolloutManager}, manager[1]) {
 			return false
 		}
 	}
-	return len(causes) > 0
+	return len(p.causes) > 0
 }
 
 func (s *session) commit(ctx context.Context, objects []manifest.Object, o applyOptions, dryRun bool) ([]*clusterv1.CommitResponse_Result, error) {
@@ -200,73 +199,102 @@ func (s *session) commit(ctx context.Context, objects []manifest.Object, o apply
 	return response.GetResults(), nil
 }
 
-var operationPrefix = regexp.MustCompile(`^operations\[(\d+)\](?:\.|: )?`)
-
-// placeError says which object of which file a commit's error is about, and what is wrong with it. The index is -1 when it is about none.
-func placeError(err error, objects []manifest.Object) (int, string) {
-	var api apierrors.APIStatus
-	if !errors.As(err, &api) {
-		return -1, ""
-	}
-	s := api.Status()
-	i := 0
-	// The commit of a single operation does not number it.
-	if m := operationPrefix.FindStringSubmatch(s.Message); m != nil {
-		i, _ = strconv.Atoi(m[1])
-	} else if len(objects) != 1 || status.Code(err) == codes.Unavailable {
-		return -1, ""
-	}
-	if i >= len(objects) {
-		return -1, ""
-	}
-	where := fmt.Sprintf("%s: %s: ", objects[i].Source, objects[i])
-	unnumbered := func(text string) string { return operationPrefix.ReplaceAllString(text, "") }
-	// A refusal that is not about fields (a namespace that is being deleted) says more in its message than in its causes.
-	if s.Details == nil || len(s.Details.Causes) == 0 || s.Reason == kmetav1.StatusReasonForbidden {
-		return i, where + unnumbered(s.Message)
-	}
-	if s.Reason == kmetav1.StatusReasonConflict {
-		return i, where + unnumbered(s.Message) + ": apply the fields with the value that they have, leave them out, or take them over with --force-conflicts"
-	}
-	var lines []string
-	for _, cause := range s.Details.Causes {
-		cause.Field = unnumbered(cause.Field)
-		lines = append(lines, where+describeCause(cause))
-	}
-	return i, strings.Join(lines, "\n  ")
+// problem is why one object of a commit cannot be written.
+type problem struct {
+	index   int
+	reason  kmetav1.StatusReason
+	message string
+	causes  []kmetav1.StatusCause
 }
 
-// maxErrors bounds how many objects' errors are looked for.
+var (
+	operationPrefix = regexp.MustCompile(`^operations\[(\d+)\](?:\.|: )?`)
+	operationField  = regexp.MustCompile(`^operations\[(\d+)\]$`)
+)
+
+// problems says which objects a commit's error is about, and what is wrong with each; none when it is about no object.
+func problems(err error, objects []manifest.Object) []problem {
+	var api apierrors.APIStatus
+	if !errors.As(err, &api) {
+		return nil
+	}
+	s := api.Status()
+	var causes []kmetav1.StatusCause
+	if s.Details != nil {
+		causes = slices.Clone(s.Details.Causes)
+	}
+	var all []problem
+	for _, cause := range causes {
+		// Of several operations, each one's causes begin with one about the operation itself: its reason and message.
+		if m := operationField.FindStringSubmatch(cause.Field); m != nil {
+			i, _ := strconv.Atoi(m[1])
+			all = append(all, problem{index: i, reason: kmetav1.StatusReason(cause.Type), message: cause.Message})
+		} else if len(all) > 0 {
+			last := &all[len(all)-1]
+			cause.Field = unnumbered(cause.Field)
+			last.causes = append(last.causes, cause)
+		}
+	}
+	if len(all) == 0 {
+		only := problem{reason: s.Reason, message: unnumbered(s.Message), causes: causes}
+		// The commit of a single operation does not number it.
+		if m := operationPrefix.FindStringSubmatch(s.Message); m != nil {
+			only.index, _ = strconv.Atoi(m[1])
+		} else if len(objects) != 1 || status.Code(err) == codes.Unavailable {
+			return nil
+		}
+		for i := range only.causes {
+			only.causes[i].Field = unnumbered(only.causes[i].Field)
+		}
+		all = []problem{only}
+	}
+	return slices.DeleteFunc(all, func(p problem) bool { return p.index >= len(objects) })
+}
+
+func unnumbered(text string) string { return operationPrefix.ReplaceAllString(text, "") }
+
+// describe says what is wrong with the object, a line per field.
+func (p problem) describe(object manifest.Object) string {
+	where := fmt.Sprintf("%s: %s: ", object.Source, object)
+	// A refusal that is not about fields (a namespace that is being deleted) says more in its message than in its causes.
+	if len(p.causes) == 0 || p.reason == kmetav1.StatusReasonForbidden {
+		return where + p.message
+	}
+	if p.reason == kmetav1.StatusReasonConflict {
+		return where + p.message + ": apply the fields with the value that they have, leave them out, or take them over with --force-conflicts"
+	}
+	lines := make([]string, len(p.causes))
+	for i, cause := range p.causes {
+		lines[i] = where + describeCause(cause)
+	}
+	return strings.Join(lines, "\n  ")
+}
+
+// maxErrors bounds how many objects' errors are told.
 const maxErrors = 20
 
-// allErrors finds out what else is wrong, because a commit tells of one object only: it tries again without those that are known to be.
-func (s *session) allErrors(ctx context.Context, objects []manifest.Object, o applyOptions, err error) error {
+// refused says what is wrong with the objects of a commit that was not written.
+func refused(err error, objects []manifest.Object) error {
+	all := problems(err, objects)
+	if len(all) == 0 {
+		return err
+	}
 	var texts []string
 	lost := map[string]bool{}
-	for len(objects) > 0 && err != nil {
-		i, text := placeError(err, objects)
-		if i < 0 {
-			if len(texts) == 0 {
-				return err
-			}
-			break
+	for _, p := range all {
+		object := objects[p.index]
+		if object.Resource == resource.For[*corev1.Namespace]() {
+			lost[object.Name] = true
 		}
-		bad := objects[i]
 		// What is in a namespace that is wrong itself is not to blame.
-		if !lost[bad.Namespace] || !apierrors.IsNotFound(err) {
-			texts = append(texts, text)
-		}
-		if bad.Resource == resource.For[*corev1.Namespace]() {
-			lost[bad.Name] = true
+		if lost[object.Namespace] && p.reason == kmetav1.StatusReasonNotFound {
+			continue
 		}
 		if len(texts) == maxErrors {
-			texts = append(texts, "there may be more")
+			texts = append(texts, "there are more")
 			break
 		}
-		objects = slices.Delete(slices.Clone(objects), i, i+1)
-		if len(objects) > 0 {
-			_, err = s.validate(ctx, objects, o)
-		}
+		texts = append(texts, p.describe(object))
 	}
 	return nothingWritten(texts)
 }
