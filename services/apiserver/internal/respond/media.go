@@ -69,7 +69,8 @@ func Negotiate(r *http.Request, as ...string) (Form, error) {
 			continue
 		}
 		if wanted := parameters["as"]; wanted != "" {
-			if !slices.Contains(as, wanted) || parameters["g"] != metav1.GroupName || parameters["v"] != "v1" {
+			// Tables have no protobuf.
+			if !slices.Contains(as, wanted) || wanted == "Table" && own.Media == Protobuf || parameters["g"] != metav1.GroupName || parameters["v"] != "v1" {
 				continue
 			}
 			own.As = wanted
@@ -134,7 +135,7 @@ const EnvelopeTail = "\x1a\x00\x22\x00"
 // Envelope returns what precedes an object of size bytes of protobuf. EnvelopeTail goes behind it.
 func Envelope(apiVersion, kind string, size int) []byte {
 	typeSize := 1 + protowire.SizeBytes(len(apiVersion)) + 1 + protowire.SizeBytes(len(kind))
-	b := make([]byte, 0, len(magic)+1+protowire.SizeBytes(typeSize)+1+protowire.SizeVarint(uint64(size))+size+len(EnvelopeTail))
+	b := make([]byte, 0, len(magic)+1+protowire.SizeBytes(typeSize)+1+protowire.SizeVarint(uint64(size)))
 	b = append(b, magic...)
 	b = protowire.AppendTag(b, unknownType, protowire.BytesType)
 	b = protowire.AppendVarint(b, uint64(typeSize))
