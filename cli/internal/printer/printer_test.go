@@ -237,6 +237,21 @@ any    2026-01-02T11:00:00Z
 	}
 }
 
+// TestEveryKind: each kind that is served can be read and shown.
+func TestEveryKind(t *testing.T) {
+	for _, r := range resource.Kinds() {
+		o, err := structs.New(r)
+		if err != nil {
+			t.Errorf("%s: %v", r, err)
+			continue
+		}
+		row, err := printer.Row(r, o, printer.Options{Wide: true, Now: now})
+		if err != nil || len(row) != len(printer.Header(r, printer.Options{Wide: true})) {
+			t.Errorf("%s: %q, %v", r, row, err)
+		}
+	}
+}
+
 func TestTableOptions(t *testing.T) {
 	r := resourceOf(t, "deployments")
 	objects := []structs.Object{
