@@ -57,6 +57,8 @@ type Config struct {
 
 	// KeyFile holds the keys that Secrets are encrypted with; it is made when it does not exist. API servers of one cluster need the same file.
 	KeyFile string
+	// Authentication says how callers are known besides by their certificates.
+	Authentication Authentication
 	// AdvertiseAddress is the host:port at which other API servers and pods reach this one. It also names this API server. Empty: the listener's address.
 	AdvertiseAddress string
 	// PeerDial connects to another API server by its advertised address, as identity system:dhow:apiserver. Nil: there is no other.
@@ -191,6 +193,10 @@ func run(ctx context.Context, config Config) error {
 	if err != nil {
 		return err
 	}
+	callers, err := newAuthentication(config, objects)
+	if err != nil {
+		return err
+	}
 	allocators, err := newAllocators(store, config.Network)
 	if err != nil {
 		return err
@@ -230,12 +236,12 @@ func run(ctx context.Context, config Config) error {
 	api := grpcapi.New(grpcapi.Config{
 		Cache: objects, Registry: writes, Authorizer: authorizer.New(authorizer.Config{Pods: placements{objects}}),
 		Tunnels: sessions, Sessions: sessions, Components: board, Scheduler: config.Scheduler,
-		Extras: sessions.Extras(), Logger: logger, Version: version.Version,
+		Tokens: callers.issuer, Virtual: callers.answers(), Extras: sessions.Extras(), Logger: logger, Version: version.Version,
 	})
 	checks := health.NewServer()
 	checks.SetServingStatus("", healthpb.HealthCheckResponse_NOT_SERVING)
 	front := transport.NewServer(transport.ServerConfig{
-		Credentials: config.Credentials, Logger: logger, Health: checks, Lifetime: running, Options: api.Options(),
+		Credentials: config.Credentials, Tokens: callers.verifier.Token, Logger: logger, Health: checks, Lifetime: running, Options: api.Options(),
 	})
 	api.Register(front)
 

@@ -43,7 +43,7 @@ func Main(ctx context.Context, arguments []string, stderr io.Writer) (err error)
 	if err != nil {
 		return err
 	}
-	o.config.Credentials, o.config.Logger = transport.TLSServer(pair), logger
+	o.config.Credentials, o.config.Logger = transport.TLSDoor(pair), logger
 	o.telemetry.Logger = logger
 	shutdown, err := telemetry.Setup(ctx, o.telemetry)
 	if err != nil {
@@ -124,6 +124,7 @@ func parse(arguments []string, stderr io.Writer) (options, error) {
 	flags.DurationVar(&o.config.ServerTTL, "server-ttl", 10*time.Second, "how long this API server may be cut off from the store before the grace of its nodes begins")
 	flags.Int64Var(&o.config.TolerationSeconds, "toleration-seconds", 300, "how long pods stay on a node that is not ready when they do not say it")
 	flags.DurationVar(&o.config.EventTTL, "event-ttl", time.Hour, "how long Events are kept after they were last seen")
+	o.config.Authentication.Flags(flags)
 	flags.StringVar(&o.files.Authority, "tls-cacert", "", "certificate of the cluster's authority")
 	flags.StringVar(&o.files.Certificate, "tls-cert", "", "certificate of this service, for clients and servers")
 	flags.StringVar(&o.files.Key, "tls-key", "", "key of the certificate of this service")
@@ -144,6 +145,9 @@ func parse(arguments []string, stderr io.Writer) (options, error) {
 		if required.value == "" {
 			return options{}, fmt.Errorf("%s is required", required.name)
 		}
+	}
+	if err := o.config.Authentication.Complete(); err != nil {
+		return options{}, err
 	}
 	if o.config.SessionGrace < 2*time.Second {
 		return options{}, fmt.Errorf("--session-grace %s: at least 2s, agents speak once a second at most", o.config.SessionGrace)

@@ -205,6 +205,7 @@ func controllers(config Config, stores *inventory.Stores, watcher *metadata.Watc
 			Threshold: config.FinishedPods, Quarantine: config.OrphanQuarantine,
 		}),
 		serviceaccount.New(serviceaccount.Config{Conn: conn, Stores: stores, Logger: logger, Workers: workers, CACert: config.CACert}),
+		serviceaccount.NewTokens(serviceaccount.TokensConfig{Conn: conn, Logger: logger, Workers: workers, CACert: config.CACert}),
 		namespace.New(namespace.Config{Conn: conn, Stores: stores, Watcher: watcher, Logger: logger, Now: now, Workers: workers}),
 		garbage.New(garbage.Config{Conn: conn, Watcher: watcher, Logger: logger, Workers: garbageCrew}),
 	}

@@ -1,0 +1,62 @@
+package apiserver
+
+import (
+	"context"
+	"net/http"
+	"path/filepath"
+
+	kschema "k8s.io/apimachinery/pkg/runtime/schema"
+
+	authenticationv1 "dhow.dev/gen/go/dhow/authentication/v1"
+	"dhow.dev/pkg/resource"
+	"dhow.dev/services/apiserver/internal/authenticator"
+	"dhow.dev/services/apiserver/internal/grpcapi"
+	"dhow.dev/services/apiserver/internal/registry"
+	"dhow.dev/services/apiserver/internal/restapi"
+	"dhow.dev/services/apiserver/internal/token"
+)
+
+// signingKeyFile is where the keys of tokens are, beside those that Secrets are encrypted with, unless Authentication says otherwise.
+const signingKeyFile = "token-keys.pem"
+
+// Authentication is what an operator chooses of how callers are known. The zero value is complete.
+type Authentication = authenticator.Options
+
+// authentication is who callers are, and what may be asked about it, at both doors.
+type authentication struct {
+	issuer   *token.Issuer
+	verifier *authenticator.Verifier
+}
+
+func newAuthentication(config Config, objects token.Objects) (authentication, error) {
+	issuer, verifier, err := config.Authentication.Build(objects, filepath.Join(filepath.Dir(config.KeyFile), signingKeyFile), config.Logger)
+	return authentication{issuer: issuer, verifier: verifier}, err
+}
+
+// answers are the kinds of authentication.k8s.io at the gRPC door.
+func (a authentication) answers() map[*resource.Resource]grpcapi.Answer {
+	plain := func(answer func(context.Context, []byte) ([]byte, error)) grpcapi.Answer {
+		return func(ctx context.Context, object []byte, _ registry.WriteOptions) ([]byte, error) { return answer(ctx, object) }
+	}
+	return map[*resource.Resource]grpcapi.Answer{
+		resource.For[*authenticationv1.TokenRequest]():      plain(a.issuer.Answer),
+		resource.For[*authenticationv1.TokenReview]():       plain(a.verifier.AnswerReview),
+		resource.For[*authenticationv1.SelfSubjectReview](): plain(a.verifier.AnswerSelf),
+	}
+}
+
+// virtual, subresources and paths are the same at the Kubernetes door.
+func (a authentication) virtual() map[kschema.GroupResource]http.Handler {
+	return map[kschema.GroupResource]http.Handler{
+		resource.For[*authenticationv1.TokenReview]().GroupResource():       a.verifier.ReviewHandler(),
+		resource.For[*authenticationv1.SelfSubjectReview]().GroupResource(): a.verifier.SelfHandler(),
+	}
+}
+
+func (a authentication) subresources() map[restapi.Subresource]http.Handler {
+	return map[restapi.Subresource]http.Handler{{Resource: "serviceaccounts", Name: "token"}: a.issuer.Handler()}
+}
+
+func (a authentication) paths() map[string]http.Handler {
+	return map[string]http.Handler{token.ConfigurationPath: a.issuer.Configuration(), token.JWKSPath: a.issuer.JWKS()}
+}
