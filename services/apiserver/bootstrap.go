@@ -79,7 +79,7 @@ func (b bootstrap) run(ctx context.Context, ready <-chan struct{}) error {
 			return err
 		}
 	}
-	return nil
+	return b.retry(ctx, func() error { return b.reseal(ctx) })
 }
 
 func (b bootstrap) services() []codec.Object {
@@ -118,7 +118,7 @@ func (b bootstrap) ensure(ctx context.Context, r *resource.Resource, o codec.Obj
 		return err
 	}
 	return b.retry(ctx, func() error {
-		_, err := b.registry.Create(ctx, r, registry.Input{Data: data}, registry.WriteOptions{FieldManager: fieldManager})
+		_, err := b.registry.Create(ctx, r, registry.Input{Data: data}, registry.WriteOptions{})
 		switch {
 		case err == nil || apierrors.IsAlreadyExists(err):
 			return nil
@@ -238,7 +238,8 @@ func (b bootstrap) write(ctx context.Context, r *resource.Resource, o codec.Obje
 	options := registry.WriteOptions{FieldManager: fieldManager}
 	_, err = b.registry.Update(ctx, r, registry.Input{Data: data}, options)
 	if apierrors.IsNotFound(err) {
-		_, err = b.registry.Create(ctx, r, registry.Input{Data: data}, options)
+		// Without a manager: nobody applies what is written here, and keeping who owns which field would cost every later write of it.
+		_, err = b.registry.Create(ctx, r, registry.Input{Data: data}, registry.WriteOptions{})
 	}
 	if err != nil {
 		return fmt.Errorf("write %s %q: %w", r.Singular(), o.GetName(), err)
