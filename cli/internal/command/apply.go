@@ -46,7 +46,7 @@ func newApply(s *session) *cobra.Command {
 		Use:   "apply -f FILE|DIR|-",
 		Short: "Make the cluster's objects what the manifests say",
 		Long: `Make the cluster's objects what the manifests say (server-side apply): the fields that the manifests set are owned by this command's field
-manager, all others are left alone. What was changed by hand with dhow itself (scale, rollout undo) gives way to the manifest; fields that others own
+manager, all others are left alone. What was made or changed by hand with dhow itself (run, scale, rollout undo) gives way to the manifest; fields that others own
 are a conflict. Everything is validated before anything is written.`,
 		Example: "  dhow apply -f examples/guestbook/manifests\n  dhow apply --atomic -f shop.yaml",
 		Args:    cobra.NoArgs,
@@ -177,7 +177,7 @@ func (p problem) isOwnConflict() bool {
 	}
 	for _, cause := range p.causes {
 		manager := conflictingManager.FindStringSubmatch(cause.Message)
-		if cause.Type != kmetav1.CauseTypeFieldManagerConflict || manager == nil || !slices.Contains([]string{editManager, rolloutManager}, manager[1]) {
+		if cause.Type != kmetav1.CauseTypeFieldManagerConflict || manager == nil || !slices.Contains([]string{runManager, editManager, rolloutManager}, manager[1]) {
 			return false
 		}
 	}

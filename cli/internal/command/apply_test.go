@@ -230,6 +230,21 @@ func TestApplyAfterChangesByHand(t *testing.T) {
 	}
 }
 
+// TestApplyAfterRun applies a manifest of what run has created.
+func TestApplyAfterRun(t *testing.T) {
+	c := newCluster(t)
+	c.ok("run", "web", "--image=web:v0", "--replicas=5")
+	manifest := strings.ReplaceAll(deployment, "app: web", "run: web")
+	for _, args := range [][]string{{"--dry-run"}, {}} {
+		if r := c.apply(manifest, args...); r.code != 0 || !strings.HasPrefix(r.out, "deployment.apps/web configured") {
+			t.Errorf("%v: %+v", args, r)
+		}
+	}
+	if got := c.ok("get", "deploy/web", "-o", "yaml"); !strings.Contains(got, "replicas: 2\n") || !strings.Contains(got, "image: web:v1\n") {
+		t.Errorf("the manifest has not won:\n%s", got)
+	}
+}
+
 // TestApplyGuestbook applies the example's manifests twice.
 func TestApplyGuestbook(t *testing.T) {
 	c := newCluster(t)

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 
@@ -153,6 +154,28 @@ func TestFirstApplyOfAnOldObject(t *testing.T) {
 	o, _ := k.apply("cm", `{metadata: {name: a}, data: {x: "1", w: "3"}}`, "me")
 	if cm := o.(*corev1.ConfigMap); len(cm.Data) != 3 || !slices.Equal(managers(o), []string{"me/Apply/", "before-first-apply/Update/"}) {
 		t.Errorf("%v, %v", cm.Data, managers(o))
+	}
+}
+
+// Who creates and says who they are owns what they created.
+func TestApplyAfterANamedCreate(t *testing.T) {
+	k := newCluster(t)
+	o, _ := k.must("deploy")(k.Create(t.Context(), res("deploy"), place("deploy", deployment), WriteOptions{FieldManager: "maker"}))
+	if !slices.Equal(managers(o), []string{"maker/Update/"}) {
+		t.Errorf("created: %v", managers(o))
+	}
+	_, err := k.Apply(t.Context(), res("deploy"), place("deploy", strings.Replace(deployment, "web:1", "web:2", 1)), WriteOptions{FieldManager: "me"})
+	fails(t, err, apierrors.IsConflict, `conflict with "maker" using apps/v1: .spec.template.spec.containers[name="c"].image`)
+	// A default that the creator got is the creator's.
+	_, err = k.Apply(t.Context(), res("deploy"), place("deploy", `{metadata: {name: web}, spec: {progressDeadlineSeconds: 7}}`), WriteOptions{FieldManager: "me"})
+	fails(t, err, apierrors.IsConflict, `conflict with "maker"`)
+	o, _ = k.apply("deploy", deployment, "me")
+	if !slices.Equal(managers(o), []string{"me/Apply/", "maker/Update/"}) {
+		t.Errorf("applied: %v", managers(o))
+	}
+	o, _ = k.must("secret")(k.Create(t.Context(), res("secret"), place("secret", `{metadata: {name: db}, stringData: {password: x}}`), WriteOptions{FieldManager: "maker"}))
+	if raw := string(o.GetManagedFields()[0].FieldsV1.Raw); !strings.Contains(raw, "f:password") || strings.Contains(raw, "stringData") {
+		t.Errorf("a secret: %s", raw)
 	}
 }
 

@@ -50,6 +50,13 @@ func (r *Registry) createStep(op Operation) step {
 			return nil, apierrors.NewBadRequest("resourceVersion should not be set on objects to be created")
 		}
 		obj.SetManagedFields(nil)
+		if op.Options.FieldManager != "" {
+			// Whose name is known will apply the object some day, or meet somebody who does. Controllers, which give none, do not pay for it.
+			absorb(obj)
+			if err := r.patches.Begin(op.Resource, obj, op.Options.FieldManager); err != nil {
+				return nil, err
+			}
+		}
 		return r.create(ctx, tx, op.Resource, obj, warnings, born)
 	}
 }

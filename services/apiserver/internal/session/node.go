@@ -89,7 +89,8 @@ func (m *Manager) register(ctx context.Context, node string, hello *kcorev1.Node
 	if err != nil {
 		return err
 	}
-	_, err = m.config.Registry.Create(ctx, nodes, registry.Input{Data: data}, registry.WriteOptions{FieldManager: manager})
+	// Without a manager, or every later status of the node would pay for keeping who owns which field.
+	_, err = m.config.Registry.Create(ctx, nodes, registry.Input{Data: data}, registry.WriteOptions{})
 	if !apierrors.IsAlreadyExists(err) {
 		return err
 	}
