@@ -4,7 +4,7 @@
 # in packages; `go generate ./apiserver/internal/openapi` does.
 set -eu
 cd "$(dirname "$0")"
-version=$(go list -m -f '{{.Version}}' k8s.io/kube-openapi)
+version=$(GOWORK=off go list -m -f '{{.Version}}' k8s.io/kube-openapi)
 work=definitions
 trap 'rm -rf "$work"' EXIT
 mkdir -p "$work"
