@@ -113,7 +113,10 @@ func createOptions(r *http.Request, info *request.Info) (registry.WriteOptions, 
 	if err := parameters(info.Query, &o, metav1.Convert_url_Values_To_v1_CreateOptions); err != nil {
 		return registry.WriteOptions{}, err
 	}
-	return writeOptions(r, o.DryRun, o.FieldManager, o.FieldValidation, info.Subresource), invalidOptions("CreateOptions", metavalidation.ValidateCreateOptions(&o))
+	options := writeOptions(r, o.DryRun, o.FieldManager, o.FieldValidation, info.Subresource)
+	// Who creates without a name does not own fields (docs/decisions/0004-managed-fields.md): tracking costs many times the create.
+	options.FieldManager = o.FieldManager
+	return options, invalidOptions("CreateOptions", metavalidation.ValidateCreateOptions(&o))
 }
 
 func updateOptions(r *http.Request, info *request.Info) (registry.WriteOptions, error) {

@@ -110,6 +110,7 @@ func (k Keeper) create(ctx context.Context, r *resource.Resource, wanted codec.O
 	if err != nil {
 		return err
 	}
-	_, err = k.Registry.Create(ctx, r, registry.Input{Data: data}, registry.WriteOptions{FieldManager: fieldManager})
+	// Without a manager: a first start makes many of these, and tracking who owns which field would take longer than all the rest of it.
+	_, err = k.Registry.Create(ctx, r, registry.Input{Data: data}, registry.WriteOptions{})
 	return err
 }
