@@ -172,3 +172,14 @@ func TestForms(t *testing.T) {
 		t.Errorf("with another version's ETag: %d", response.StatusCode)
 	}
 }
+
+func TestIndex(t *testing.T) {
+	handler := discovery.Index([]string{"/version", "/api"})
+	for path, want := range map[string]int{"/": 200, "/gizmo": 404} {
+		w := httptest.NewRecorder()
+		handler.ServeHTTP(w, httptest.NewRequest(http.MethodGet, path, nil))
+		if w.Code != want || want == 200 && w.Body.String() != "{\n  \"paths\": [\n    \"/api\",\n    \"/version\"\n  ]\n}" || want == 404 && !strings.Contains(w.Body.String(), `"reason":"NotFound"`) {
+			t.Errorf("%s: %d %s", path, w.Code, w.Body)
+		}
+	}
+}

@@ -59,17 +59,21 @@ func versionsOf(resources []*resource.Resource) []*groupVersion {
 	return versions
 }
 
-// buildV3 makes a document of each group and version, and their index.
+// buildV3 makes a document of each group and version, those of the other paths, and their index.
 func buildV3(config Config) (*documents, error) {
 	definitions, models, err := schemas()
 	if err != nil {
 		return nil, err
 	}
+	versions := versionsOf(config.Resources)
+	paths := otherPaths(versions)
+	for _, v := range versions {
+		paths[rootOf(v.group, v.version)] = pathsOf(v.group, v.version, v.resources, models)
+	}
 	all := &documents{byPath: map[string]*document{}}
 	links := object{}
-	for _, v := range versionsOf(config.Resources) {
-		name := rootOf(v.group, v.version)
-		d, err := groupDocument(config, pathsOf(v.group, v.version, v.resources, models), definitions)
+	for name, paths := range paths {
+		d, err := groupDocument(config, paths, definitions)
 		if err != nil {
 			return nil, fmt.Errorf("openapi: %s: %w", name, err)
 		}
@@ -114,7 +118,7 @@ func info(config Config) object { return object{"title": "Kubernetes", "version"
 
 const bearer = "Bearer Token authentication"
 
-// groupDocument makes the document of one group and version: its paths and the schemas that they need.
+// groupDocument makes the document of some paths and of the schemas that they need.
 func groupDocument(config Config, paths []path, definitions map[string]json.RawMessage) (*document, error) {
 	forms := object{}
 	for _, p := range paths {
@@ -186,8 +190,15 @@ func buildV2(config Config) (*document, error) {
 		return nil, err
 	}
 	paths, shared := object{}, newShared()
-	for _, v := range versionsOf(config.Resources) {
+	versions := versionsOf(config.Resources)
+	// In this order, because parameters of one name are told apart by it.
+	for _, v := range versions {
 		for _, p := range pathsOf(v.group, v.version, v.resources, models) {
+			paths[p.path] = p.v2(shared)
+		}
+	}
+	for _, others := range otherPaths(versions) {
+		for _, p := range others {
 			paths[p.path] = p.v2(shared)
 		}
 	}

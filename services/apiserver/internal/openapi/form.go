@@ -17,6 +17,8 @@ var (
 // types are the content types of an operation's answer.
 func (o operation) types() []string {
 	switch {
+	case o.forms != nil:
+		return o.forms
 	case o.action == "connect":
 		return []string{anyStream}
 	case o.gives == "":

@@ -44,6 +44,8 @@ type operation struct {
 	// gives is the model of the answer, or empty for text; codes are the successful ones.
 	gives string
 	codes []int
+	// forms are the content types of the answer where they are not those of resources.
+	forms []string
 	// streams says that the answer may be a watch's events.
 	streams bool
 	// patches says that the body is a patch.
