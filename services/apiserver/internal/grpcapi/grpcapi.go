@@ -68,7 +68,11 @@ type Config struct {
 	// Scheduler answers Explain. Nil: UNAVAILABLE.
 	Scheduler grpc.ClientConnInterface
 	// Extras append to an object what is known but not stored, such as a node Lease's renewTime; they return nil for most. Keyed by kind.
-	Extras  map[*resource.Resource]func(*cache.Entry) []byte
+	Extras map[*resource.Resource]func(*cache.Entry) []byte
+	// Virtual and Views answer for kinds that are not stored, Scales for the subresource of that name. Kinds that are missing here are not served.
+	Virtual map[*resource.Resource]Answer
+	Views   map[*resource.Resource]View
+	Scales  Scales
 	Logger  *slog.Logger
 	Version string
 }
@@ -84,7 +88,9 @@ type API struct {
 func New(config Config) *API {
 	a := &API{config: config, declared: map[string]struct{}{}}
 	for _, r := range resource.Kinds() {
-		a.services = append(a.services, a.kind(r))
+		if r.Service() != nil {
+			a.services = append(a.services, a.kind(r))
+		}
 	}
 	a.services = append(a.services, a.objects(), a.cluster(), a.scheduler(), a.sessions())
 	return a
@@ -126,6 +132,9 @@ func (a *API) kind(r *resource.Resource) *grpc.ServiceDesc {
 }
 
 func (a *API) method(r *resource.Resource, service, name string) (rpc, bool) {
+	if r.Virtual {
+		return a.virtual(r, service, name)
+	}
 	switch name {
 	case "Get":
 		return a.get(r, service), true
@@ -141,6 +150,10 @@ func (a *API) method(r *resource.Resource, service, name string) (rpc, bool) {
 		return a.delete(r, service), true
 	case "DeleteCollection":
 		return a.deleteCollection(r, service), true
+	case "GetScale":
+		return a.getScale(r, service), true
+	case "UpdateScale":
+		return a.updateScale(r, service), true
 	}
 	if r == pods {
 		switch name {
