@@ -9,7 +9,6 @@ import (
 	"github.com/go-jose/go-jose/v4/jwt"
 	"github.com/google/uuid"
 	authenticationv1 "k8s.io/api/authentication/v1"
-	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -66,7 +65,8 @@ func (i *Issuer) Request(ctx context.Context, namespace, name string, request *a
 	if err := i.bind(ctx, &own, out.Spec.BoundObjectRef); err != nil {
 		return nil, err
 	}
-	if err := i.restrict(ctx, own, out.Spec.BoundObjectRef); err != nil {
+	// The audiences as they were asked for: a default names none of a pod's volumes.
+	if err := i.restrict(ctx, own, out.Spec.BoundObjectRef, request.Spec.Audiences); err != nil {
 		return nil, err
 	}
 	seconds := *out.Spec.ExpirationSeconds
@@ -179,25 +179,4 @@ func (i *Issuer) bind(ctx context.Context, b *binding, ref *authenticationv1.Bou
 
 func otherUID(uid types.UID) string {
 	return fmt.Sprintf("the UID in the bound object reference (%s) does not match the UID in record. The object might have been deleted and then recreated", uid)
-}
-
-// restrict keeps a node to the tokens of the pods that run on it, as Kubernetes' NodeRestriction admission does.
-func (i *Issuer) restrict(ctx context.Context, b binding, ref *authenticationv1.BoundObjectReference) error {
-	caller, _ := identity.FromContext(ctx)
-	node, isNode := caller.NodeName()
-	if !isNode {
-		return nil
-	}
-	reason := ""
-	switch {
-	case b.Pod == nil || ref.APIVersion != corev1.SchemeGroupVersion.String():
-		reason = "node requested token not bound to a pod"
-	case ref.UID == "":
-		reason = "node requested token with a pod binding without a uid"
-	case b.Node == nil || b.Node.Name != node:
-		reason = "node requested token bound to a pod scheduled on a different node"
-	default:
-		return nil
-	}
-	return apierrors.NewForbidden(accounts.GroupResource(), b.ServiceAccount.Name, errors.New(reason))
 }

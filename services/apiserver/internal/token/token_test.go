@@ -16,6 +16,7 @@ import (
 	"github.com/go-jose/go-jose/v4/jwt"
 	authenticationv1 "k8s.io/api/authentication/v1"
 	corev1 "k8s.io/api/core/v1"
+	storagev1 "k8s.io/api/storage/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -197,13 +198,63 @@ func TestRequestIsRefused(t *testing.T) {
 			}
 		})
 	}
-	if _, err := i.Request(identity.NewContext(t.Context(), agent), "default", "builder", bound("Pod", "p", "pod-uid")); err != nil {
-		t.Errorf("a node's own pod: %v", err)
-	}
 	for _, n := range []int64{600, 1 << 32} {
 		if _, err := i.Request(t.Context(), "default", "builder", seconds(n)); err != nil {
 			t.Errorf("%d seconds: %v", n, err)
 		}
+	}
+}
+
+// TestAudiencesOfNodes asks as a node for the tokens that the volumes of its pod are to hold.
+func TestAudiencesOfNodes(t *testing.T) {
+	w, clock := newWorld(t), newClock()
+	projected := func(name, audience string) corev1.Volume {
+		return corev1.Volume{Name: name, VolumeSource: corev1.VolumeSource{Projected: &corev1.ProjectedVolumeSource{Sources: []corev1.VolumeProjection{
+			{ConfigMap: &corev1.ConfigMapProjection{}}, {ServiceAccountToken: &corev1.ServiceAccountTokenProjection{Audience: audience}},
+		}}}}
+	}
+	p := pod("p", "pod-uid", "builder", "n1")
+	p.Spec.Volumes = []corev1.Volume{
+		projected("own", ""), projected("vault", "vault"), {Name: "inline", VolumeSource: corev1.VolumeSource{CSI: &corev1.CSIVolumeSource{Driver: "inline.csi"}}},
+		{Name: "data", VolumeSource: corev1.VolumeSource{PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{ClaimName: "data"}}},
+		{Name: "scratch", VolumeSource: corev1.VolumeSource{Ephemeral: &corev1.EphemeralVolumeSource{}}},
+		{Name: "unbound", VolumeSource: corev1.VolumeSource{PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{ClaimName: "unbound"}}},
+	}
+	volume := func(name, driver string) *corev1.PersistentVolume {
+		return &corev1.PersistentVolume{ObjectMeta: meta("", name, name), Spec: corev1.PersistentVolumeSpec{
+			PersistentVolumeSource: corev1.PersistentVolumeSource{CSI: &corev1.CSIPersistentVolumeSource{Driver: driver}},
+		}}
+	}
+	claim := func(name, volume string) *corev1.PersistentVolumeClaim {
+		return &corev1.PersistentVolumeClaim{ObjectMeta: meta("default", name, name), Spec: corev1.PersistentVolumeClaimSpec{VolumeName: volume}}
+	}
+	driver := func(name, audience string) *storagev1.CSIDriver {
+		return &storagev1.CSIDriver{ObjectMeta: meta("", name, name), Spec: storagev1.CSIDriverSpec{TokenRequests: []storagev1.TokenRequest{{Audience: audience}}}}
+	}
+	for _, o := range []encoded{
+		account("builder", "sa-uid"), node("n1", "node-uid"), p, claim("data", "data"), claim("p-scratch", "scratch"), claim("unbound", ""),
+		volume("data", "data.csi"), volume("scratch", "scratch.csi"), driver("inline.csi", "inline"), driver("data.csi", "data"), driver("scratch.csi", "scratch"), driver("other.csi", "other"),
+	} {
+		w.put(o)
+	}
+	i := issuer(t, w.cache, clock, nil)
+	ctx := identity.NewContext(t.Context(), identity.Node("n1"))
+	for audience, want := range map[string]bool{"": true, "vault": true, "inline": true, "data": true, "scratch": true, "other": false, token.DefaultIssuer: false} {
+		r := bound("Pod", "p", "pod-uid")
+		if audience != "" {
+			r.Spec.Audiences = []string{audience}
+		}
+		if _, err := i.Request(ctx, "default", "builder", r); (err == nil) != want || err != nil && !strings.Contains(err.Error(), "not found in pod spec volume") {
+			t.Errorf("%q: %v", audience, err)
+		}
+	}
+	r := bound("Pod", "p", "pod-uid")
+	r.Spec.Audiences = []string{"vault", "data"}
+	if _, err := i.Request(ctx, "default", "builder", r); !apierrors.IsForbidden(err) || !strings.Contains(err.Error(), "node may only request 0 or 1 audiences") {
+		t.Errorf("two audiences: %v", err)
+	}
+	if _, err := i.Request(t.Context(), "default", "builder", r); err != nil {
+		t.Errorf("of one who is no node: %v", err)
 	}
 }
 

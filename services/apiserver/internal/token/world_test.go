@@ -2,10 +2,12 @@ package token_test
 
 import (
 	"context"
+	"reflect"
 	"testing"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	storagev1 "k8s.io/api/storage/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
@@ -81,20 +83,19 @@ func (w *world) commit(operation *storev1.Operation) {
 }
 
 func (w *world) key(o encoded) []byte {
-	var kind string
-	switch o.(type) {
-	case *corev1.ServiceAccount:
-		kind = "serviceaccounts"
-	case *corev1.Pod:
-		kind = "pods"
-	case *corev1.Node:
-		kind = "nodes"
-	case *corev1.Secret:
-		kind = "secrets"
-	default:
-		w.t.Fatalf("%T", o)
+	kinds := map[reflect.Type]string{
+		reflect.TypeFor[*corev1.ServiceAccount]():        "serviceaccounts",
+		reflect.TypeFor[*corev1.Pod]():                   "pods",
+		reflect.TypeFor[*corev1.Node]():                  "nodes",
+		reflect.TypeFor[*corev1.Secret]():                "secrets",
+		reflect.TypeFor[*corev1.PersistentVolume]():      "persistentvolumes",
+		reflect.TypeFor[*corev1.PersistentVolumeClaim](): "persistentvolumeclaims",
 	}
-	return []byte(cache.Key(resource.Lookup("", kind), o.GetNamespace(), o.GetName()))
+	r := resource.Lookup("", kinds[reflect.TypeOf(o)])
+	if _, ok := o.(*storagev1.CSIDriver); ok {
+		r = resource.Lookup("storage.k8s.io", "csidrivers")
+	}
+	return []byte(cache.Key(r, o.GetNamespace(), o.GetName()))
 }
 
 func (w *world) put(o encoded) {
