@@ -70,9 +70,6 @@ func (p parameter) v2() object {
 	if p.description != "" {
 		form["description"] = p.description
 	}
-	if p.repeated {
-		form["type"], form["items"], form["collectionFormat"] = "array", object{"type": p.kind}, "multi"
-	}
 	if p.in == "path" {
 		form["required"] = true
 	}
@@ -174,11 +171,7 @@ func content(types []string, schema object) object {
 func parametersV3(parameters []parameter) []any {
 	var list []any
 	for _, p := range parameters {
-		schema := object{"type": p.kind, "uniqueItems": true}
-		if p.repeated {
-			schema = object{"type": "array", "items": object{"type": p.kind}}
-		}
-		form := object{"name": p.name, "in": p.in, "schema": schema}
+		form := object{"name": p.name, "in": p.in, "schema": object{"type": p.kind, "uniqueItems": true}}
 		if p.description != "" {
 			form["description"] = p.description
 		}

@@ -24,9 +24,8 @@ type path struct {
 
 type parameter struct {
 	name, description string
-	// kind is the JSON type; repeated ones are arrays written as `name=a&name=b`.
-	kind     string
-	repeated bool
+	// kind is the JSON type. As in Kubernetes' documents, lists are described by the type of one value: they are written as name=a&name=b.
+	kind string
 	// in is "path" or "query".
 	in string
 }
@@ -156,16 +155,16 @@ func (b *builder) listModel(r *resource.Resource) string {
 func (b *builder) collection(r *resource.Resource, of operation, at, scope, model string, pretty []parameter) {
 	p := path{path: at, parameters: pretty}
 	if r.Allows("list") {
-		o := of.to("get", "list", "list"+b.name()+scope+r.Kind, "list or watch objects of kind "+r.Kind)
+		words := "list or watch objects of kind "
+		if !r.Allows("watch") {
+			words = "list objects of kind "
+		}
+		o := of.to("get", "list", "list"+b.name()+scope+r.Kind, words+r.Kind)
 		o.parameters, o.gives, o.codes, o.streams = listParameters(), b.listModel(r), []int{200}, true
 		p.operations = append(p.operations, o)
 	}
 	if r.Allows("create") {
-		article := "a "
-		if strings.ContainsRune("AEIOU", rune(r.Kind[0])) {
-			article = "an "
-		}
-		o := of.to("post", "post", "create"+b.name()+scope+r.Kind, "create "+article+r.Kind)
+		o := of.to("post", "post", "create"+b.name()+scope+r.Kind, "create "+withArticle(r.Kind))
 		o.parameters, o.takes, o.gives, o.codes = writeParameters(metav1.CreateOptions{}), model, model, []int{200, 201, 202}
 		p.operations = append(p.operations, o)
 	}
@@ -177,6 +176,28 @@ func (b *builder) collection(r *resource.Resource, of operation, at, scope, mode
 		p.operations = append(p.operations, o)
 	}
 	b.add(p)
+}
+
+// givesDeleted are the kinds whose deletion answers with the object as it was last.
+func givesDeleted() map[schema.GroupKind]bool {
+	const storage, devices = "storage.k8s.io", "resource.k8s.io"
+	return map[schema.GroupKind]bool{
+		{Kind: "PersistentVolume"}: true, {Kind: "PersistentVolumeClaim"}: true, {Kind: "Pod"}: true, {Kind: "PodTemplate"}: true, {Kind: "ResourceQuota"}: true,
+		{Kind: "Service"}: true, {Kind: "ServiceAccount"}: true,
+		{Group: storage, Kind: "CSIDriver"}: true, {Group: storage, Kind: "CSINode"}: true, {Group: storage, Kind: "StorageClass"}: true,
+		{Group: storage, Kind: "VolumeAttachment"}: true, {Group: storage, Kind: "VolumeAttributesClass"}: true,
+		{Group: devices, Kind: "DeviceClass"}: true, {Group: devices, Kind: "ResourceClaim"}: true, {Group: devices, Kind: "ResourceClaimTemplate"}: true, {Group: devices, Kind: "ResourceSlice"}: true,
+	}
+}
+
+func withArticle(kind string) string {
+	if kind == "Endpoints" {
+		return kind
+	}
+	if strings.ContainsRune("AEIOU", rune(kind[0])) {
+		return "an " + kind
+	}
+	return "a " + kind
 }
 
 // single is an operation on one object or a part of it. What is named in words, suffix in the operation's id.
@@ -196,9 +217,11 @@ func (b *builder) single(of operation, verb, suffix, words, model string) operat
 		o = of.to("patch", "patch", "patch"+b.name()+suffix, "partially update "+words)
 		o.parameters, o.takes, o.patches, o.codes = writeParameters(metav1.PatchOptions{}), modelOf("Patch"), true, []int{200, 201}
 	case "delete":
-		o = of.to("delete", "delete", "delete"+b.name()+suffix, "delete "+words)
+		o = of.to("delete", "delete", "delete"+b.name()+suffix, "delete "+withArticle(of.kind.Kind))
 		o.parameters, o.takes, o.optional, o.codes = deleteParameters(), modelOf("DeleteOptions"), true, []int{200, 202}
-		o.gives = modelOf("Status")
+		if o.gives = modelOf("Status"); givesDeleted()[schema.GroupKind{Group: of.kind.Group, Kind: of.kind.Kind}] {
+			o.gives = model
+		}
 		return o
 	}
 	o.gives = model
@@ -211,7 +234,11 @@ func (b *builder) watches(r *resource.Resource, of operation, scope string, pret
 		return
 	}
 	watch := func(at, action, id string, parameters []parameter) {
-		o := of.to("get", action, id, "watch changes of "+r.Kind+". deprecated: use the 'watch' parameter with a list operation instead.")
+		words := "watch individual changes to a list of " + r.Kind + ". deprecated: use the 'watch' parameter with a list operation instead."
+		if action == "watch" {
+			words = "watch changes to an object of kind " + r.Kind + ". deprecated: use the 'watch' parameter with a list operation instead, filtered to a single item with the 'fieldSelector' parameter."
+		}
+		o := of.to("get", action, id, words)
 		o.gives, o.codes, o.streams = modelOf("WatchEvent"), []int{200}, true
 		b.add(path{at, append(listParameters(), parameters...), []operation{o}})
 	}
@@ -314,7 +341,7 @@ func parametersOf(options any) []parameter {
 			of = of.Elem()
 		}
 		if of.Kind() == reflect.Slice {
-			of, p.repeated = of.Elem(), true
+			of = of.Elem()
 		}
 		switch of.Kind() {
 		case reflect.String:
@@ -323,11 +350,6 @@ func parametersOf(options any) []parameter {
 			p.kind = "boolean"
 		case reflect.Int32, reflect.Int64:
 			p.kind = "integer"
-		case reflect.Struct:
-			if of != reflect.TypeOf(metav1.Time{}) {
-				continue
-			}
-			p.kind = "string"
 		default:
 			continue
 		}
