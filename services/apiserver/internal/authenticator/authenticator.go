@@ -16,6 +16,7 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"go.opentelemetry.io/otel/metric"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	utilerrors "k8s.io/apimachinery/pkg/util/errors"
 
@@ -58,6 +59,8 @@ type Config struct {
 	OIDC []OIDC
 	// Anonymous says what may be asked without credentials; nil: whether the server is well.
 	Anonymous *Anonymous
+	// Meter counts authentications; nil: the process's meter.
+	Meter metric.Meter
 	// Logger gets why a caller was refused, at debug level: the caller is not told. Nil discards it.
 	Logger *slog.Logger
 	// Now is the clock; nil: the real one.
@@ -81,6 +84,7 @@ type Verifier struct {
 	oidc      []*oidcIssuer
 	anonymous Anonymous
 	recent    *recent
+	metrics   *metrics
 	logger    *slog.Logger
 }
 
@@ -105,6 +109,10 @@ func New(config Config) (*Verifier, error) {
 	if v.logger == nil {
 		v.logger = slog.New(slog.DiscardHandler)
 	}
+	var err error
+	if v.metrics, err = newMetrics(config.Meter); err != nil {
+		return nil, fmt.Errorf("authenticator: %w", err)
+	}
 	for _, o := range config.OIDC {
 		if config.Issuer.Issued(o.IssuerURL) || v.oidcOf(o.IssuerURL) != nil {
 			return nil, fmt.Errorf("authenticator: the OIDC issuer %q is configured twice, or is the cluster's own", o.IssuerURL)
@@ -120,37 +128,39 @@ func New(config Config) (*Verifier, error) {
 
 // Authenticate says who makes a request. The token of a request that it knows is taken out of its headers, so that nothing passes it on.
 func (v *Verifier) Authenticate(r *http.Request) (identity.Identity, bool, error) {
-	if r.TLS != nil && len(r.TLS.PeerCertificates) > 0 {
-		id, err := certified(r)
-		if err != nil {
-			return identity.Identity{}, false, v.refuse(r.Context(), err)
-		}
-		return id, true, nil
-	}
-	if raw, ok := transport.BearerToken(r.Header.Get("Authorization")); ok {
-		id, _, err := v.AuthenticateToken(r.Context(), raw, nil)
-		if err != nil {
-			return identity.Identity{}, false, v.refuse(r.Context(), err)
-		}
-		r.Header.Del("Authorization")
-		return id, true, nil
-	}
-	raw, protocols, err := protocolToken(r.Header)
+	id, how, known, err := v.authenticate(r)
+	v.metrics.count(r.Context(), how, known && err == nil)
 	if err != nil {
 		return identity.Identity{}, false, v.refuse(r.Context(), err)
 	}
-	if raw != "" {
-		id, _, err := v.AuthenticateToken(r.Context(), raw, nil)
-		if err != nil {
-			return identity.Identity{}, false, v.refuse(r.Context(), err)
+	return id, known, nil
+}
+
+func (v *Verifier) authenticate(r *http.Request) (id identity.Identity, how method, known bool, err error) {
+	if r.TLS != nil && len(r.TLS.PeerCertificates) > 0 {
+		id, err = certified(r)
+		return id, byCertificate, true, err
+	}
+	if raw, ok := transport.BearerToken(r.Header.Get("Authorization")); ok {
+		if id, _, err = v.AuthenticateToken(r.Context(), raw, nil); err == nil {
+			r.Header.Del("Authorization")
 		}
-		r.Header.Set(protocolHeader, strings.Join(protocols, ","))
-		return id, true, nil
+		return id, byToken, true, err
+	}
+	raw, protocols, err := protocolToken(r.Header)
+	if err != nil {
+		return id, byToken, false, err
+	}
+	if raw != "" {
+		if id, _, err = v.AuthenticateToken(r.Context(), raw, nil); err == nil {
+			r.Header.Set(protocolHeader, strings.Join(protocols, ","))
+		}
+		return id, byToken, true, err
 	}
 	if v.anonymous.Enabled && (len(v.anonymous.Paths) == 0 || slices.Contains(v.anonymous.Paths, r.URL.Path)) {
-		return identity.Unauthenticated(), true, nil
+		return identity.Unauthenticated(), byNothing, true, nil
 	}
-	return identity.Identity{}, false, nil
+	return id, byNothing, false, nil
 }
 
 func certified(r *http.Request) (identity.Identity, error) {
@@ -164,6 +174,7 @@ func certified(r *http.Request) (identity.Identity, error) {
 // Token says whose token it is, for the gRPC door (transport.Tokens).
 func (v *Verifier) Token(ctx context.Context, raw string) (identity.Identity, error) {
 	id, _, err := v.AuthenticateToken(ctx, raw, nil)
+	v.metrics.count(ctx, byToken, err == nil)
 	if err != nil {
 		return identity.Identity{}, v.refuse(ctx, err)
 	}

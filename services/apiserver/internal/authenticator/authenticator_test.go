@@ -188,17 +188,34 @@ func (away) Consistent(context.Context) (int64, error)            { return 0, er
 func TestStoreIsAway(t *testing.T) {
 	w := newWorld(t, nil)
 	w.put(builder())
-	raw := w.issue("")
-	// An issuer with the same keys that knows no object and cannot ask.
-	v := newWorld(t, func(c *authenticator.Config) { c.Objects = away{} })
-	if _, err := v.verifier.Token(t.Context(), "abcdef.0123456789abcdef"); !apierrors.IsServiceUnavailable(err) {
-		t.Errorf("a bootstrap token: %v", err)
+	foreign := w.issue("")
+	keys, err := token.NewKeys(newKey(t))
+	if err != nil {
+		t.Fatal(err)
 	}
-	if _, err := v.verifier.Token(t.Context(), raw); !apierrors.IsUnauthorized(err) {
+	lost, err := token.New(token.Config{Keys: keys, Objects: away{}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	known, err := token.New(token.Config{Keys: keys, Objects: w.cache})
+	if err != nil {
+		t.Fatal(err)
+	}
+	v, err := authenticator.New(authenticator.Config{Issuer: lost, Objects: away{}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.issuer = known
+	for name, raw := range map[string]string{"bootstrap": "abcdef.0123456789abcdef", "account": w.issue("")} {
+		if _, err := v.Token(t.Context(), raw); !apierrors.IsServiceUnavailable(err) {
+			t.Errorf("%s: %v", name, err)
+		}
+		if _, err := v.Review(t.Context(), &authenticationv1.TokenReview{Spec: authenticationv1.TokenReviewSpec{Token: raw}}); !apierrors.IsServiceUnavailable(err) {
+			t.Errorf("review of %s: %v", name, err)
+		}
+	}
+	if _, err := v.Token(t.Context(), foreign); !apierrors.IsUnauthorized(err) {
 		t.Errorf("a token of another cluster: %v", err)
-	}
-	if _, err := v.verifier.Review(t.Context(), &authenticationv1.TokenReview{Spec: authenticationv1.TokenReviewSpec{Token: "abcdef.0123456789abcdef"}}); !apierrors.IsServiceUnavailable(err) {
-		t.Errorf("a review: %v", err)
 	}
 }
 

@@ -26,8 +26,8 @@ const (
 	// minSeconds and maxSeconds bound what a request may say.
 	minSeconds = 10 * 60
 	maxSeconds = 1 << 32
-	// warnOnlySeconds is what Kubernetes' admission asks for in the volumes that it adds to pods. Such a token is warned of when it is used after that
-	// time, and ends after extendedSeconds: clients that never read their token again keep working for a year.
+	// warnOnlySeconds is what Kubernetes' admission asks for in the volumes that it adds to pods. Such a token is counted as stale when it is used after
+	// that time, and ends after extendedSeconds: clients that never read their token again keep working for a year.
 	warnOnlySeconds = defaultSeconds + 7
 	extendedSeconds = 365 * 24 * 60 * 60
 )
@@ -83,6 +83,7 @@ func (i *Issuer) Request(ctx context.Context, namespace, name string, request *a
 	if err != nil {
 		return nil, apierrors.NewInternalError(err)
 	}
+	i.issued.Add(ctx, 1)
 	out.Status = authenticationv1.TokenRequestStatus{Token: raw, ExpirationTimestamp: metav1.NewTime(end)}
 	return out, nil
 }

@@ -15,12 +15,14 @@ import (
 	"time"
 
 	"github.com/go-jose/go-jose/v4/jwt"
+	"go.opentelemetry.io/otel/metric"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	dhowcorev1 "dhow.dev/gen/go/dhow/core/v1"
 	"dhow.dev/pkg/identity"
 	"dhow.dev/pkg/resource"
+	"dhow.dev/pkg/telemetry"
 	"dhow.dev/services/apiserver/internal/cache"
 )
 
@@ -73,9 +75,14 @@ type Config struct {
 	Audiences []string
 	// JWKSURI is where others find the public keys. Empty: /openid/v1/jwks of the first issuer.
 	JWKSURI string
+	// Meter counts tokens; nil: the process's meter.
+	Meter metric.Meter
 	// Now is the clock; nil: the real one.
 	Now func() time.Time
 }
+
+// scope names the package's metrics.
+const scope = "dhow.dev/services/apiserver/internal/token"
 
 // Issuer issues and verifies tokens. It is safe for concurrent use.
 type Issuer struct {
@@ -84,6 +91,7 @@ type Issuer struct {
 	issuers, audiences        []string
 	now                       func() time.Time
 	configuration, publicKeys []byte
+	issued, stale             metric.Int64Counter
 }
 
 // New returns an issuer.
@@ -107,11 +115,15 @@ func New(config Config) (*Issuer, error) {
 	if slices.Contains(i.issuers, "") || slices.Contains(i.audiences, "") {
 		return nil, errors.New("token: an issuer or audience is empty: leave it out")
 	}
-	var err error
-	if i.configuration, err = discovery(i.issuers[0], config.JWKSURI, config.Keys); err != nil {
-		return nil, err
+	meter := config.Meter
+	if meter == nil {
+		meter = telemetry.Meter(scope)
 	}
-	return i, nil
+	var errs [3]error
+	i.configuration, errs[0] = discovery(i.issuers[0], config.JWKSURI, config.Keys)
+	i.issued, errs[1] = meter.Int64Counter("dhow.apiserver.tokens.issued", metric.WithDescription("Tokens of service accounts that were issued."))
+	i.stale, errs[2] = meter.Int64Counter("dhow.apiserver.tokens.stale", metric.WithDescription("Requests with a token that its pod should have read anew."))
+	return i, errors.Join(errs[:]...)
 }
 
 // Audiences are what the API server is called in tokens. They must not be changed.
@@ -250,6 +262,9 @@ func (i *Issuer) Check(ctx context.Context, c *Claims, audiences []string) (iden
 		return identity.Identity{}, nil, fmt.Errorf("%w: %w", ErrUnavailable, err)
 	case problem != nil:
 		return identity.Identity{}, nil, problem
+	}
+	if w := c.bound.WarnAfter; w != nil && now.After(w.Time()) {
+		i.stale.Add(ctx, 1)
 	}
 	return c.identity, shared, nil
 }
