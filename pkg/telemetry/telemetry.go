@@ -17,8 +17,6 @@ import (
 	"time"
 
 	"dhow.dev/pkg/telemetry/logkey"
-	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"go.opentelemetry.io/otel"
 	"go.opentelemetry.io/otel/attribute"
@@ -166,9 +164,7 @@ func newMetrics(ctx context.Context, config Config, about *resource.Resource) (s
 			return nil, nil, fmt.Errorf("telemetry: metrics address %s: %w: choose another address", config.MetricsAddr, err)
 		}
 	}
-	// A registry of its own: the library's default one collects whatever any dependency registers.
-	registry := prometheus.NewRegistry()
-	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	registry := newRegistry()
 	exporter, err := otelprometheus.New(otelprometheus.WithRegisterer(registry))
 	if err != nil {
 		return nil, nil, errors.Join(fmt.Errorf("telemetry: Prometheus exporter: %w", err), listener.Close())
@@ -198,8 +194,10 @@ func newMetrics(ctx context.Context, config Config, about *resource.Resource) (s
 			config.Logger.Error("metrics are not served any more", logkey.Err(err), logkey.Address(listener.Addr().String()))
 		}
 	}()
+	measured.Store(registry)
 	config.Logger.InfoContext(ctx, "serving metrics", logkey.Address(listener.Addr().String()))
 	return func(ctx context.Context) error {
+		measured.CompareAndSwap(registry, nil)
 		err := errors.Join(server.Shutdown(ctx), measures.Shutdown(ctx))
 		<-served
 		return err

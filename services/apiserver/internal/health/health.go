@@ -11,10 +11,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/collectors"
-	"github.com/prometheus/client_golang/prometheus/promhttp"
-
+	"dhow.dev/pkg/telemetry"
 	"dhow.dev/pkg/telemetry/logkey"
 )
 
@@ -34,7 +31,7 @@ type Config struct {
 	Version, Build string
 	// Checks are asked in this order, behind ping, which answers while the process does.
 	Checks []Check
-	// Metrics serves /metrics; nil means what is known of the Go runtime and the process.
+	// Metrics serves /metrics; nil means those of the process (telemetry.Handler).
 	Metrics http.Handler
 	// Logger gets the reasons of failed checks, which the answer of several checks withholds.
 	Logger *slog.Logger
@@ -49,9 +46,7 @@ func New(config Config) map[string]http.Handler {
 		config.Logger = slog.New(slog.DiscardHandler)
 	}
 	if config.Metrics == nil {
-		registry := prometheus.NewRegistry()
-		registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-		config.Metrics = promhttp.HandlerFor(registry, promhttp.HandlerOpts{})
+		config.Metrics = telemetry.Handler()
 	}
 	checks := slices.Concat([]Check{{Name: "ping", Live: true, Ready: true, Run: func(context.Context) error { return nil }}}, config.Checks)
 	live := slices.DeleteFunc(slices.Clone(checks), func(c Check) bool { return !c.Live })
