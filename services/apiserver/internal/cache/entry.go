@@ -57,6 +57,8 @@ type Entry struct {
 	body rawcodec.Frame
 	// text is the object as JSON, once somebody asked for it.
 	text atomic.Pointer[[]byte]
+	// view is the object in another version, once somebody asked for it.
+	view atomic.Pointer[Entry]
 }
 
 // Key returns the store key of an object. Namespace is empty for kinds without namespaces.
@@ -93,7 +95,7 @@ func ParseKey(key string) (r *resource.Resource, namespace, name string, ok bool
 	if group == "core" {
 		group = ""
 	}
-	if r = resource.Lookup(group, parts[1]); r == nil {
+	if r = resource.Lookup(group, parts[1]); r == nil || !r.IsStored() {
 		return nil, "", "", false
 	}
 	if namespace = parts[2]; namespace == "-" {

@@ -73,6 +73,9 @@ var selectables = map[string][]selectable{
 	"replicasets.apps":       {{label: "status.replicas"}},
 	"replicationcontrollers": {{label: "status.replicas"}},
 	"jobs.batch":             {{label: "status.successful", path: "status.succeeded"}},
+
+	"certificatesigningrequests.certificates.k8s.io": {{label: "spec.signerName"}},
+	"resourceslices.resource.k8s.io":                 {{label: "spec.nodeName", indexed: true}, {label: "spec.driver"}},
 }
 
 // fieldSet is what the scanner looks for in objects of one kind.
@@ -96,7 +99,10 @@ type pathNode struct {
 
 var fieldSets = func() map[*resource.Resource]*fieldSet {
 	sets := map[*resource.Resource]*fieldSet{}
-	for _, r := range resource.Stored() {
+	for _, r := range resource.All() {
+		if r.Virtual {
+			continue
+		}
 		sets[r] = newFieldSet(r.Descriptor(), selectables[r.String()])
 	}
 	return sets

@@ -28,11 +28,14 @@ func (c *Cache) Get(ctx context.Context, r *resource.Resource, namespace, name s
 	if e := c.Peek(r, namespace, name); e != nil {
 		return e, nil
 	}
-	return nil, apierrors.NewNotFound(r.GroupResource(), name)
+	return nil, apierrors.NewNotFound(r.StoredAs().GroupResource(), name)
 }
 
 // Peek returns an object as the cache has it now, or nil.
 func (c *Cache) Peek(r *resource.Resource, namespace, name string) *Entry {
+	if stored := r.StoredAs(); stored != r {
+		return c.as(c.Peek(stored, namespace, name), r)
+	}
 	c.mu.RLock()
 	defer c.mu.RUnlock()
 	return c.tables[r].objects[object.Key{Namespace: namespace, Name: name}]
@@ -64,6 +67,15 @@ type List struct {
 func (c *Cache) List(ctx context.Context, s Selection, options ListOptions) (*List, error) {
 	if options.Limit < 0 {
 		return nil, apierrors.NewBadRequest("limit: must not be negative")
+	}
+	if view := s.view; view != nil {
+		s.view = nil
+		list, err := c.List(ctx, s, options)
+		if err != nil {
+			return nil, err
+		}
+		list.Entries = c.viewed(list.Entries, view)
+		return list, nil
 	}
 	if options.Continue == "" && options.At != 0 {
 		return c.exactly(ctx, s, options)
@@ -151,7 +163,13 @@ func inconsistently(from token) error {
 }
 
 // Snapshot returns the selected objects as the cache has them now, ordered by key.
-func (c *Cache) Snapshot(s Selection) []*Entry { return c.first(s, 0).Entries }
+func (c *Cache) Snapshot(s Selection) []*Entry {
+	entries := c.first(s, 0).Entries
+	if s.view != nil {
+		return c.viewed(entries, s.view)
+	}
+	return entries
+}
 
 // first returns the first page of the state as it is now.
 func (c *Cache) first(s Selection, limit int64) *List {

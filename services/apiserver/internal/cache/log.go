@@ -20,6 +20,8 @@ type event struct {
 	frames atomic.Pointer[frame]
 	// last is the object as a DELETED change shows it, and lastText the same as JSON, once somebody asked for it.
 	last, lastText atomic.Pointer[[]byte]
+	// view is the event in another version, once somebody asked for it.
+	view atomic.Pointer[event]
 }
 
 // commit returns the revision of the commit that the event belongs to.

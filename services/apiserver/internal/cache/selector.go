@@ -10,12 +10,17 @@ import (
 	"k8s.io/apimachinery/pkg/selection"
 
 	"dhow.dev/pkg/resource"
+	"dhow.dev/services/apiserver/internal/conversion"
 )
 
 // Selection selects objects of one kind. Make it with Select.
 type Selection struct {
+	// Resource is the row whose objects are stored.
 	Resource  *resource.Resource
 	Namespace string
+
+	// view is the row whose version the objects are shown in, nil when that is Resource.
+	view *resource.Resource
 
 	labels labels.Selector
 	fields []requirement
@@ -58,7 +63,10 @@ type bucketKey struct {
 
 // Select makes a selection of the objects of a kind. An empty namespace selects all. Selectors have Kubernetes' syntax; errors are BadRequest.
 func Select(r *resource.Resource, namespace, labelSelector, fieldSelector string) (Selection, error) {
-	s := Selection{Resource: r, Namespace: namespace}
+	s := Selection{Resource: r.StoredAs(), Namespace: namespace}
+	if s.Resource != r {
+		s.view = r
+	}
 	if namespace != "" && !r.Namespaced {
 		return s, apierrors.NewBadRequest(fmt.Sprintf("%s have no namespaces: leave the namespace empty", r))
 	}
@@ -69,7 +77,7 @@ func Select(r *resource.Resource, namespace, labelSelector, fieldSelector string
 		}
 		s.labels = parsed
 	}
-	set := fieldsOf(r)
+	set := fieldsOf(s.Resource)
 	s.found = bucketKey{dimension: byAll}
 	if namespace != "" {
 		s.found = bucketKey{dimension: byNamespace, value: namespace}
@@ -91,7 +99,11 @@ func Select(r *resource.Resource, namespace, labelSelector, fieldSelector string
 		case ownerField:
 			q.slot = slotOwner
 		default:
-			if q.slot = set.index(term.Field); q.slot < 0 {
+			label, ok := term.Field, true
+			if s.view != nil {
+				label, ok = conversion.FieldLabel(r, label)
+			}
+			if q.slot = set.index(label); !ok || q.slot < 0 {
 				return s, apierrors.NewBadRequest("field label not supported: " + term.Field)
 			}
 		}

@@ -319,6 +319,12 @@ func (w *Watcher) add(i int, e *event) int {
 	default:
 		return 0
 	}
+	if view := p.selection.view; view != nil {
+		change.event = w.cache.eventAs(e, view)
+		if change.Object = w.cache.as(change.Object, view); change.Object == nil {
+			return 0
+		}
+	}
 	if w.conflate {
 		w.merge(i, &change)
 	}
@@ -355,6 +361,11 @@ func (w *Watcher) compact() {
 func (w *Watcher) nextOfState() {
 	bytes := 0
 	take := func(p *part, e *Entry) bool {
+		if p.selection.view != nil {
+			if e = w.cache.as(e, p.selection.view); e == nil {
+				return true
+			}
+		}
 		w.batch.Changes = append(w.batch.Changes, Change{
 			Type: metav1.EventType_EVENT_TYPE_ADDED, Object: e, Revision: e.Revision, Traceparent: e.Traceparent, Selection: p.id,
 		})

@@ -12,10 +12,8 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	kcorev1 "k8s.io/api/core/v1"
-	keventsv1 "k8s.io/api/events/v1"
 
 	corev1 "dhow.dev/gen/go/dhow/core/v1"
-	eventsv1 "dhow.dev/gen/go/dhow/events/v1"
 	storev1 "dhow.dev/gen/go/dhow/store/v1"
 	"dhow.dev/pkg/resource"
 	"dhow.dev/pkg/telemetry/logkey"
@@ -41,8 +39,10 @@ type Config struct {
 // Reaper deletes old events.
 type Reaper struct {
 	config Config
-	kinds  []*resource.Resource
 }
+
+// events are stored as core's, whichever API group they were written through.
+var events = resource.For[*corev1.Event]()
 
 // New returns a reaper.
 func New(config Config) *Reaper {
@@ -52,7 +52,7 @@ func New(config Config) *Reaper {
 	if config.Now == nil {
 		config.Now = time.Now
 	}
-	return &Reaper{config: config, kinds: []*resource.Resource{resource.For[*corev1.Event](), resource.For[*eventsv1.Event]()}}
+	return &Reaper{config: config}
 }
 
 // Run deletes old events until ctx ends. An event outlives its time by a sixtieth of it at most.
@@ -81,16 +81,14 @@ func (r *Reaper) Run(ctx context.Context) error {
 // Reap deletes what is too old now and returns how many events that were.
 func (r *Reaper) Reap(ctx context.Context) (deleted int, err error) {
 	before := r.config.Now().Add(-r.config.TTL)
+	all, err := cache.Select(events, "", "", "")
+	if err != nil {
+		return 0, err
+	}
 	var old []*cache.Entry
-	for _, kind := range r.kinds {
-		all, err := cache.Select(kind, "", "", "")
-		if err != nil {
-			return 0, err
-		}
-		for _, e := range r.config.Cache.Snapshot(all) {
-			if seen, ok := r.lastSeen(e); ok && seen.Before(before) {
-				old = append(old, e)
-			}
+	for _, e := range r.config.Cache.Snapshot(all) {
+		if seen, ok := r.lastSeen(e); ok && seen.Before(before) {
+			old = append(old, e)
 		}
 	}
 	for len(old) > 0 {
@@ -133,15 +131,8 @@ func (r *Reaper) lastSeen(e *cache.Entry) (time.Time, bool) {
 			latest = t
 		}
 	}
-	switch event := o.(type) {
-	case *kcorev1.Event:
+	if event, ok := o.(*kcorev1.Event); ok {
 		later(event.LastTimestamp.Time)
-		later(event.EventTime.Time)
-		if event.Series != nil {
-			later(event.Series.LastObservedTime.Time)
-		}
-	case *keventsv1.Event:
-		later(event.DeprecatedLastTimestamp.Time)
 		later(event.EventTime.Time)
 		if event.Series != nil {
 			later(event.Series.LastObservedTime.Time)

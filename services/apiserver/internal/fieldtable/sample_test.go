@@ -22,7 +22,7 @@ var bases = map[string]string{
 	"ReplicaSet.apps":                 `spec: {selector: {matchLabels: {a: b}}, template: {metadata: {labels: {a: b}}, spec: {containers: [{name: c, image: "web:1"}], volumes: [{name: v, emptyDir: {}}]}}}`,
 	"Service":                         `spec: {ports: [{port: 80}]}`,
 	"EndpointSlice.discovery.k8s.io":  `{addressType: IPv4, endpoints: [{addresses: [10.0.0.1]}], ports: [{port: 80}]}`,
-	"Event":                           `involvedObject: {kind: Pod, apiVersion: v1, namespace: default, name: p}`,
+	"Event":                           `{involvedObject: {kind: Pod, apiVersion: v1, namespace: default, name: p}, reportingComponent: a, reportingInstance: b, action: c, reason: d}`,
 	"Event.events.k8s.io":             `{eventTime: "2026-01-02T03:04:05.000000Z", reportingController: a, reportingInstance: b, action: c, reason: d, type: Normal, regarding: {kind: Pod, apiVersion: v1, namespace: default, name: p}}`,
 	"PriorityClass.scheduling.k8s.io": `value: 1`,
 

@@ -19,6 +19,7 @@ import (
 
 	"dhow.dev/pkg/resource"
 	"dhow.dev/services/apiserver/internal/codec"
+	"dhow.dev/services/apiserver/internal/conversion"
 	"dhow.dev/services/apiserver/internal/strategy"
 )
 
@@ -151,13 +152,17 @@ func (m *managers) get(res *resource.Resource, subresource string) (*managedfiel
 		return known, nil
 	}
 	gvk := res.GroupVersionKind()
-	kind := kindAdapter{codec: m.codec, resource: res, strategy: m.strategies.For(res)}
+	kind := kindAdapter{codec: m.codec, resource: res}
+	if res.Storage == nil {
+		// Objects of another version are defaulted as what is stored.
+		kind.strategy = m.strategies.For(res)
+	}
 	converter := m.converter()
 	if res.Subresource != "" {
 		// Kinds of subresources are not among those that the schema is about; their fields tell enough.
 		converter = managedfields.NewDeducedTypeConverter()
 	}
-	made, err := managedfields.NewDefaultFieldManager(converter, kind, kind, kind, gvk, gvk.GroupVersion(), subresource, resetFields(res, subresource))
+	made, err := managedfields.NewDefaultFieldManager(converter, kind, kind, kind, gvk, res.StoredAs().GroupVersionKind().GroupVersion(), subresource, resetFields(res, subresource))
 	if err != nil {
 		return nil, fmt.Errorf("field manager of %s: %w", res, err)
 	}
@@ -176,10 +181,28 @@ func resetFields(res *resource.Resource, subresource string) map[fieldpath.APIVe
 	default:
 		return nil
 	}
-	return map[fieldpath.APIVersion]fieldpath.Filter{fieldpath.APIVersion(res.APIVersion()): fieldpath.NewExcludeSetFilter(excluded)}
+	filters := map[fieldpath.APIVersion]fieldpath.Filter{}
+	for _, version := range versions(res) {
+		filters[fieldpath.APIVersion(version.APIVersion())] = fieldpath.NewExcludeSetFilter(excluded)
+	}
+	return filters
 }
 
-// kindAdapter is a kind as the field manager wants to see it. There is one version per kind, so that converting is naming.
+// versions are all rows whose objects are the same as those of a row.
+func versions(res *resource.Resource) []*resource.Resource {
+	all := []*resource.Resource{res.StoredAs()}
+	for _, r := range resource.All() {
+		if r.Storage != nil && r.Storage == res.StoredAs() {
+			all = append(all, r)
+		}
+	}
+	if res.Subresource != "" {
+		return []*resource.Resource{res}
+	}
+	return all
+}
+
+// kindAdapter is a kind, in all its versions, as the field manager wants to see it.
 type kindAdapter struct {
 	codec    *codec.Codec
 	resource *resource.Resource
@@ -188,42 +211,62 @@ type kindAdapter struct {
 
 // New returns an empty object.
 func (k kindAdapter) New(gvk schema.GroupVersionKind) (runtime.Object, error) {
-	if gvk != k.resource.GroupVersionKind() {
-		return nil, runtime.NewNotRegisteredErrForKind("dhow", gvk)
+	for _, r := range versions(k.resource) {
+		if r.GroupVersionKind() == gvk {
+			o := k.codec.New(r)
+			codec.SetKind(r, o)
+			return o, nil
+		}
 	}
-	o := k.codec.New(k.resource)
-	codec.SetKind(k.resource, o)
-	return o, nil
+	return nil, runtime.NewNotRegisteredErrForKind("dhow", gvk)
 }
 
-// Default fills in the kind's defaults. Kinds of subresources have no strategy, nor defaults.
+// Default fills in the kind's defaults. Kinds of subresources and of versions that are not stored have no strategy here.
 func (k kindAdapter) Default(o runtime.Object) {
 	if k.strategy != nil {
 		k.strategy.Default(o)
 	}
 }
 
-// ConvertToVersion makes a struct of a tree, and refuses other versions than the kind's.
+// ConvertToVersion makes a struct of a tree, and converts between the kind's versions: managers may have applied different ones.
 func (k kindAdapter) ConvertToVersion(in runtime.Object, target runtime.GroupVersioner) (runtime.Object, error) {
-	gvk := k.resource.GroupVersionKind()
-	if _, ok := target.KindForGroupVersionKinds([]schema.GroupVersionKind{gvk}); !ok {
-		return nil, runtime.NewNotRegisteredGVKErrForTarget("dhow", gvk, target)
+	all := versions(k.resource)
+	kinds := make([]schema.GroupVersionKind, len(all))
+	for i, r := range all {
+		kinds[i] = r.GroupVersionKind()
 	}
-	tree, ok := in.(*unstructured.Unstructured)
-	if !ok {
+	wanted, _ := target.KindForGroupVersionKinds(kinds)
+	index := slices.Index(kinds, wanted)
+	if index < 0 {
+		return nil, runtime.NewNotRegisteredGVKErrForTarget("dhow", k.resource.GroupVersionKind(), target)
+	}
+	to := all[index]
+	if tree, ok := in.(*unstructured.Unstructured); ok {
+		from := k.resource
+		if i := slices.Index(kinds, tree.GroupVersionKind()); i >= 0 {
+			from = all[i]
+		}
+		o := k.codec.New(from)
+		if err := runtime.DefaultUnstructuredConverter.FromUnstructured(tree.Object, o); err != nil {
+			return nil, apierrors.NewBadRequest(err.Error())
+		}
+		codec.SetKind(from, o)
+		in = o
+	}
+	if len(all) == 1 || in.GetObjectKind().GroupVersionKind() == to.GroupVersionKind() {
 		return in, nil
 	}
-	o := k.codec.New(k.resource)
-	if err := runtime.DefaultUnstructuredConverter.FromUnstructured(tree.Object, o); err != nil {
-		return nil, apierrors.NewBadRequest(err.Error())
+	converted, err := conversion.Convert(in, to)
+	if err != nil {
+		return nil, err
 	}
-	codec.SetKind(k.resource, o)
-	return o, nil
+	codec.SetKind(to, converted.(codec.Object))
+	return converted, nil
 }
 
 // Convert is not needed by the field manager.
 func (k kindAdapter) Convert(in, out, _ any) error {
-	return fmt.Errorf("convert %T to %T: %s has one version", in, out, k.resource)
+	return fmt.Errorf("convert %T to %T: not a way to convert %s", in, out, k.resource)
 }
 
 // ConvertFieldLabel is not needed by the field manager.

@@ -42,7 +42,7 @@ func (r *Registry) createStep(op Operation) step {
 		if err := checkManager("CreateOptions", op.Options, false); err != nil {
 			return nil, err
 		}
-		obj, warnings, err := r.decode(ctx, op.Resource, op.Input, op.Options.FieldValidation)
+		obj, warnings, err := r.take(ctx, op)
 		if err != nil {
 			return nil, err
 		}
@@ -56,6 +56,9 @@ func (r *Registry) createStep(op Operation) step {
 			if err := r.patches.Begin(op.Resource, obj, op.Options.FieldManager); err != nil {
 				return nil, err
 			}
+		}
+		if errs := r.heldTo(op.view, obj, nil); len(errs) > 0 {
+			return nil, invalid(op.Resource, obj, errs)
 		}
 		return r.create(ctx, tx, op.Resource, obj, warnings, born)
 	}

@@ -189,6 +189,9 @@ type Operation struct {
 	Namespace, Name string
 	Options         WriteOptions
 	Delete          DeleteOptions
+
+	// view is the row that the caller named, when objects of it are stored as Resource.
+	view *resource.Resource
 }
 
 // Binding places one pod on one node.

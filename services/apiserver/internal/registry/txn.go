@@ -94,6 +94,11 @@ func (r *Registry) one(ctx context.Context, verb string, dryRun bool, op Operati
 
 // step returns the plan of an operation.
 func (r *Registry) step(op Operation) step {
+	op = op.stored()
+	return op.answered(r.planned(op))
+}
+
+func (r *Registry) planned(op Operation) step {
 	if op.Options.Subresource == subresourceScale && op.Action != ActionCreate && op.Action != ActionDelete {
 		return r.scaleStep(op)
 	}

@@ -36,7 +36,7 @@ func (r *Registry) updateStep(op Operation) step {
 		if err := checkSubresource(op.Resource, op.Options.Subresource); err != nil {
 			return nil, err
 		}
-		obj, warnings, err := r.decode(ctx, op.Resource, op.Input, op.Options.FieldValidation)
+		obj, warnings, err := r.take(ctx, op)
 		if err != nil {
 			return nil, err
 		}
@@ -50,7 +50,7 @@ func (r *Registry) updateStep(op Operation) step {
 		if o := tx.done(Key(op.Resource, obj.GetNamespace(), obj.GetName()), entry, warnings); o != nil {
 			return o, nil
 		}
-		return r.update(ctx, tx, change{resource: op.Resource, options: op.Options, entry: entry, old: old, obj: obj, warnings: warnings})
+		return r.update(ctx, tx, change{resource: op.Resource, view: op.view, options: op.Options, entry: entry, old: old, obj: obj, warnings: warnings})
 	}
 }
 
@@ -77,14 +77,14 @@ func (r *Registry) patchStep(op Operation) step {
 			return o, nil
 		}
 		old.SetResourceVersion(version(entry.Revision))
-		obj, warnings, err := r.patches.Patch(op.Resource, old, op.Patch.Type, op.Patch.Data, op.Options.FieldValidation)
+		obj, warnings, err := r.patched(op, old)
 		if err != nil {
 			return nil, err
 		}
 		if err := placed(op.Resource, obj, op.Patch.Namespace, op.Patch.Name); err != nil {
 			return nil, err
 		}
-		return r.update(ctx, tx, change{resource: op.Resource, options: op.Options, entry: entry, old: old, obj: obj, warnings: warnings})
+		return r.update(ctx, tx, change{resource: op.Resource, view: op.view, options: op.Options, entry: entry, old: old, obj: obj, warnings: warnings})
 	}
 }
 
@@ -134,23 +134,26 @@ func (r *Registry) applyStep(op Operation) step {
 		if meta.GetResourceVersion() != "" && meta.GetResourceVersion() != old.GetResourceVersion() {
 			return nil, apierrors.NewConflict(res.GroupResource(), old.GetName(), errors.New(modified))
 		}
-		obj, err := r.patches.Apply(res, options.Subresource, old, config, options.FieldManager, options.Force)
+		obj, err := r.applied(op, options.Subresource, old, config)
 		if err != nil {
 			return nil, err
 		}
-		return r.update(ctx, tx, change{resource: res, options: options, entry: entry, old: old, obj: obj, warnings: config.Warnings(), tracked: true})
+		return r.update(ctx, tx, change{resource: res, view: op.view, options: options, entry: entry, old: old, obj: obj, warnings: config.Warnings(), tracked: true})
 	}
 }
 
 // applyNew creates the object that is applied first.
 func (r *Registry) applyNew(ctx context.Context, tx *txn, op Operation, config patch.Configuration, born *birth) (*outcome, error) {
 	res := op.Resource
-	obj, err := r.patches.Apply(res, "", r.codec.New(res), config, op.Options.FieldManager, op.Options.Force)
+	obj, err := r.applied(op, "", r.codec.New(res), config)
 	if err != nil {
 		return nil, err
 	}
 	if obj.GetResourceVersion() != "" {
 		return nil, apierrors.NewConflict(res.GroupResource(), obj.GetName(), errors.New("the configuration has a resourceVersion, and no existing object was found"))
+	}
+	if errs := r.heldTo(op.view, obj, nil); len(errs) > 0 {
+		return nil, invalid(res, obj, errs)
 	}
 	delete(tx.reads, Key(res, obj.GetNamespace(), obj.GetName())) // create reads it again
 	return r.create(ctx, tx, res, obj, config.Warnings(), born)
@@ -161,9 +164,9 @@ func (r *Registry) configuration(ctx context.Context, op Operation) (patch.Confi
 	var err error
 	r.timed(ctx, "decode", func() {
 		if op.Input.Text {
-			config, err = r.patches.ParseText(op.Resource, op.Input.Data, op.Options.FieldValidation)
+			config, err = r.patches.ParseText(op.shown(), op.Input.Data, op.Options.FieldValidation)
 		} else {
-			config, err = r.patches.ParseProto(op.Resource, op.Input.Data)
+			config, err = r.patches.ParseProto(op.shown(), op.Input.Data)
 		}
 	})
 	if err != nil {
@@ -201,6 +204,8 @@ func notNamespaced(res *resource.Resource, name string) error {
 // change is a new state of an object and the one before.
 type change struct {
 	resource *resource.Resource
+	// view is the row that the caller named, when that is another.
+	view     *resource.Resource
 	options  WriteOptions
 	entry    Entry
 	old, obj codec.Object
@@ -235,6 +240,9 @@ func (r *Registry) update(ctx context.Context, tx *txn, c change) (*outcome, err
 	var errs field.ErrorList
 	r.timed(ctx, "validate", func() {
 		errs = append(strategy.ValidateMetaUpdate(res, obj, old), validateUpdate(s, c.options.Subresource, obj, old)...)
+		if c.options.Subresource == "" {
+			errs = append(errs, r.heldTo(c.view, obj, old)...)
+		}
 	})
 	if len(errs) > 0 {
 		return nil, invalid(res, obj, errs)

@@ -9,39 +9,33 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	utilvalidation "k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
-
-	"dhow.dev/pkg/resource"
 )
 
-// CoreEvent looks at an event of the core group, which Kubernetes holds to little.
+// CoreEvent looks at an event as it is stored, whichever API group it came through: one of the older form is held to the namespace of what it is about,
+// one with an eventTime to what those have.
 func CoreEvent(e *corev1.Event) field.ErrorList {
-	return regarding(field.NewPath("involvedObject"), e.InvolvedObject, e.Namespace)
-}
-
-// regarding holds an event to the namespace of what it is about: the object's own, or one of the system's for what has none.
-func regarding(at *field.Path, object corev1.ObjectReference, namespace string) field.ErrorList {
-	if object.Namespace == "" {
-		if res := resource.ByKind(groupOf(object.APIVersion), object.Kind); res != nil && res.Namespaced {
-			return field.ErrorList{field.Required(at.Child("namespace"), fmt.Sprintf("required for kind %s", object.Kind))}
+	at := field.NewPath("involvedObject", "namespace")
+	var errs field.ErrorList
+	if e.EventTime.IsZero() {
+		if about := e.InvolvedObject.Namespace; about != e.Namespace && (about != "" || e.Namespace != metav1.NamespaceDefault) {
+			errs = append(errs, field.Invalid(at, about, "does not match event.namespace"))
 		}
-		if namespace != metav1.NamespaceDefault && namespace != metav1.NamespaceSystem {
-			return field.ErrorList{field.Invalid(at.Child("namespace"), object.Namespace, "does not match event.namespace")}
+	} else {
+		if e.InvolvedObject.Namespace == "" && e.Namespace != metav1.NamespaceDefault && e.Namespace != metav1.NamespaceSystem {
+			errs = append(errs, field.Invalid(at, "", "does not match event.namespace"))
 		}
-		return nil
-	}
-	if object.Namespace != namespace {
-		return field.ErrorList{field.Invalid(at.Child("namespace"), object.Namespace, "does not match event.namespace")}
-	}
-	return each(field.NewPath("namespace"), namespace, utilvalidation.IsDNS1123Label(namespace))
-}
-
-func groupOf(apiVersion string) string {
-	for i := range len(apiVersion) {
-		if apiVersion[i] == '/' {
-			return apiVersion[:i]
+		errs = append(errs, required(field.NewPath("reportingComponent"), e.ReportingController)...)
+		if e.ReportingController != "" {
+			errs = append(errs, qualifiedName(field.NewPath("reportingComponent"), e.ReportingController)...)
+		}
+		errs = append(errs, word(field.NewPath("reportingInstance"), e.ReportingInstance, maxEventName)...)
+		errs = append(errs, word(field.NewPath("action"), e.Action, maxEventName)...)
+		errs = append(errs, word(field.NewPath("reason"), e.Reason, maxEventReason)...)
+		if len(e.Message) > maxEventNoteSize {
+			errs = append(errs, field.Invalid(field.NewPath("message"), "", fmt.Sprintf("can have at most %d bytes", maxEventNoteSize)))
 		}
 	}
-	return ""
+	return append(errs, each(field.NewPath("namespace"), e.Namespace, utilvalidation.IsDNS1123Subdomain(e.Namespace))...)
 }
 
 // Limits on the words of an event.
@@ -52,7 +46,7 @@ const (
 
 // Event looks at a new event of the group events.k8s.io.
 func Event(e *eventsv1.Event) field.ErrorList {
-	errs := regarding(field.NewPath("regarding"), e.Regarding, e.Namespace)
+	var errs field.ErrorList
 	if e.EventTime.IsZero() {
 		errs = append(errs, field.Required(field.NewPath("eventTime"), ""))
 	}
