@@ -376,3 +376,36 @@ type empty struct{}
 
 func (empty) Peek(*resource.Resource, string, string) *cache.Entry { return nil }
 func (empty) Consistent(context.Context) (int64, error)            { return 1, nil }
+
+// BenchmarkToken measures a request with a token that is remembered: its account is looked up all the same.
+func BenchmarkToken(b *testing.B) {
+	keys, err := token.NewKeys(newKey(b))
+	if err != nil {
+		b.Fatal(err)
+	}
+	one := single{&cache.Entry{UID: "sa-uid"}}
+	issuer, err := token.New(token.Config{Keys: keys, Objects: one})
+	if err != nil {
+		b.Fatal(err)
+	}
+	v, err := authenticator.New(authenticator.Config{Issuer: issuer, Objects: one})
+	if err != nil {
+		b.Fatal(err)
+	}
+	answer, err := issuer.Request(b.Context(), "default", "builder", &authenticationv1.TokenRequest{})
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := v.Token(b.Context(), answer.Status.Token); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+// single is a cluster with one object, whatever is asked for.
+type single struct{ entry *cache.Entry }
+
+func (s single) Peek(*resource.Resource, string, string) *cache.Entry { return s.entry }
+func (single) Consistent(context.Context) (int64, error)              { return 1, nil }
