@@ -16,6 +16,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"dhow.dev/pkg/identity"
+	"dhow.dev/services/apiserver/internal/audit/annotation"
 )
 
 // Attributes are what a request wants to do. Verb is in Kubernetes' words (get, list, watch, create, update, patch, delete, deletecollection; of paths that are no
@@ -81,8 +82,12 @@ func (r *Roles) Authorize(ctx context.Context, a Attributes) error {
 	case err != nil:
 		return err
 	case !decision.Allowed:
+		annotation.Add(ctx, annotation.Decision, "forbid")
+		annotation.Add(ctx, annotation.Reason, decision.Reason)
 		return Forbidden(a, decision.Reason)
 	}
+	annotation.Add(ctx, annotation.Decision, "allow")
+	annotation.Add(ctx, annotation.Reason, decision.Reason)
 	return nil
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"iter"
 	"log/slog"
+	"slices"
 	"sync"
 
 	rbacv1 "k8s.io/api/rbac/v1"
@@ -45,7 +46,7 @@ type Policies struct {
 	roles    map[roleKey]*role
 	bindings map[roleKey]*binding
 	// subjects finds bindings by whom they name.
-	subjects map[subject][]*binding
+	subjects map[subject][]grant
 }
 
 // roleKey names a role or a binding; those of the cluster have no namespace.
@@ -63,9 +64,18 @@ type binding struct {
 	key      roleKey
 	revision int64
 	role     rbacv1.RoleRef
-	// named are the subjects as the binding names them, found those of the index, in the same order.
-	named []rbacv1.Subject
-	found []subject
+	grants   []subjectGrant
+}
+
+// grant is one subject's part in a binding. By says what allows what it allows, in Kubernetes' words: made once, since it is asked for with every request.
+type grant struct {
+	*binding
+	by string
+}
+
+type subjectGrant struct {
+	subject subject
+	by      string
 }
 
 // subject is a user or a group, for bindings of the cluster or of one namespace. A service account is the user that it is.
@@ -81,7 +91,7 @@ func NewPolicies(objects mirror.Cache, logger *slog.Logger) *Policies {
 	if logger == nil {
 		logger = slog.New(slog.DiscardHandler)
 	}
-	return &Policies{objects: objects, logger: logger, roles: map[roleKey]*role{}, bindings: map[roleKey]*binding{}, subjects: map[subject][]*binding{}}
+	return &Policies{objects: objects, logger: logger, roles: map[roleKey]*role{}, bindings: map[roleKey]*binding{}, subjects: map[subject][]grant{}}
 }
 
 // Run follows the objects until ctx ends.
@@ -194,8 +204,8 @@ func (p *Policies) setBindings(cluster bool, entries []*cache.Entry) {
 	for _, b := range decoded {
 		p.unbind(b.key)
 		p.bindings[b.key] = b
-		for _, s := range b.found {
-			p.subjects[s] = append(p.subjects[s], b)
+		for _, g := range b.grants {
+			p.subjects[g.subject] = append(p.subjects[g.subject], grant{b, g.by})
 		}
 	}
 }
@@ -207,18 +217,12 @@ func (p *Policies) unbind(key roleKey) {
 		return
 	}
 	delete(p.bindings, key)
-	for _, s := range b.found {
-		// A new slice: readers may hold the old one.
-		var kept []*binding
-		for _, other := range p.subjects[s] {
-			if other != b {
-				kept = append(kept, other)
-			}
-		}
+	for _, g := range b.grants {
+		kept := slices.DeleteFunc(p.subjects[g.subject], func(other grant) bool { return other.binding == b })
 		if len(kept) == 0 {
-			delete(p.subjects, s)
+			delete(p.subjects, g.subject)
 		} else {
-			p.subjects[s] = kept
+			p.subjects[g.subject] = kept
 		}
 	}
 }
@@ -226,24 +230,25 @@ func (p *Policies) unbind(key roleKey) {
 // decodeBinding returns a binding. One that cannot be decoded binds nobody.
 func (p *Policies) decodeBinding(cluster bool, e *cache.Entry) *binding {
 	b := &binding{key: keyOf(cluster, e), revision: e.Revision}
+	var named []rbacv1.Subject
 	if cluster {
 		var o rbacv1.ClusterRoleBinding
 		if err := o.Unmarshal(e.Object); err != nil {
 			p.unreadable(e, err)
 			return b
 		}
-		b.role, b.named = o.RoleRef, o.Subjects
+		b.role, named = o.RoleRef, o.Subjects
 	} else {
 		var o rbacv1.RoleBinding
 		if err := o.Unmarshal(e.Object); err != nil {
 			p.unreadable(e, err)
 			return b
 		}
-		b.role, b.named = o.RoleRef, o.Subjects
+		b.role, named = o.RoleRef, o.Subjects
 	}
-	for i := range b.named {
-		if s, ok := subjectOf(b.key, &b.named[i]); ok {
-			b.found = append(b.found, s)
+	for i := range named {
+		if s, ok := subjectOf(b.key, &named[i]); ok {
+			b.grants = append(b.grants, subjectGrant{s, b.describe(s, &named[i])})
 		}
 	}
 	return b
@@ -275,13 +280,12 @@ func (p *Policies) unreadable(e *cache.Entry, err error) {
 	p.logger.Error("object of RBAC cannot be decoded and allows nothing", slog.String("key", e.Key), slog.String("error", err.Error()))
 }
 
-// bound yields the bindings of a user that count in a namespace (empty: those of the cluster alone), each with the subject that it was found by. The caller
-// holds mu for reading.
-func (p *Policies) bound(user identity.Identity, namespace string) iter.Seq2[*binding, subject] {
-	return func(yield func(*binding, subject) bool) {
+// bound yields the grants of a user that count in a namespace (empty: those of the cluster alone). The caller holds mu for reading.
+func (p *Policies) bound(user identity.Identity, namespace string) iter.Seq[grant] {
+	return func(yield func(grant) bool) {
 		each := func(s subject) bool {
-			for _, b := range p.subjects[s] {
-				if !yield(b, s) {
+			for _, g := range p.subjects[s] {
+				if !yield(g) {
 					return false
 				}
 			}
@@ -335,38 +339,33 @@ func (p *Policies) allows(a Attributes) (by string, err error) {
 	p.mu.RLock()
 	defer p.mu.RUnlock()
 	var missing []error
-	for b, s := range p.bound(a.User, a.Namespace) {
-		rules, err := p.rulesOf(b)
+	for g := range p.bound(a.User, a.Namespace) {
+		rules, err := p.rulesOf(g.binding)
 		if err != nil {
 			missing = append(missing, err)
 			continue
 		}
 		for i := range rules {
 			if ruleAllows(&rules[i], &a) {
-				return b.describe(s), nil
+				return g.by, nil
 			}
 		}
 	}
 	return "", utilerrors.NewAggregate(missing)
 }
 
-// describe names a binding, its role and its subject as Kubernetes' reasons do.
-func (b *binding) describe(s subject) string {
+// describe names a binding, its role and a subject as Kubernetes' reasons do.
+func (b *binding) describe(s subject, named *rbacv1.Subject) string {
 	kind, name := "ClusterRoleBinding", b.key.Name
 	if !b.key.cluster {
 		kind, name = "RoleBinding", b.key.Name+"/"+b.key.Namespace
 	}
-	for i := range b.named {
-		if found, ok := subjectOf(b.key, &b.named[i]); ok && found == s {
-			who := fmt.Sprintf("%s %q", b.named[i].Kind, b.named[i].Name)
-			if b.named[i].Kind == rbacv1.ServiceAccountKind {
-				namespace, account, _ := identity.Identity{Name: s.name}.ServiceAccountName()
-				who = fmt.Sprintf("%s %q", b.named[i].Kind, account+"/"+namespace)
-			}
-			return fmt.Sprintf("RBAC: allowed by %s %q of %s %q to %s", kind, name, b.role.Kind, b.role.Name, who)
-		}
+	who := named.Name
+	if named.Kind == rbacv1.ServiceAccountKind {
+		namespace, account, _ := identity.Identity{Name: s.name}.ServiceAccountName()
+		who = account + "/" + namespace
 	}
-	return fmt.Sprintf("RBAC: allowed by %s %q", kind, name)
+	return fmt.Sprintf("RBAC: allowed by %s %q of %s %q to %s %q", kind, name, b.role.Kind, b.role.Name, named.Kind, who)
 }
 
 // rulesFor returns the rules of all of a user's roles that count in a namespace, and the roles that are missing.
@@ -375,8 +374,8 @@ func (p *Policies) rulesFor(user identity.Identity, namespace string) ([]rbacv1.
 	defer p.mu.RUnlock()
 	var all []rbacv1.PolicyRule
 	var missing []error
-	for b := range p.bound(user, namespace) {
-		rules, err := p.rulesOf(b)
+	for g := range p.bound(user, namespace) {
+		rules, err := p.rulesOf(g.binding)
 		if err != nil {
 			missing = append(missing, err)
 		}

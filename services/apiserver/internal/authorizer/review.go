@@ -103,7 +103,7 @@ func (r *Roles) Rules(ctx context.Context, user identity.Identity, namespace str
 	}
 	for role := range builtInRoles(user) {
 		if slices.ContainsFunc(role.rules, func(b rule) bool { return len(b.except) > 0 }) {
-			problems = append(problems, fmt.Sprintf("the built-in role of %s has rules that cannot be listed", role.name))
+			problems = append(problems, fmt.Sprintf("the %s has rules that cannot be listed", role.name))
 		}
 	}
 	status.Incomplete, status.EvaluationError = len(problems) > 0, strings.Join(problems, "; ")

@@ -37,11 +37,11 @@ var (
 
 // These are made once: they are asked for every request.
 var (
-	schedulerRole  = &builtInRole{"scheduler", schedulerRules()}
-	controllerRole = &builtInRole{"controller-manager", controllerRules()}
-	peerRole       = &builtInRole{"API server", peerRules()}
-	adminRole      = &builtInRole{"system:masters", []rule{{verbs: []string{all}, groups: []string{all}, resources: []string{all, "*/*"}, paths: []string{all}}}}
-	readerRole     = &builtInRole{"dhow:readers", []rule{
+	schedulerRole  = &builtInRole{"built-in role of the scheduler", schedulerRules()}
+	controllerRole = &builtInRole{"built-in role of the controller-manager", controllerRules()}
+	peerRole       = &builtInRole{"built-in role of API servers", peerRules()}
+	adminRole      = &builtInRole{"built-in role of system:masters", []rule{{verbs: []string{all}, groups: []string{all}, resources: []string{all, "*/*"}, paths: []string{all}}}}
+	readerRole     = &builtInRole{"built-in role of dhow:readers", []rule{
 		{verbs: read, groups: []string{all}, resources: []string{all, "*/*"}, except: append([]string{"secrets"}, run...)},
 		{verbs: []string{"get"}, paths: []string{all}},
 	}}
@@ -73,7 +73,7 @@ func builtIn(a Attributes) string {
 	for role := range builtInRoles(a.User) {
 		for i := range role.rules {
 			if role.rules[i].allows(a) {
-				return "built-in role of " + role.name
+				return role.name
 			}
 		}
 	}

@@ -16,6 +16,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
 	"dhow.dev/pkg/identity"
+	"dhow.dev/services/apiserver/internal/audit/annotation"
 	"dhow.dev/services/apiserver/internal/authorizer"
 	"dhow.dev/services/apiserver/internal/respond"
 )
@@ -24,8 +25,6 @@ import (
 type Config struct {
 	// Authorizer decides whether the caller may act as each user, group, UID and extra value that he names, with the verb `impersonate`.
 	Authorizer authorizer.Authorizer
-	// Impersonated is told who acts as whom, for the audit. Optional.
-	Impersonated func(ctx context.Context, as identity.Identity)
 	// Logger may be nil.
 	Logger *slog.Logger
 }
@@ -58,9 +57,7 @@ func (f *Filter) Wrap(next http.Handler) http.Handler {
 			respond.Error(w, r, err)
 			return
 		}
-		if f.config.Impersonated != nil {
-			f.config.Impersonated(r.Context(), as)
-		}
+		annotation.Impersonated(r.Context(), as)
 		f.config.Logger.DebugContext(r.Context(), "caller acts as another", slog.String("identity", caller.Name), slog.String("impersonated", as.Name))
 		r = r.WithContext(identity.NewContext(r.Context(), as))
 		r.Header = r.Header.Clone()
