@@ -40,6 +40,7 @@ import (
 	"dhow.dev/services/node-agent/internal/routes"
 	"dhow.dev/services/node-agent/internal/session"
 	"dhow.dev/services/node-agent/internal/state"
+	"dhow.dev/services/node-agent/internal/usage"
 	"dhow.dev/services/node-agent/internal/volume"
 )
 
@@ -265,12 +266,18 @@ func Run(ctx context.Context, config Config) error {
 	})
 
 	// The session.
-	requests := &server{pods: manager, runtime: runtime}
+	requests := &server{pods: manager, runtime: runtime, hostIP: addresses[0]}
 	health := &nodeHealth{machine: host, runtime: runtime, answered: make(chan struct{})}
 	connection := session.New(session.Config{
 		Conn: config.APIServer, Instance: rand.Text(), Node: health.node, Attached: func(*corev1.Node) {}, Serve: requests.serve, Logger: logger,
 	})
 	health.changed = connection.SetStatus
+	used := cgroup.MachineUsage
+	if config.Fraction > 0 && config.Fraction < 1 {
+		// The machine is shared with other nodes: the node's own is what its pods use.
+		used = func() (time.Duration, uint64, error) { return cgroups.Usage(config.CgroupRoot) }
+	}
+	meter := usage.New(usage.Config{Containers: runtime.Usage, Node: used, Report: connection.SetUsage, Logger: logger})
 
 	tasks := []task{
 		{"objects", objects.Run},
@@ -283,6 +290,7 @@ func Run(ctx context.Context, config Config) error {
 			return connection.Run(ctx)
 		}},
 		{"node status", health.run},
+		{"usage", func(ctx context.Context) error { return after(ctx, runtimeReady, meter.Run) }},
 		{"pods", func(ctx context.Context) error { return after(ctx, runtimeReady, manager.Run) }},
 		{"logs", (&logs.Rotator{Running: manager.Running, Reopen: runtime.ReopenLog, Logger: logger}).Run},
 		{"pods sync", func(ctx context.Context) error {

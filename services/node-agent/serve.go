@@ -16,18 +16,23 @@ import (
 	nodev1 "dhow.dev/gen/go/dhow/node/v1"
 	"dhow.dev/services/node-agent/internal/cri"
 	"dhow.dev/services/node-agent/internal/exec"
+	"dhow.dev/services/node-agent/internal/forward"
+	"dhow.dev/services/node-agent/internal/image"
 	"dhow.dev/services/node-agent/internal/logs"
 	"dhow.dev/services/node-agent/internal/pod"
 	"dhow.dev/services/node-agent/internal/session"
+	podstatus "dhow.dev/services/node-agent/internal/status"
 )
 
 // defaultContainer is the annotation by which a pod names the container that logs and exec mean when none is named.
 const defaultContainer = "kubectl.kubernetes.io/default-container"
 
-// server answers requests for logs and execs.
+// server answers requests for logs, execs, attachments and connections to ports.
 type server struct {
 	pods    *pod.Manager
 	runtime cri.Runtime
+	// hostIP is the address of pods in the node's network.
+	hostIP string
 }
 
 func (s *server) serve(ctx context.Context, request *nodev1.OpenTunnel, tunnel *session.Tunnel) error {
@@ -36,6 +41,10 @@ func (s *server) serve(ctx context.Context, request *nodev1.OpenTunnel, tunnel *
 		return s.log(ctx, request.GetLog(), request.GetPodUid(), tunnel)
 	case request.HasExec():
 		return s.exec(ctx, request.GetExec(), request.GetPodUid(), tunnel)
+	case request.HasAttach():
+		return s.attach(ctx, request.GetAttach(), request.GetPodUid(), tunnel)
+	case request.HasPortForward():
+		return s.portForward(ctx, request.GetPortForward(), request.GetPodUid(), tunnel)
 	}
 	return status.Error(codes.Unimplemented, "the node knows no such request")
 }
@@ -53,6 +62,9 @@ func (s *server) find(namespace, name, uid, container string) (*corev1.Pod, cri.
 	all := slices.Clone(names)
 	for _, c := range p.GetSpec().GetInitContainers() {
 		all = append(all, c.GetName())
+	}
+	for _, c := range p.GetSpec().GetEphemeralContainers() {
+		all = append(all, c.GetEphemeralContainerCommon().GetName())
 	}
 	if container == "" {
 		container = p.GetMetadata().GetAnnotations()[defaultContainer]
@@ -85,7 +97,7 @@ func (s *server) log(ctx context.Context, request *corev1.PodLogRequest, uid str
 		}
 	}
 	if run == nil || run.State == cri.StateCreated {
-		return status.Errorf(codes.InvalidArgument, "container %q in pod %q is waiting to start", container, request.GetName())
+		return status.Errorf(codes.InvalidArgument, "container %q in pod %q is waiting to start: %s", container, request.GetName(), waitingFor(p, container))
 	}
 	o := logs.Options{Lines: -1, Bytes: -1, Timestamps: request.GetTimestamps(), Follow: request.GetFollow()}
 	if request.HasTailLines() {
@@ -111,6 +123,23 @@ func (s *server) log(ctx context.Context, request *corev1.PodLogRequest, uid str
 	return nil
 }
 
+// waitingFor says why a container has not started yet, in Kubernetes' words.
+func waitingFor(p *corev1.Pod, container string) string {
+	for _, c := range slices.Concat(p.GetStatus().GetContainerStatuses(), p.GetStatus().GetInitContainerStatuses(), p.GetStatus().GetEphemeralContainerStatuses()) {
+		if c.GetName() != container {
+			continue
+		}
+		switch reason := c.GetState().GetWaiting().GetReason(); reason {
+		case "":
+		case image.ReasonErrImagePull, image.ReasonImagePullBackOff:
+			return "trying and failing to pull image"
+		default:
+			return reason
+		}
+	}
+	return podstatus.ReasonContainerCreating
+}
+
 // restarts says whether a run that has ended is followed by another.
 func restarts(p *corev1.Pod, run *cri.Container) bool {
 	switch p.GetSpec().GetRestartPolicy() {
@@ -134,19 +163,61 @@ func (s *server) exec(ctx context.Context, request *corev1.PodExecRequest_Start,
 	if len(request.GetCommand()) == 0 {
 		return status.Error(codes.InvalidArgument, "you must specify at least one command for the container")
 	}
+	code := int32(0)
+	err = s.stream(ctx, tunnel, wanted{request.GetStdin(), request.GetStdout(), request.GetStderr(), request.GetTty()}, func(ctx context.Context, streams exec.Streams) error {
+		code, err = exec.Run(ctx, s.runtime, run.ID, request.GetCommand(), streams)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("container %q in pod %q: %w", container, request.GetName(), err)
+	}
+	return tunnel.Exit(code)
+}
+
+func (s *server) attach(ctx context.Context, request *corev1.PodAttachRequest_Start, uid string, tunnel *session.Tunnel) error {
+	p, state, container, err := s.find(request.GetNamespace(), request.GetName(), uid, request.GetContainer())
+	if err != nil {
+		return err
+	}
+	run := state.Newest(container)
+	if run == nil || run.State != cri.StateRunning {
+		return status.Errorf(codes.FailedPrecondition, "container %q in pod %q is not running", container, request.GetName())
+	}
+	made := pod.SpecOf(p, container)
+	switch {
+	case request.GetTty() && !made.GetTty():
+		return status.Errorf(codes.InvalidArgument, "container %q in pod %q has no terminal: attach without tty", container, request.GetName())
+	case request.GetStdin() && !made.GetStdin():
+		return status.Errorf(codes.InvalidArgument, "container %q in pod %q takes no standard input: attach without stdin", container, request.GetName())
+	}
+	// A terminal is what the container was made with, whatever the caller believes.
+	err = s.stream(ctx, tunnel, wanted{request.GetStdin(), request.GetStdout(), request.GetStderr(), made.GetTty()}, func(ctx context.Context, streams exec.Streams) error {
+		return exec.Attach(ctx, s.runtime, run.ID, streams)
+	})
+	if err != nil {
+		return fmt.Errorf("container %q in pod %q: %w", container, request.GetName(), err)
+	}
+	return nil
+}
+
+// wanted says which streams a caller wants.
+type wanted struct{ stdin, stdout, stderr, tty bool }
+
+// stream connects a tunnel to the streams that run uses.
+func (s *server) stream(ctx context.Context, tunnel *session.Tunnel, w wanted, run func(context.Context, exec.Streams) error) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	streams := exec.Streams{TTY: request.GetTty()}
-	if request.GetStdout() {
+	streams := exec.Streams{TTY: w.tty}
+	if w.stdout {
 		streams.Stdout = tunnel.Stdout()
 	}
-	if request.GetStderr() {
+	if w.stderr {
 		streams.Stderr = tunnel.Stderr()
 	}
 	sizes := make(chan exec.Size)
 	streams.Sizes = sizes
 	input, feed := io.Pipe()
-	if request.GetStdin() {
+	if w.stdin {
 		streams.Stdin = input
 	}
 	// Input and sizes arrive on one stream. A command that reads no input must not hold up what comes after it, but may hold up the caller.
@@ -173,10 +244,54 @@ func (s *server) exec(ctx context.Context, request *corev1.PodExecRequest_Start,
 			}
 		}
 	}()
-	code, err := exec.Run(ctx, s.runtime, run.ID, request.GetCommand(), streams)
+	err := run(ctx, streams)
 	_ = input.Close() // unblocks the feeder
-	if err != nil {
-		return fmt.Errorf("container %q in pod %q: %w", container, request.GetName(), err)
+	return err
+}
+
+func (s *server) portForward(ctx context.Context, request *corev1.PodPortForwardRequest_Start, uid string, tunnel *session.Tunnel) error {
+	p, state, ok := s.pods.Pod(request.GetNamespace(), request.GetName())
+	if !ok || uid != "" && p.GetMetadata().GetUid() != uid {
+		return status.Errorf(codes.NotFound, "pod %q is not on this node", request.GetNamespace()+"/"+request.GetName())
 	}
-	return tunnel.Exit(code)
+	sandbox := state.CurrentSandbox()
+	if sandbox == nil || !sandbox.Ready {
+		return status.Errorf(codes.FailedPrecondition, "pod %q is not running", request.GetName())
+	}
+	var conn forward.Conn
+	var err error
+	switch {
+	case request.GetByAddress() && p.GetSpec().GetHostNetwork():
+		conn, err = forward.Address(ctx, s.hostIP, request.GetPort())
+	case request.GetByAddress() && len(sandbox.IPs) > 0:
+		conn, err = forward.Address(ctx, sandbox.IPs[0], request.GetPort())
+	default:
+		conn, err = forward.Sandbox(ctx, s.runtime, sandbox.ID, request.GetPort())
+	}
+	if err != nil {
+		return status.Error(codes.Unavailable, err.Error())
+	}
+	defer conn.Close()
+	// The caller's end ends the connection even while the port says nothing.
+	defer context.AfterFunc(ctx, func() { _ = conn.Close() })()
+	out := tunnel.Data()
+	if _, err := out.Write(nil); err != nil {
+		return err
+	}
+	go func() {
+		for {
+			data, err := tunnel.ReceiveData()
+			if err == nil {
+				_, err = conn.Write(data)
+			}
+			if err != nil {
+				_ = conn.CloseWrite()
+				return
+			}
+		}
+	}()
+	if _, err := io.Copy(out, conn); err != nil && ctx.Err() == nil {
+		return status.Error(codes.Unavailable, err.Error())
+	}
+	return nil
 }

@@ -368,6 +368,50 @@ func (c *Client) ExecURL(ctx context.Context, request *runtimev1.ExecRequest) (s
 	return answer.GetUrl(), fail("exec", err)
 }
 
+// AttachURL implements Runtime.
+func (c *Client) AttachURL(ctx context.Context, request *runtimev1.AttachRequest) (string, error) {
+	answer, err := c.runtime.Attach(ctx, request)
+	return answer.GetUrl(), fail("attach", err)
+}
+
+// PortForwardURL implements Runtime.
+func (c *Client) PortForwardURL(ctx context.Context, sandboxID string, port int32) (string, error) {
+	answer, err := c.runtime.PortForward(ctx, &runtimev1.PortForwardRequest{PodSandboxId: sandboxID, Port: []int32{port}})
+	return answer.GetUrl(), fail("port forward", err)
+}
+
+// UpdateResources implements Runtime.
+func (c *Client) UpdateResources(ctx context.Context, id string, resources *runtimev1.LinuxContainerResources) error {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	_, err := c.runtime.UpdateContainerResources(ctx, &runtimev1.UpdateContainerResourcesRequest{ContainerId: id, Linux: resources})
+	return fail("update container resources", err)
+}
+
+// Usage implements Runtime.
+func (c *Client) Usage(ctx context.Context) ([]Usage, error) {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	answer, err := c.runtime.ListContainerStats(ctx, &runtimev1.ListContainerStatsRequest{})
+	if err != nil {
+		return nil, fail("container stats", err)
+	}
+	used := make([]Usage, 0, len(answer.GetStats()))
+	for _, s := range answer.GetStats() {
+		l := s.GetAttributes().GetLabels()
+		// A container that does not run has no CPU counter.
+		if l[LabelPodUID] == "" || s.GetCpu() == nil || s.GetCpu().GetUsageCoreNanoSeconds() == nil {
+			continue
+		}
+		used = append(used, Usage{
+			PodUID: l[LabelPodUID], PodNamespace: l[LabelPodNamespace], PodName: l[LabelPodName], Name: l[LabelContainerName], ID: s.GetAttributes().GetId(),
+			CPU: time.Duration(s.GetCpu().GetUsageCoreNanoSeconds().GetValue()), At: time.Unix(0, s.GetCpu().GetTimestamp()),
+			Memory: s.GetMemory().GetWorkingSetBytes().GetValue(),
+		})
+	}
+	return used, nil
+}
+
 // Events implements Runtime.
 func (c *Client) Events(ctx context.Context, subscribed func(), f func(Event)) error {
 	stream, err := c.runtime.GetContainerEvents(ctx, &runtimev1.GetEventsRequest{})

@@ -64,6 +64,15 @@ type Runtime interface {
 	ExecSync(ctx context.Context, id string, command []string, timeout time.Duration) (ExecResult, error)
 	// ExecURL prepares a streaming exec and returns where to connect to.
 	ExecURL(ctx context.Context, request *runtimev1.ExecRequest) (string, error)
+	// AttachURL prepares streams to a container's own process and returns where to connect to.
+	AttachURL(ctx context.Context, request *runtimev1.AttachRequest) (string, error)
+	// PortForwardURL prepares a connection to a port in a sandbox and returns where to connect to.
+	PortForwardURL(ctx context.Context, sandboxID string, port int32) (string, error)
+
+	// UpdateResources changes what a running container may use.
+	UpdateResources(ctx context.Context, id string, resources *runtimev1.LinuxContainerResources) error
+	// Usage tells what the running containers of pods have used.
+	Usage(ctx context.Context) ([]Usage, error)
 
 	// Events calls f for each event until ctx or the stream ends. f must not block: a slow reader blocks the runtime. Once subscribed it calls
 	// subscribed.
@@ -100,6 +109,17 @@ type Image struct {
 type ExecResult struct {
 	Stdout, Stderr []byte
 	ExitCode       int32
+}
+
+// Usage is what one container uses.
+type Usage struct {
+	PodUID, PodNamespace, PodName, Name string
+	ID                                  string
+	// CPU is the CPU time since the container's start, as of At.
+	CPU time.Duration
+	At  time.Time
+	// Memory is the working set in bytes.
+	Memory uint64
 }
 
 // EventType is what happened to a container or sandbox.

@@ -1,4 +1,4 @@
-// Package exec runs commands in containers with their standard streams attached, through the streaming server of the container runtime.
+// Package exec runs commands in containers with their standard streams attached, and attaches to containers' own processes, through the streaming server of the container runtime.
 package exec
 
 import (
@@ -60,19 +60,7 @@ func Run(ctx context.Context, runtime cri.Runtime, containerID string, command [
 	if err != nil {
 		return 0, err
 	}
-	u, err := url.Parse(location)
-	if err != nil {
-		return 0, fmt.Errorf("exec: the runtime's address %q: %w", location, err)
-	}
-	executor, err := remotecommand.NewSPDYExecutor(&rest.Config{Host: u.Host}, "POST", u)
-	if err != nil {
-		return 0, fmt.Errorf("exec: %w", err)
-	}
-	options := remotecommand.StreamOptions{Stdin: s.Stdin, Stdout: s.Stdout, Stderr: s.Stderr, Tty: s.TTY}
-	if s.TTY && s.Sizes != nil {
-		options.TerminalSizeQueue = sizes{ctx: ctx, c: s.Sizes}
-	}
-	err = executor.StreamWithContext(ctx, options)
+	err = stream(ctx, location, s)
 	var exit exitcode.CodeExitError
 	switch {
 	case err == nil:
@@ -81,4 +69,38 @@ func Run(ctx context.Context, runtime cri.Runtime, containerID string, command [
 		return int32(exit.Code), nil
 	}
 	return 0, fmt.Errorf("exec: %w", err)
+}
+
+// Attach connects to a container's own process until it ends, or ctx does.
+func Attach(ctx context.Context, runtime cri.Runtime, containerID string, s Streams) error {
+	if s.TTY {
+		s.Stderr = nil
+	}
+	location, err := runtime.AttachURL(ctx, &runtimev1.AttachRequest{
+		ContainerId: containerID, Tty: s.TTY, Stdin: s.Stdin != nil, Stdout: s.Stdout != nil, Stderr: s.Stderr != nil,
+	})
+	if err != nil {
+		return err
+	}
+	if err := stream(ctx, location, s); err != nil {
+		return fmt.Errorf("attach: %w", err)
+	}
+	return nil
+}
+
+// stream connects streams to what the runtime has prepared.
+func stream(ctx context.Context, location string, s Streams) error {
+	u, err := url.Parse(location)
+	if err != nil {
+		return fmt.Errorf("the runtime's address %q: %w", location, err)
+	}
+	executor, err := remotecommand.NewSPDYExecutor(&rest.Config{Host: u.Host}, "POST", u)
+	if err != nil {
+		return err
+	}
+	options := remotecommand.StreamOptions{Stdin: s.Stdin, Stdout: s.Stdout, Stderr: s.Stderr, Tty: s.TTY}
+	if s.TTY && s.Sizes != nil {
+		options.TerminalSizeQueue = sizes{ctx: ctx, c: s.Sizes}
+	}
+	return executor.StreamWithContext(ctx, options)
 }

@@ -55,6 +55,8 @@ type run struct {
 	// volumes maps volume names to host paths.
 	volumes map[string]string
 	ips     []string
+	// target is the ID of the container whose processes this one sees; empty: as the pod says.
+	target string
 }
 
 // containerConfig returns what a container is created with. Its errors are config errors.
@@ -178,6 +180,9 @@ func (c *Config) security(r run) (*runtimev1.LinuxContainerSecurityContext, erro
 	sc, psc := r.container.GetSecurityContext(), r.pod.GetSpec().GetSecurityContext()
 	s := &runtimev1.LinuxContainerSecurityContext{
 		NamespaceOptions: namespaces(r.pod), Privileged: sc.GetPrivileged(), ReadonlyRootfs: sc.GetReadOnlyRootFilesystem(), SupplementalGroups: groups(r.pod),
+	}
+	if r.target != "" {
+		s.NamespaceOptions.Pid, s.NamespaceOptions.TargetId = runtimev1.NamespaceMode_TARGET, r.target
 	}
 	if psc.GetSupplementalGroupsPolicy() == "Strict" {
 		s.SupplementalGroupsPolicy = runtimev1.SupplementalGroupsPolicy_Strict

@@ -338,6 +338,7 @@ func (s *Situation) bringUp(p *Plan) {
 		}
 	}
 	s.stopUnhealthy(p, sandbox)
+	s.startEphemeral(p)
 	if !s.initialize(p, sandbox) {
 		return
 	}
@@ -371,6 +372,19 @@ func (s *Situation) replaceSandbox(p *Plan, old *cri.Sandbox) {
 		attempt = old.Attempt + 1
 	}
 	s.add(p, Step{Key: Key{Action: RunSandbox}, Attempt: attempt})
+}
+
+// startEphemeral starts ephemeral containers, each once: before the init containers, because they may be there to see why those fail.
+func (s *Situation) startEphemeral(p *Plan) {
+	started := map[string]bool{}
+	for _, c := range s.Pod.GetStatus().GetEphemeralContainerStatuses() {
+		started[c.GetName()] = c.GetContainerId() != ""
+	}
+	for _, c := range status.Ephemeral(s.Pod) {
+		if s.Runtime.Newest(c.GetName()) == nil && !started[c.GetName()] {
+			s.start(p, c, nil)
+		}
+	}
 }
 
 // stopUnhealthy stops containers whose probes failed, or whose image was changed in the spec.

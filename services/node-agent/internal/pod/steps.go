@@ -151,9 +151,9 @@ func (w *worker) runSandbox(ctx context.Context, p *corev1.Pod, state cri.PodSta
 	return nil
 }
 
-// specOf returns a container's spec, or nil.
-func specOf(p *corev1.Pod, name string) *corev1.Container {
-	for _, c := range slices.Concat(p.GetSpec().GetInitContainers(), p.GetSpec().GetContainers()) {
+// SpecOf returns a container's spec, or nil; an ephemeral one's as that of a container.
+func SpecOf(p *corev1.Pod, name string) *corev1.Container {
+	for _, c := range slices.Concat(p.GetSpec().GetInitContainers(), p.GetSpec().GetContainers(), status.Ephemeral(p)) {
 		if c.GetName() == name {
 			return c
 		}
@@ -163,7 +163,8 @@ func specOf(p *corev1.Pod, name string) *corev1.Container {
 
 // startStep binds the start of a container.
 func (w *worker) startStep(step Step) perform {
-	p, spec, sandbox := w.pod, specOf(w.pod, step.Container), *w.runtime.CurrentSandbox()
+	p, spec, sandbox := w.pod, SpecOf(w.pod, step.Container), *w.runtime.CurrentSandbox()
+	target, targetErr := w.target(step.Container)
 	m := w.remember(step.Container)
 	attempt := step.Attempt
 	if before := w.runtime.Newest(step.Container); before != nil {
@@ -175,7 +176,10 @@ func (w *worker) startStep(step Step) perform {
 	}
 	paths, cgroupPath := w.volumes, w.cgroup
 	return func(ctx context.Context) (func(), error) {
-		err := w.startContainer(ctx, p, spec, attempt, sandbox, paths, cgroupPath)
+		err := targetErr
+		if err == nil {
+			err = w.startContainer(ctx, p, spec, attempt, sandbox, paths, cgroupPath, target)
+		}
 		cancelled := ctx.Err() != nil
 		return func() {
 			m.Waiting = nil
@@ -194,6 +198,21 @@ func (w *worker) startStep(step Step) perform {
 	}
 }
 
+// target returns the ID of the container whose processes an ephemeral container shall see; empty: its own only.
+func (w *worker) target(name string) (string, error) {
+	for _, e := range w.pod.GetSpec().GetEphemeralContainers() {
+		wanted := e.GetTargetContainerName()
+		if e.GetEphemeralContainerCommon().GetName() != name || wanted == "" {
+			continue
+		}
+		if r := w.runtime.Newest(wanted); r != nil && r.State == cri.StateRunning {
+			return r.ID, nil
+		}
+		return "", configError(fmt.Errorf("targetContainerName: container %q does not run", wanted))
+	}
+	return "", nil
+}
+
 // restartsBefore returns the restart count of a container that had run, by the status that the API server has.
 func restartsBefore(p *corev1.Pod, name string) int32 {
 	for _, s := range slices.Concat(p.GetStatus().GetContainerStatuses(), p.GetStatus().GetInitContainerStatuses()) {
@@ -204,7 +223,7 @@ func restartsBefore(p *corev1.Pod, name string) int32 {
 	return 0
 }
 
-func (w *worker) startContainer(ctx context.Context, p *corev1.Pod, spec *corev1.Container, attempt uint32, sandbox cri.Sandbox, paths map[string]string, cgroupPath string) error {
+func (w *worker) startContainer(ctx context.Context, p *corev1.Pod, spec *corev1.Container, attempt uint32, sandbox cri.Sandbox, paths map[string]string, cgroupPath, target string) error {
 	name := spec.GetName()
 	sandboxConfig, err := w.m.sandboxConfig(p, sandbox.Attempt, cgroupPath)
 	if err != nil {
@@ -219,7 +238,7 @@ func (w *worker) startContainer(ctx context.Context, p *corev1.Pod, spec *corev1
 	if p.GetSpec().GetHostNetwork() {
 		ips = w.m.HostIPs
 	}
-	config, err := w.m.containerConfig(run{pod: p, container: spec, attempt: attempt, image: img, volumes: paths, ips: ips, sources: env.Sources{
+	config, err := w.m.containerConfig(run{pod: p, container: spec, attempt: attempt, image: img, volumes: paths, ips: ips, target: target, sources: env.Sources{
 		Pod: p, Facts: w.m.facts(p, ips), Services: env.VisibleServices(p, w.m.Services()), ConfigMap: configMap, Secret: secret}})
 	if err != nil {
 		w.warn(ctx, p, name, "Failed", fmt.Errorf("Error: %w", err)) //nolint:staticcheck // the event's text
@@ -343,7 +362,7 @@ func (w *worker) stopContainer(ctx context.Context, p *corev1.Pod, state cri.Pod
 	if p != nil {
 		w.m.Events.Event(p, step.Container, false, "Killing", step.Why)
 	}
-	spec := specOf(p, step.Container)
+	spec := SpecOf(p, step.Container)
 	if hook := spec.GetLifecycle().GetPreStop(); hook != nil && step.Grace > 0 {
 		ips := w.m.HostIPs
 		if s := state.CurrentSandbox(); s != nil && !p.GetSpec().GetHostNetwork() {

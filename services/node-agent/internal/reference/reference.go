@@ -19,6 +19,7 @@ import (
 	"dhow.dev/pkg/object"
 	"dhow.dev/pkg/telemetry/logkey"
 	"dhow.dev/services/node-agent/internal/env"
+	"dhow.dev/services/node-agent/internal/status"
 )
 
 // Reconnecting waits between these, doubling, with jitter. A refusal counts like an outage: the API server may not have seen yet that a pod of
@@ -47,7 +48,7 @@ func Of(p *corev1.Pod) []ID {
 		}
 	}
 	spec := p.GetSpec()
-	for _, list := range [][]*corev1.Container{spec.GetInitContainers(), spec.GetContainers()} {
+	for _, list := range [][]*corev1.Container{spec.GetInitContainers(), spec.GetContainers(), status.Ephemeral(p)} {
 		for _, c := range list {
 			for _, from := range c.GetEnvFrom() {
 				add(false, from.GetConfigMapRef().GetLocalObjectReference().GetName())

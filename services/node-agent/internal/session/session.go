@@ -37,7 +37,7 @@ type Config struct {
 	Node func() *corev1.Node
 	// Attached is told of each attachment, with the Node as the API server has it. It must not block.
 	Attached func(*corev1.Node)
-	// Serve answers a request for a log or an exec.
+	// Serve answers a request for what a tunnel carries.
 	Serve  func(ctx context.Context, request *nodev1.OpenTunnel, tunnel *Tunnel) error
 	Logger *slog.Logger
 }
@@ -49,8 +49,9 @@ type Session struct {
 
 	mu     sync.Mutex
 	status *corev1.NodeStatus
-	// changed is signalled when status is to be sent.
-	changed chan struct{}
+	usage  *nodev1.NodeUsage
+	// changed is signalled when status is to be sent, used when usage is.
+	changed, used chan struct{}
 	// attached is closed at the first attachment.
 	attached     chan struct{}
 	attachedOnce sync.Once
@@ -58,7 +59,7 @@ type Session struct {
 
 // New returns a session that does nothing until Run.
 func New(config Config) *Session {
-	return &Session{config: config, client: nodev1.NewSessionsClient(config.Conn), changed: make(chan struct{}, 1), attached: make(chan struct{})}
+	return &Session{config: config, client: nodev1.NewSessionsClient(config.Conn), changed: make(chan struct{}, 1), used: make(chan struct{}, 1), attached: make(chan struct{})}
 }
 
 // SetStatus sends a changed status on the session; only the newest counts.
@@ -68,6 +69,21 @@ func (s *Session) SetStatus(status *corev1.NodeStatus) {
 	s.mu.Unlock()
 	select {
 	case s.changed <- struct{}{}:
+	default:
+	}
+}
+
+// SetUsage sends what the node uses on the session; only the newest counts.
+func (s *Session) SetUsage(usage *nodev1.NodeUsage) {
+	s.mu.Lock()
+	s.usage = usage
+	s.mu.Unlock()
+	s.signalUsage()
+}
+
+func (s *Session) signalUsage() {
+	select {
+	case s.used <- struct{}{}:
 	default:
 	}
 }
@@ -130,6 +146,7 @@ func (s *Session) attach(ctx context.Context) (was bool, err error) {
 	s.config.Logger.InfoContext(ctx, "attached to an API server", logkey.Revision(attached.GetEpoch()))
 	s.config.Attached(attached.GetNode())
 	s.attachedOnce.Do(func() { close(s.attached) })
+	s.signalUsage() // a new session knows nothing of it
 	interval := time.Duration(attached.GetHeartbeatIntervalSeconds()) * time.Second
 	if interval <= 0 {
 		interval = defaultHeartbeat
@@ -175,6 +192,14 @@ func (s *Session) beat(ctx context.Context, stream nodev1.Sessions_AttachClient,
 			s.mu.Lock()
 			message = nodev1.AttachRequest_builder{Status: s.status}.Build()
 			s.mu.Unlock()
+		case <-s.used:
+			s.mu.Lock()
+			usage := s.usage
+			s.mu.Unlock()
+			if usage == nil {
+				continue
+			}
+			message = nodev1.AttachRequest_builder{Usage: usage}.Build()
 		}
 		if err := stream.Send(message); err != nil {
 			return err

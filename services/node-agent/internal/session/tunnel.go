@@ -17,11 +17,11 @@ import (
 // maxPiece bounds one message of output.
 const maxPiece = 64 << 10
 
-// Tunnel carries one log or exec. Its writers are safe for concurrent use; back-pressure is the stream's.
+// Tunnel carries one log, exec, attach or connection to a port. Its writers are safe for concurrent use; back-pressure is the stream's.
 type Tunnel struct {
 	stream nodev1.Sessions_TunnelClient
 	// received is fed by the one goroutine that reads the stream, and closed at its end.
-	received chan *corev1.PodExecRequest
+	received chan *nodev1.TunnelResponse
 	mu       sync.Mutex
 	id       string
 }
@@ -35,7 +35,7 @@ func (t *Tunnel) pump() {
 			return
 		}
 		select {
-		case t.received <- r.GetExec():
+		case t.received <- r:
 		case <-t.stream.Context().Done():
 			return
 		}
@@ -103,7 +103,31 @@ func (t *Tunnel) Receive() (*corev1.PodExecRequest, error) {
 	if !ok {
 		return nil, io.EOF
 	}
-	return r, nil
+	return r.GetExec(), nil
+}
+
+// Data returns the writer of what a port says. An empty write tells that the connection was made.
+func (t *Tunnel) Data() io.Writer { return data{t} }
+
+type data struct{ tunnel *Tunnel }
+
+// Write implements io.Writer.
+func (d data) Write(p []byte) (int, error) {
+	if len(p) == 0 {
+		return 0, d.tunnel.send(nodev1.TunnelRequest_builder{PortForward: &corev1.PodPortForwardResponse{}}.Build())
+	}
+	return pieces{d.tunnel, func(b []byte) *nodev1.TunnelRequest {
+		return nodev1.TunnelRequest_builder{PortForward: corev1.PodPortForwardResponse_builder{Data: b}.Build()}.Build()
+	}}.Write(p)
+}
+
+// ReceiveData returns the next of what the caller sends to a port. io.EOF when there is no more.
+func (t *Tunnel) ReceiveData() ([]byte, error) {
+	r, ok := <-t.received
+	if !ok || r.GetPortForward().GetClose() {
+		return nil, io.EOF
+	}
+	return r.GetPortForward().GetData(), nil
 }
 
 // tunnel dials a tunnel and serves the request on it.
@@ -115,7 +139,7 @@ func (s *Session) tunnel(ctx context.Context, request *nodev1.OpenTunnel) {
 		s.config.Logger.WarnContext(ctx, "tunnel not opened", logkey.Session(request.GetId()), logkey.Err(err))
 		return
 	}
-	t := &Tunnel{stream: stream, received: make(chan *corev1.PodExecRequest), id: request.GetId()}
+	t := &Tunnel{stream: stream, received: make(chan *nodev1.TunnelResponse), id: request.GetId()}
 	go t.pump()
 	// The id travels at once, so that the server knows whose the stream is before there is anything to say.
 	if err := t.send(&nodev1.TunnelRequest{}); err != nil {

@@ -87,6 +87,21 @@ func IsTerminal(phase string) bool { return phase == PhaseSucceeded || phase == 
 // IsSidecar says whether an init container goes on running beside the others.
 func IsSidecar(c *corev1.Container) bool { return c.GetRestartPolicy() == "Always" }
 
+// Ephemeral returns a pod's ephemeral containers as containers, whose fields they have.
+func Ephemeral(pod *corev1.Pod) []*corev1.Container {
+	var list []*corev1.Container
+	for _, e := range pod.GetSpec().GetEphemeralContainers() {
+		// The two messages are one on the wire; of what was decoded once the encoding cannot fail.
+		if data, err := proto.Marshal(e.GetEphemeralContainerCommon()); err == nil {
+			c := &corev1.Container{}
+			if proto.Unmarshal(data, c) == nil {
+				list = append(list, c)
+			}
+		}
+	}
+	return list
+}
+
 // Time converts a time, to whole seconds as Kubernetes does.
 func Time(t time.Time) *metav1.Time {
 	if t.IsZero() {
@@ -117,7 +132,7 @@ func Compute(in Input) *corev1.PodStatus {
 	}
 	in.addresses(s)
 	previous := map[string]*corev1.ContainerStatus{}
-	for _, c := range slices.Concat(in.Previous.GetInitContainerStatuses(), in.Previous.GetContainerStatuses()) {
+	for _, c := range slices.Concat(in.Previous.GetInitContainerStatuses(), in.Previous.GetContainerStatuses(), in.Previous.GetEphemeralContainerStatuses()) {
 		previous[c.GetName()] = c
 	}
 	var inits, regulars []*corev1.ContainerStatus
@@ -127,6 +142,11 @@ func Compute(in Input) *corev1.PodStatus {
 	for _, c := range spec.GetContainers() {
 		regulars = append(regulars, in.container(c, false, previous[c.GetName()]))
 	}
+	var ephemeral []*corev1.ContainerStatus
+	for _, c := range Ephemeral(in.Pod) {
+		ephemeral = append(ephemeral, in.container(c, false, previous[c.GetName()]))
+	}
+	s.SetEphemeralContainerStatuses(ephemeral)
 	s.SetInitContainerStatuses(inits)
 	s.SetContainerStatuses(regulars)
 	in.phase(s)

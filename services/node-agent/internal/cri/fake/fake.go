@@ -430,6 +430,56 @@ func (r *Runtime) ExecURL(context.Context, *runtimev1.ExecRequest) (string, erro
 	return "", fmt.Errorf("exec: the fake runtime has no streaming server")
 }
 
+// AttachURL implements cri.Runtime.
+func (r *Runtime) AttachURL(context.Context, *runtimev1.AttachRequest) (string, error) {
+	return "", fmt.Errorf("attach: the fake runtime has no streaming server")
+}
+
+// PortForwardURL implements cri.Runtime.
+func (r *Runtime) PortForwardURL(context.Context, string, int32) (string, error) {
+	return "", fmt.Errorf("port forward: the fake runtime has no streaming server")
+}
+
+// UpdateResources implements cri.Runtime. The container's Config shows them afterwards.
+func (r *Runtime) UpdateResources(ctx context.Context, id string, resources *runtimev1.LinuxContainerResources) error {
+	r.mu.Lock()
+	subject := id
+	if c := r.containers[id]; c != nil {
+		subject = c.Name
+	}
+	r.mu.Unlock()
+	if err := r.enter(ctx, "UpdateResources", subject); err != nil {
+		return err
+	}
+	defer r.mu.Unlock()
+	c := r.containers[id]
+	if c == nil || c.State != cri.StateRunning {
+		return fmt.Errorf("update resources of %q: %w", id, cri.ErrNotFound)
+	}
+	c.config.Linux.Resources = resources
+	return nil
+}
+
+// Usage implements cri.Runtime: every running container has used a second of CPU time for each second since its start, and a MiB.
+func (r *Runtime) Usage(ctx context.Context) ([]cri.Usage, error) {
+	if err := r.enter(ctx, "Usage", ""); err != nil {
+		return nil, err
+	}
+	defer r.mu.Unlock()
+	var used []cri.Usage
+	for _, id := range slices.Sorted(maps.Keys(r.containers)) {
+		c := r.containers[id]
+		if c.State != cri.StateRunning {
+			continue
+		}
+		m := r.sandboxes[c.SandboxID].config.GetMetadata()
+		used = append(used, cri.Usage{
+			PodUID: c.podUID, PodNamespace: m.GetNamespace(), PodName: m.GetName(), Name: c.Name, ID: id, CPU: time.Since(c.StartedAt), At: time.Now(), Memory: 1 << 20,
+		})
+	}
+	return used, nil
+}
+
 // Events implements cri.Runtime.
 func (r *Runtime) Events(ctx context.Context, subscribed func(), f func(cri.Event)) error {
 	r.mu.Lock()
