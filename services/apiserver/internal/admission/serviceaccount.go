@@ -1,0 +1,154 @@
+package admission
+
+import (
+	"context"
+	"slices"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	utilrand "k8s.io/apimachinery/pkg/util/rand"
+
+	"dhow.dev/pkg/resource"
+)
+
+var serviceAccounts = resource.Lookup("", "serviceaccounts")
+
+const (
+	defaultAccount = "default"
+	// tokenVolume begins the name of the volume that pods find their credentials in, at tokenPath, as Kubernetes names it.
+	tokenVolume = "kube-api-access-"
+	tokenPath   = "/var/run/secrets/kubernetes.io/serviceaccount"
+	rootCAMap   = "kube-root-ca.crt"
+	// tokenSeconds is Kubernetes' number: an hour, and seven seconds by which such tokens are recognized.
+	tokenSeconds = 3607
+)
+
+// serviceAccount holds pods to service accounts that exist, and mounts their tokens.
+//
+// The account `default` may be missing: the controller makes it in every namespace, and a pod must not lose the race against it. Kubernetes waits a second for
+// it instead.
+type serviceAccount struct{ automount bool }
+
+func (s serviceAccount) mutate(ctx context.Context, q *Request) error {
+	pod, ok := q.Object.(*corev1.Pod)
+	if !ok || !q.is("", "pods") || q.Operation != Create {
+		return nil
+	}
+	if isMirror(pod) {
+		// Defaulting names an account for every pod; a node's own pod has none.
+		if pod.Spec.ServiceAccountName == defaultAccount {
+			pod.Spec.ServiceAccountName, pod.Spec.DeprecatedServiceAccount = "", ""
+		}
+		return nil
+	}
+	if pod.Spec.ServiceAccountName == "" {
+		pod.Spec.ServiceAccountName, pod.Spec.DeprecatedServiceAccount = defaultAccount, defaultAccount
+	}
+	name := pod.Spec.ServiceAccountName
+	account, found, err := get[*corev1.ServiceAccount](ctx, q.View, serviceAccounts, q.Namespace, name)
+	switch {
+	case err != nil:
+		return err
+	case !found && name != defaultAccount:
+		return q.forbidden("error looking up service account %s/%s: serviceaccount %q not found", q.Namespace, name, name)
+	case !found:
+		account = &corev1.ServiceAccount{}
+	}
+	if s.automount && mounts(pod, account) {
+		mountToken(pod)
+	}
+	if len(pod.Spec.ImagePullSecrets) == 0 {
+		pod.Spec.ImagePullSecrets = append(pod.Spec.ImagePullSecrets, account.ImagePullSecrets...)
+	}
+	return nil
+}
+
+func (serviceAccount) validate(_ context.Context, q *Request) error {
+	pod, ok := q.Object.(*corev1.Pod)
+	if !ok || !q.is("", "pods") || q.Operation != Create || !isMirror(pod) {
+		return nil
+	}
+	if pod.Spec.ServiceAccountName != "" {
+		return q.forbidden("a mirror pod may not reference service accounts")
+	}
+	for i := range pod.Spec.Volumes {
+		v := &pod.Spec.Volumes[i]
+		if v.Secret != nil {
+			return q.forbidden("a mirror pod may not reference secrets")
+		}
+		if v.Projected == nil {
+			continue
+		}
+		for _, source := range v.Projected.Sources {
+			if source.Secret != nil {
+				return q.forbidden("a mirror pod may not reference secrets")
+			}
+			if source.ServiceAccountToken != nil {
+				return q.forbidden("a mirror pod may not use ServiceAccountToken volume projections")
+			}
+		}
+	}
+	return nil
+}
+
+// isMirror says whether a pod is the API's image of one that its node runs on its own account.
+func isMirror(pod *corev1.Pod) bool {
+	_, ok := pod.Annotations[corev1.MirrorPodAnnotationKey]
+	return ok
+}
+
+// mounts says whether the pod wants its token: the pod's own wish comes before its account's.
+func mounts(pod *corev1.Pod, account *corev1.ServiceAccount) bool {
+	for _, wish := range []*bool{pod.Spec.AutomountServiceAccountToken, account.AutomountServiceAccountToken} {
+		if wish != nil {
+			return *wish
+		}
+	}
+	return true
+}
+
+// mountToken mounts the token into every container that has nothing else in its place.
+func mountToken(pod *corev1.Pod) {
+	name := ""
+	for _, v := range pod.Spec.Volumes {
+		if strings.HasPrefix(v.Name, tokenVolume) {
+			name = v.Name
+			break
+		}
+	}
+	exists := name != ""
+	if !exists {
+		name = tokenVolume + utilrand.String(5)
+	}
+	mounted := false
+	for _, list := range [][]corev1.Container{pod.Spec.InitContainers, pod.Spec.Containers} {
+		for i := range list {
+			c := &list[i]
+			if slices.ContainsFunc(c.VolumeMounts, func(m corev1.VolumeMount) bool { return m.MountPath == tokenPath }) {
+				continue
+			}
+			c.VolumeMounts = append(c.VolumeMounts, corev1.VolumeMount{Name: name, ReadOnly: true, MountPath: tokenPath})
+			mounted = true
+		}
+	}
+	if mounted && !exists {
+		pod.Spec.Volumes = append(pod.Spec.Volumes, corev1.Volume{Name: name, VolumeSource: corev1.VolumeSource{Projected: tokenSources()}})
+	}
+}
+
+// tokenSources are the token, the certificate to know the API server by, and the pod's namespace.
+func tokenSources() *corev1.ProjectedVolumeSource {
+	seconds, mode := int64(tokenSeconds), corev1.ProjectedVolumeSourceDefaultMode
+	return &corev1.ProjectedVolumeSource{
+		DefaultMode: &mode,
+		Sources: []corev1.VolumeProjection{
+			{ServiceAccountToken: &corev1.ServiceAccountTokenProjection{Path: "token", ExpirationSeconds: &seconds}},
+			{ConfigMap: &corev1.ConfigMapProjection{
+				LocalObjectReference: corev1.LocalObjectReference{Name: rootCAMap}, Items: []corev1.KeyToPath{{Key: "ca.crt", Path: "ca.crt"}},
+			}},
+			{DownwardAPI: &corev1.DownwardAPIProjection{Items: []corev1.DownwardAPIVolumeFile{{
+				Path: "namespace", FieldRef: &corev1.ObjectFieldSelector{APIVersion: "v1", FieldPath: "metadata.namespace"},
+			}}}},
+		},
+	}
+}
