@@ -36,7 +36,9 @@ func newAuthentication(config Config, objects token.Objects) (authentication, er
 // answers are the kinds of authentication.k8s.io at the gRPC door.
 func (a authentication) answers() map[*resource.Resource]grpcapi.Answer {
 	plain := func(answer func(context.Context, []byte) ([]byte, error)) grpcapi.Answer {
-		return func(ctx context.Context, object []byte, _ registry.WriteOptions) ([]byte, error) { return answer(ctx, object) }
+		return func(ctx context.Context, object []byte, _ registry.WriteOptions) ([]byte, error) {
+			return answer(ctx, object)
+		}
 	}
 	return map[*resource.Resource]grpcapi.Answer{
 		resource.For[*authenticationv1.TokenRequest]():      plain(a.issuer.Answer),
