@@ -19,14 +19,14 @@ import (
 	"google.golang.org/grpc/health"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 
+	"dhow.dev/pkg/event"
+	"dhow.dev/pkg/leader"
 	"dhow.dev/pkg/transport"
 	"dhow.dev/services/controller-manager/internal/deployment"
 	"dhow.dev/services/controller-manager/internal/endpoints"
 	"dhow.dev/services/controller-manager/internal/endpointslice"
-	"dhow.dev/services/controller-manager/internal/event"
 	"dhow.dev/services/controller-manager/internal/garbage"
 	"dhow.dev/services/controller-manager/internal/inventory"
-	"dhow.dev/services/controller-manager/internal/leader"
 	"dhow.dev/services/controller-manager/internal/metadata"
 	"dhow.dev/services/controller-manager/internal/namespace"
 	"dhow.dev/services/controller-manager/internal/nodelifecycle"
@@ -144,8 +144,8 @@ func Run(ctx context.Context, config Config) error {
 		}
 		return leader.New(leader.Config{
 			Conn: config.APIServer, Namespace: "kube-system", Name: "kube-controller-manager", Identity: config.Identity,
-			Duration: config.LeaseDuration, Deadline: config.LeaseDuration * 2 / 3, Retry: config.LeaseDuration / 7,
-			Logger: config.Logger, Now: time.Now,
+			Duration: config.LeaseDuration, Deadline: config.LeaseDuration * 2 / 3, Renew: config.LeaseDuration / 7, Retry: config.LeaseDuration / 7,
+			Logger: config.Logger,
 		}).Run(running, work)
 	})
 	if err := tasks.Wait(); err != nil && ctx.Err() == nil {
@@ -158,7 +158,7 @@ func Run(ctx context.Context, config Config) error {
 func control(ctx context.Context, config Config, checks *health.Server) error {
 	stores := inventory.New(config.APIServer, config.Logger)
 	watcher := metadata.New(config.APIServer, config.Logger)
-	events := event.New(config.APIServer, config.Logger, time.Now)
+	events := event.New(event.Config{Conn: config.APIServer, Logger: config.Logger})
 	all := controllers(config, stores, watcher, events)
 
 	tasks, running := errgroup.WithContext(ctx)

@@ -21,13 +21,13 @@ import (
 
 	corev1 "dhow.dev/gen/go/dhow/core/v1"
 	schedulerv1 "dhow.dev/gen/go/dhow/scheduler/v1"
+	"dhow.dev/pkg/event"
 	"dhow.dev/pkg/informer"
+	"dhow.dev/pkg/leader"
 	"dhow.dev/pkg/telemetry"
 	"dhow.dev/pkg/telemetry/logkey"
 	"dhow.dev/pkg/transport"
-	"dhow.dev/services/scheduler/internal/event"
 	"dhow.dev/services/scheduler/internal/explain"
-	"dhow.dev/services/scheduler/internal/leader"
 	"dhow.dev/services/scheduler/internal/loop"
 )
 
@@ -59,6 +59,8 @@ const component = "dhow.dev/services/scheduler"
 const (
 	leaseNamespace = "kube-system"
 	leaseName      = "kube-scheduler"
+	// leaseDuration is how long a scheduler that has vanished is waited for: twice that of Kubernetes, for half of the writes.
+	leaseDuration = 30 * time.Second
 )
 
 // Run serves until the context ends, and returns nil then.
@@ -76,9 +78,9 @@ func run(ctx context.Context, config Config) error {
 	}
 	logger, tracer := config.Logger, telemetry.Tracer(component)
 	objects := informer.New(config.APIServer, logger)
-	events := event.New(config.APIServer, logger, time.Now)
+	events := event.New(event.Config{Conn: config.APIServer, Logger: logger})
 	decisions, err := loop.New(loop.Config{
-		Conn: config.APIServer, Informer: objects, Events: events,
+		Conn: config.APIServer, Informer: objects, Events: events.Source(loop.Component),
 		// Nodes come first, so that in the first snapshot pods find theirs.
 		Nodes: informer.Add(objects, informer.Options[*corev1.Node]{}),
 		Services: informer.Add(objects, informer.Options[*corev1.Service]{Indexes: map[string]func(*corev1.Service) []string{
@@ -93,6 +95,7 @@ func run(ctx context.Context, config Config) error {
 	}
 	elector := leader.New(leader.Config{
 		Conn: config.APIServer, Namespace: leaseNamespace, Name: leaseName, Identity: config.Instance, Logger: logger,
+		Duration: leaseDuration, Deadline: leaseDuration * 2 / 3, Renew: leaseDuration / 3, Retry: leaseDuration / 15,
 	})
 
 	tasks, running := errgroup.WithContext(ctx)

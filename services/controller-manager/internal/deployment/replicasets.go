@@ -14,8 +14,8 @@ import (
 	appsv1 "dhow.dev/gen/go/dhow/apps/v1"
 	corev1 "dhow.dev/gen/go/dhow/core/v1"
 	metav1 "dhow.dev/gen/go/dhow/meta/v1"
+	"dhow.dev/pkg/event"
 	"dhow.dev/pkg/object"
-	"dhow.dev/services/controller-manager/internal/event"
 	"dhow.dev/services/controller-manager/internal/ownership"
 )
 

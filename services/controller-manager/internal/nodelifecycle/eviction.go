@@ -10,9 +10,9 @@ import (
 
 	corev1 "dhow.dev/gen/go/dhow/core/v1"
 	metav1 "dhow.dev/gen/go/dhow/meta/v1"
+	"dhow.dev/pkg/event"
 	"dhow.dev/pkg/object"
 	"dhow.dev/services/controller-manager/internal/apitime"
-	"dhow.dev/services/controller-manager/internal/event"
 	"dhow.dev/services/controller-manager/internal/podstate"
 	"dhow.dev/services/controller-manager/internal/reconcile"
 )

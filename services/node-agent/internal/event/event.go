@@ -1,123 +1,42 @@
-// Package event records what happens to pods as core/v1 Events. The same event again within a while raises the count of the first instead.
+// Package event records what happens to pods and their containers as core/v1 Events, in the agent's name.
 package event
 
 import (
 	"context"
-	"fmt"
 	"log/slog"
-	"sync"
-	"time"
 
 	"google.golang.org/grpc"
-	"google.golang.org/protobuf/proto"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
 	corev1 "dhow.dev/gen/go/dhow/core/v1"
-	metav1 "dhow.dev/gen/go/dhow/meta/v1"
-	"dhow.dev/pkg/client"
-	"dhow.dev/pkg/telemetry/logkey"
-	"dhow.dev/services/node-agent/internal/status"
+	"dhow.dev/pkg/event"
 )
 
-const (
-	// Component names the agent in events, as users of Kubernetes know it.
-	Component = "kubelet"
-	// sameFor is how long a repetition counts as the same event.
-	sameFor = 10 * time.Minute
-	// maxQueue bounds what waits to be sent; more is dropped: events are a courtesy, memory is not.
-	maxQueue = 1000
-	// senders is how many events are on their way at once.
-	senders = 4
-	// maxMessage is the API's bound.
-	maxMessage = 1024
-)
-
-// key says which events are the same.
-type key struct {
-	uid, container, reason, message string
-}
-
-// known is an event that was sent.
-type known struct {
-	event *corev1.Event
-	at    time.Time
-}
+// Component names the agent in events, as users of Kubernetes know it.
+const Component = "kubelet"
 
 // Recorder sends events.
 type Recorder struct {
-	client *client.Client[*corev1.Event]
-	node   string
-	logger *slog.Logger
-	queue  chan pending
-
-	mu      sync.Mutex
-	known   map[key]*known
-	dropped bool
-}
-
-type pending struct {
-	key   key
-	event *corev1.Event
-	// again says that the event exists and is updated.
-	again bool
+	recorder *event.Recorder
+	source   event.Source
 }
 
 // New returns a recorder.
 func New(conn grpc.ClientConnInterface, node string, logger *slog.Logger) *Recorder {
-	return &Recorder{client: client.For[*corev1.Event](conn), node: node, logger: logger, queue: make(chan pending, maxQueue), known: map[key]*known{}}
+	r := event.New(event.Config{Conn: conn, Host: node, Logger: logger})
+	return &Recorder{recorder: r, source: r.Source(Component)}
 }
 
-// Event records what happened to a pod or one of its containers.
+// Event records what happened to a pod, or to one of its containers, if it names one.
 func (r *Recorder) Event(p *corev1.Pod, container string, warning bool, reason, message string) {
-	md, now := p.GetMetadata(), time.Now()
-	if len(message) > maxMessage {
-		message = message[:maxMessage-3] + "..."
+	kind := event.Normal
+	if warning {
+		kind = event.Warning
 	}
-	k := key{uid: md.GetUid(), container: container, reason: reason, message: message}
-	r.mu.Lock()
-	for old, e := range r.known {
-		if now.Sub(e.at) > sameFor {
-			delete(r.known, old)
-		}
+	if container == "" {
+		r.source.Report(p, kind, reason, "%s", message)
+		return
 	}
-	item := pending{key: k}
-	if e := r.known[k]; e != nil {
-		e.event = proto.CloneOf(e.event)
-		e.event.SetCount(e.event.GetCount() + 1)
-		e.event.SetLastTimestamp(status.Time(now))
-		e.at = now
-		item.event, item.again = e.event, true
-	} else {
-		kind := "Normal"
-		if warning {
-			kind = "Warning"
-		}
-		involved := corev1.ObjectReference_builder{Kind: proto.String("Pod"), ApiVersion: proto.String("v1"), Namespace: proto.String(md.GetNamespace()),
-			Name: proto.String(md.GetName()), Uid: proto.String(md.GetUid()), ResourceVersion: proto.String(md.GetResourceVersion())}.Build()
-		if container != "" {
-			involved.SetFieldPath(fieldPath(p, container))
-		}
-		item.event = corev1.Event_builder{
-			Metadata:       metav1.ObjectMeta_builder{Name: proto.String(fmt.Sprintf("%s.%x", md.GetName(), now.UnixNano())), Namespace: proto.String(md.GetNamespace())}.Build(),
-			InvolvedObject: involved, Reason: proto.String(reason), Message: proto.String(message), Type: proto.String(kind),
-			Source:         corev1.EventSource_builder{Component: proto.String(Component), Host: proto.String(r.node)}.Build(),
-			FirstTimestamp: status.Time(now), LastTimestamp: status.Time(now), Count: proto.Int32(1),
-			ReportingComponent: proto.String(Component), ReportingInstance: proto.String(r.node),
-		}.Build()
-		r.known[k] = &known{event: item.event, at: now}
-	}
-	r.mu.Unlock()
-	select {
-	case r.queue <- item:
-	default:
-		r.mu.Lock()
-		first := !r.dropped
-		r.dropped = true
-		r.mu.Unlock()
-		if first {
-			r.logger.Warn("events dropped, the API server does not take them fast enough")
-		}
-	}
+	r.source.ReportPart(p, fieldPath(p, container), kind, reason, "%s", message)
 }
 
 func fieldPath(p *corev1.Pod, container string) string {
@@ -126,48 +45,13 @@ func fieldPath(p *corev1.Pod, container string) string {
 			return "spec.initContainers{" + container + "}"
 		}
 	}
+	for _, c := range p.GetSpec().GetEphemeralContainers() {
+		if c.GetEphemeralContainerCommon().GetName() == container {
+			return "spec.ephemeralContainers{" + container + "}"
+		}
+	}
 	return "spec.containers{" + container + "}"
 }
 
 // Run sends until ctx ends.
-func (r *Recorder) Run(ctx context.Context) error {
-	var group sync.WaitGroup
-	for range senders {
-		group.Go(func() {
-			for {
-				select {
-				case <-ctx.Done():
-					return
-				case item := <-r.queue:
-					r.send(ctx, item)
-				}
-			}
-		})
-	}
-	group.Wait()
-	return nil
-}
-
-// send tries twice: an event that does not get through is lost.
-func (r *Recorder) send(ctx context.Context, item pending) {
-	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
-	defer cancel()
-	var err error
-	for range 2 {
-		if item.again {
-			_, err = r.client.Update(ctx, item.event, nil, grpc.WaitForReady(true))
-		} else {
-			_, err = r.client.Create(ctx, item.event, nil, grpc.WaitForReady(true))
-		}
-		switch {
-		case err == nil, apierrors.IsAlreadyExists(err):
-			return
-		case apierrors.IsNotFound(err) && item.again:
-			item.again = false // expired since
-		case apierrors.IsForbidden(err), apierrors.IsInvalid(err), apierrors.IsNotFound(err):
-			r.logger.DebugContext(ctx, "event refused", logkey.Reason(item.key.reason), logkey.Err(err))
-			return
-		}
-	}
-	r.logger.DebugContext(ctx, "event lost", logkey.Reason(item.key.reason), logkey.Err(err))
-}
+func (r *Recorder) Run(ctx context.Context) error { return r.recorder.Run(ctx) }

@@ -18,13 +18,13 @@ import (
 	"google.golang.org/grpc"
 
 	corev1 "dhow.dev/gen/go/dhow/core/v1"
+	"dhow.dev/pkg/event"
 	"dhow.dev/pkg/informer"
 	"dhow.dev/pkg/object"
 	"dhow.dev/pkg/telemetry"
 	"dhow.dev/pkg/telemetry/logkey"
 	"dhow.dev/services/scheduler/internal/binder"
 	"dhow.dev/services/scheduler/internal/cluster"
-	"dhow.dev/services/scheduler/internal/event"
 	"dhow.dev/services/scheduler/internal/filter"
 	"dhow.dev/services/scheduler/internal/plan"
 	"dhow.dev/services/scheduler/internal/queue"
@@ -36,6 +36,16 @@ const (
 	batch = 512
 	// repeat is how often an unchanged reason is told again.
 	repeat = 5 * time.Minute
+)
+
+// Component names the scheduler in events, as users of Kubernetes know it, and the reasons are Kubernetes' too; the last one warns of a field that was not
+// looked at.
+const (
+	Component = "default-scheduler"
+
+	reasonScheduled   = "Scheduled"
+	reasonFailed      = "FailedScheduling"
+	reasonNotEnforced = "FieldNotEnforced"
 )
 
 // Reasons of the condition PodScheduled, as in Kubernetes.
@@ -54,7 +64,7 @@ type Config struct {
 	Pods     *informer.Store[*corev1.Pod]
 	Nodes    *informer.Store[*corev1.Node]
 	Services *informer.Store[*corev1.Service]
-	Events   *event.Recorder
+	Events   event.Source
 	// SchedulerName is which pods are decided about.
 	SchedulerName string
 	Seed          uint64
@@ -196,7 +206,7 @@ func (l *Loop) settle(bindings []binder.Binding, item *queue.Item, class *snapsh
 		return bindings
 	}
 	item.Told, item.ToldAt = message, now
-	l.config.Events.Report(p.Object, event.Warning, event.FailedScheduling, message)
+	l.config.Events.Report(p.Object, event.Warning, reasonFailed, "%s", message)
 	if told(p.Object, reasonUnschedulable, message) {
 		return bindings
 	}
@@ -260,9 +270,9 @@ func (l *Loop) report(r binder.Result) {
 	if !ok || p.UID != r.UID {
 		return
 	}
-	l.config.Events.Bound(p.Object, r.Node)
+	l.config.Events.Report(p.Object, event.Normal, reasonScheduled, "Successfully assigned %s to %s", r.Key, r.Node)
 	for _, field := range p.Class().Unenforced {
-		l.config.Events.Report(p.Object, event.Warning, event.NotEnforced, field+" is not enforced yet: the pod was placed without regard to it")
+		l.config.Events.Report(p.Object, event.Warning, reasonNotEnforced, "%s is not enforced yet: the pod was placed without regard to it", field)
 	}
 }
 

@@ -97,7 +97,8 @@ func (c *contender) leads() bool {
 func compete(t *testing.T, a *api, name string) *contender {
 	ctx, stop := context.WithCancel(t.Context())
 	c := &contender{conn: &link{api: a}, stop: stop}
-	e := New(Config{Conn: c.conn, Namespace: "kube-system", Name: "scheduler", Identity: name, Logger: slog.New(slog.DiscardHandler)})
+	e := New(Config{Conn: c.conn, Namespace: "kube-system", Name: "scheduler", Identity: name, Logger: slog.New(slog.DiscardHandler),
+		Duration: 30 * time.Second, Deadline: 20 * time.Second, Renew: 10 * time.Second, Retry: 2 * time.Second})
 	go func() {
 		if err := e.Run(ctx, func(ctx context.Context) error {
 			c.set(true)
@@ -170,6 +171,46 @@ func TestOneThatIsCutOffYieldsBeforeAnotherLeads(t *testing.T) {
 		first.conn.mu.Unlock()
 		pass(t, time.Minute, first, second)
 		if first.leads() || !second.leads() {
+			t.Errorf("first leads: %t, second: %t", first.leads(), second.leads())
+		}
+		first.stop()
+		second.stop()
+		synctest.Wait()
+	})
+}
+
+func TestWorkThatEndsGivesTheLeaseUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := &api{}
+		failed := errors.New("work failed")
+		e := New(Config{Conn: &link{api: a}, Namespace: "kube-system", Name: "scheduler", Identity: "first", Logger: slog.New(slog.DiscardHandler),
+			Duration: 30 * time.Second, Deadline: 20 * time.Second, Renew: 10 * time.Second, Retry: 2 * time.Second})
+		if err := e.Run(t.Context(), func(context.Context) error { return failed }); !errors.Is(err, failed) {
+			t.Errorf("ended with %v", err)
+		}
+		if holder := a.lease.GetSpec().GetHolderIdentity(); holder != "" {
+			t.Errorf("%q holds the lease", holder)
+		}
+	})
+}
+
+func TestAnAttemptThatFailsIsMadeAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := &api{}
+		first := compete(t, a, "first")
+		pass(t, time.Second, first)
+		second := compete(t, a, "second")
+		// Longer than between two renewals, shorter than the deadline.
+		cut := func(is bool) {
+			first.conn.mu.Lock()
+			defer first.conn.mu.Unlock()
+			first.conn.cut = is
+		}
+		cut(true)
+		pass(t, 15*time.Second, first, second)
+		cut(false)
+		pass(t, time.Minute, first, second)
+		if !first.leads() || second.leads() {
 			t.Errorf("first leads: %t, second: %t", first.leads(), second.leads())
 		}
 		first.stop()

@@ -19,21 +19,20 @@ import (
 	metav1 "dhow.dev/gen/go/dhow/meta/v1"
 	"dhow.dev/pkg/client"
 	"dhow.dev/pkg/telemetry/logkey"
-	"dhow.dev/services/controller-manager/internal/apitime"
 )
 
-// Config is what an election is made of. The durations are client-go's three: 15 s, 10 s and 2 s by default there.
+// Config is what an election is made of. The durations of client-go are 15 s, 10 s, 2 s and 2 s.
 type Config struct {
 	Conn grpc.ClientConnInterface
 	// Namespace and Name of the Lease.
 	Namespace, Name string
 	// Identity of this process, unique among the candidates.
 	Identity string
-	// Duration is how long a lease holds without renewal; a holder that could not renew for Deadline, which must be shorter, stops. Retry is the time
-	// between attempts to renew or to take over.
-	Duration, Deadline, Retry time.Duration
-	Logger                    *slog.Logger
-	Now                       func() time.Time
+	// Duration is how long a lease holds without renewal. A holder that could not renew for Deadline stops, with the time until Duration to end its work.
+	Duration, Deadline time.Duration
+	// Renew is the time between renewals, Retry that between attempts to take the lease over, or to renew it again after an attempt that failed.
+	Renew, Retry time.Duration
+	Logger       *slog.Logger
 }
 
 // Election is one candidate.
@@ -41,7 +40,7 @@ type Election struct {
 	cfg    Config
 	leases *client.Client[*coordinationv1.Lease]
 
-	// seen is the lease as it was last read or written, since when is the own clock's time of that.
+	// seen is the lease as it was last read or written, since is when that was.
 	seen  *coordinationv1.Lease
 	since time.Time
 }
@@ -54,30 +53,24 @@ func New(cfg Config) *Election {
 	return &Election{cfg: cfg, leases: client.For[*coordinationv1.Lease](cfg.Conn)}
 }
 
-// Run calls work whenever this process holds the lease, again after it was lost, until ctx ends or work fails. The context of work ends when the lease
-// is lost.
+// Run calls work whenever this process holds the lease, again after it was lost, until ctx ends or work does by itself. The context of work ends when
+// the lease is lost.
 func (e *Election) Run(ctx context.Context, work func(context.Context) error) error {
-	for {
-		if !e.acquire(ctx) {
-			return nil
-		}
+	for e.acquire(ctx) {
 		e.cfg.Logger.InfoContext(ctx, "leading", logkey.Identity(e.cfg.Identity))
-		err := e.lead(ctx, work)
-		switch {
-		case ctx.Err() != nil:
+		if err := e.lead(ctx, work); !errors.Is(err, errLost) {
 			e.release(context.WithoutCancel(ctx))
-			return err
-		case err != nil:
 			return err
 		}
 		e.cfg.Logger.WarnContext(ctx, "leadership lost", logkey.Identity(e.cfg.Identity))
 	}
+	return nil
 }
 
 // acquire waits until this process holds the lease; it returns false when ctx ends.
 func (e *Election) acquire(ctx context.Context) bool {
 	for {
-		held, err := e.try(ctx)
+		held, err := e.attempt(ctx, e.cfg.Deadline)
 		if held {
 			return true
 		}
@@ -92,42 +85,42 @@ func (e *Election) acquire(ctx context.Context) bool {
 	}
 }
 
-// lead works while the lease can be renewed. It returns nil when the lease or ctx was lost, after work has ended.
+// lead works while the lease can be renewed. It returns errLost when it could not, and else what work did, after work has ended.
 func (e *Election) lead(ctx context.Context, work func(context.Context) error) error {
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
+	leading, cancel := context.WithCancel(ctx)
+	defer cancel()
 	ended := make(chan error, 1)
-	go func() { ended <- work(ctx) }()
-	renewed := e.cfg.Now()
+	go func() { ended <- work(leading) }()
+	pause, deadline := e.cfg.Renew, time.Now().Add(e.cfg.Deadline)
 	for {
 		select {
 		case err := <-ended:
-			if context.Cause(ctx) == errLost {
-				return nil
-			}
 			return err
 		case <-ctx.Done():
-			if err := <-ended; context.Cause(ctx) != errLost {
-				return err
-			}
-			return nil
-		case <-time.After(e.cfg.Retry):
+			return <-ended
+		case <-time.After(pause):
 		}
-		attempt, stop := context.WithTimeout(ctx, e.cfg.Deadline)
-		held, err := e.try(attempt)
-		stop()
-		switch now := e.cfg.Now(); {
+		began := time.Now()
+		held, err := e.attempt(ctx, deadline.Sub(began))
+		switch {
 		case held:
-			renewed = now
-		case err == nil || now.Sub(renewed) >= e.cfg.Deadline:
-			cancel(errLost) // somebody else has it, or may soon
+			pause, deadline = e.cfg.Renew, began.Add(e.cfg.Deadline)
+		case ctx.Err() != nil:
+		case err != nil && time.Until(deadline) > 0:
+			pause = min(e.cfg.Retry, time.Until(deadline))
+		default: // somebody else has it, or may soon
+			cancel()
+			<-ended
+			return errLost
 		}
 	}
 }
 
-// try takes or renews the lease once, and says whether this process holds it then.
-func (e *Election) try(ctx context.Context) (bool, error) {
-	now := e.cfg.Now()
+// attempt takes or renews the lease within a time, and says whether this process holds it then.
+func (e *Election) attempt(ctx context.Context, within time.Duration) (bool, error) {
+	ctx, cancel := context.WithTimeout(ctx, within)
+	defer cancel()
+	now := time.Now()
 	current, err := e.leases.Get(ctx, e.cfg.Namespace, e.cfg.Name)
 	if apierrors.IsNotFound(err) {
 		fresh := coordinationv1.Lease_builder{
@@ -153,7 +146,7 @@ func (e *Election) try(ctx context.Context) (bool, error) {
 	if holder != "" && holder != e.cfg.Identity && now.Before(expires) {
 		return false, nil
 	}
-	updated := proto.Clone(current).(*coordinationv1.Lease)
+	updated := proto.CloneOf(current)
 	acquired, transitions := now, spec.GetLeaseTransitions()
 	if holder == e.cfg.Identity {
 		acquired = time.Unix(spec.GetAcquireTime().GetSeconds(), int64(spec.GetAcquireTime().GetNanos()))
@@ -175,8 +168,8 @@ func (e *Election) release(ctx context.Context) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, e.cfg.Retry)
 	defer cancel()
-	now := e.cfg.Now()
-	updated := proto.Clone(e.seen).(*coordinationv1.Lease)
+	now := time.Now()
+	updated := proto.CloneOf(e.seen)
 	spec := e.spec(now, now, e.seen.GetSpec().GetLeaseTransitions())
 	spec.SetHolderIdentity("")
 	spec.SetLeaseDurationSeconds(1)
@@ -191,6 +184,14 @@ func (e *Election) see(lease *coordinationv1.Lease, now time.Time) { e.seen, e.s
 func (e *Election) spec(acquired, renewed time.Time, transitions int32) *coordinationv1.LeaseSpec {
 	return coordinationv1.LeaseSpec_builder{
 		HolderIdentity: proto.String(e.cfg.Identity), LeaseDurationSeconds: proto.Int32(int32(e.cfg.Duration.Seconds())),
-		AcquireTime: apitime.Micro(acquired), RenewTime: apitime.Micro(renewed), LeaseTransitions: proto.Int32(transitions),
+		AcquireTime: micro(acquired), RenewTime: micro(renewed), LeaseTransitions: proto.Int32(transitions),
 	}.Build()
+}
+
+// micro is a time as the API writes it.
+func micro(t time.Time) *metav1.MicroTime {
+	out := &metav1.MicroTime{}
+	out.SetSeconds(t.Unix())
+	out.SetNanos(int32(t.Nanosecond() / 1000 * 1000))
+	return out
 }
