@@ -183,3 +183,25 @@ func TestIndex(t *testing.T) {
 		}
 	}
 }
+
+// TestStorageVersionHashes compares with those of Kubernetes' own discovery documents: they name the version that objects are stored in.
+func TestStorageVersionHashes(t *testing.T) {
+	c := client(t, serve(t), "application/vnd.kubernetes.protobuf").WithLegacy()
+	for version, hashes := range map[string]map[string]string{
+		"v1":                   {"configmaps": "qFsyl6wFWjQ=", "endpoints": "fWeeMqaN/OA=", "events": "r2yiGXH7wu8=", "nodes": "XwShjMxG9Fs=", "services": "0/CO1lhkEBI=", "bindings": "", "componentstatuses": ""},
+		"events.k8s.io/v1":     {"events": "r2yiGXH7wu8="},
+		"autoscaling/v1":       {"horizontalpodautoscalers": "qwQve8ut294="},
+		"autoscaling/v2":       {"horizontalpodautoscalers": "qwQve8ut294="},
+		"networking.k8s.io/v1": {"ingresses": "39NQlfNR+bo=", "ingressclasses": "l/iqIbDgFyQ=", "networkpolicies": "YpfwF18m1G8="},
+	} {
+		list, err := c.ServerResourcesForGroupVersion(version)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, r := range list.APIResources {
+			if want, known := hashes[r.Name]; known && r.StorageVersionHash != want {
+				t.Errorf("%s %s: %s, not %s", version, r.Name, r.StorageVersionHash, want)
+			}
+		}
+	}
+}
