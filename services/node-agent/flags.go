@@ -3,67 +3,36 @@ package nodeagent
 import (
 	"context"
 	"errors"
-	"flag"
 	"fmt"
 	"io"
 	"net/netip"
 	"strings"
-	"time"
 
 	"google.golang.org/protobuf/proto"
 
 	corev1 "dhow.dev/gen/go/dhow/core/v1"
-	"dhow.dev/pkg/pki"
-	"dhow.dev/pkg/telemetry"
-	"dhow.dev/pkg/telemetry/memlimit"
+	"dhow.dev/pkg/daemon"
 	"dhow.dev/pkg/transport"
-	"dhow.dev/pkg/version"
 	"dhow.dev/services/node-agent/internal/bundle"
 )
 
-const binary = "dhow-node-agent"
-
 // Main runs the agent of a process of its own, with flags instead of a Config.
-func Main(ctx context.Context, arguments []string, stderr io.Writer) (err error) {
-	o, err := parse(arguments, stderr)
+func Main(ctx context.Context, arguments []string, stderr io.Writer) error {
+	d := daemon.New("dhow-node-agent", stderr)
+	config, apiServers, err := parse(d, arguments)
 	if err != nil {
 		return err
 	}
-	logger, err := telemetry.NewLogger(stderr, o.log)
-	if err != nil {
-		return err
-	}
-	memlimit.Set(logger)
-	pair, err := pki.LoadKeyPair(o.files)
-	if err != nil {
-		return err
-	}
-	o.config.Logger, o.telemetry.Logger = logger, logger
-	shutdown, err := telemetry.Setup(ctx, o.telemetry)
-	if err != nil {
-		return err
-	}
-	defer func() {
-		flushing, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
-		defer cancel()
-		err = errors.Join(err, shutdown(flushing))
-	}()
-	conn, err := transport.Dial(o.apiservers, transport.TLSClient(pair, "apiserver.dhow"))
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, conn.Close()) }()
-	o.config.APIServer = conn
-	return Run(ctx, o.config)
-}
-
-// options are the flags, read.
-type options struct {
-	config     Config
-	apiservers string
-	files      pki.Files
-	log        telemetry.LogConfig
-	telemetry  telemetry.Config
+	d.Instance = config.NodeName
+	return d.Run(ctx, func(ctx context.Context, env daemon.Environment) (err error) {
+		conn, err := transport.Dial(*apiServers, transport.TLSClient(env.Pair, "apiserver.dhow"))
+		if err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, conn.Close()) }()
+		config.APIServer, config.Logger = conn, env.Logger
+		return Run(ctx, config)
+	})
 }
 
 // list is a flag that may be given several times, or once with commas.
@@ -92,15 +61,11 @@ func (p pairs) Set(text string) error {
 	return nil
 }
 
-func parse(arguments []string, stderr io.Writer) (options, error) {
-	o := options{log: telemetry.LogConfig{Service: binary}, telemetry: telemetry.Config{Service: binary, Version: version.Version}}
-	c := &o.config
+func parse(flags *daemon.Daemon, arguments []string) (c Config, apiServers *string, err error) {
 	c.Labels, c.Capacity, c.Reserved = map[string]string{}, map[string]string{}, map[string]string{}
 	var addresses, taints, clusterCIDRs, serviceCIDRs, registries, archives list
 	var runtime Runtime
 	var clusterDNS string
-	flags := flag.NewFlagSet(binary, flag.ContinueOnError)
-	flags.SetOutput(stderr)
 	flags.StringVar(&c.NodeName, "node-name", "", "the node's name, as in its certificate")
 	flags.Var(&addresses, "address", "an address of the node; none: those of the machine's interfaces")
 	flags.Var(pairs(c.Labels), "label", "a label of the node, NAME=VALUE")
@@ -109,7 +74,7 @@ func parse(arguments []string, stderr io.Writer) (options, error) {
 	flags.Var(pairs(c.Reserved), "reserved", "what is kept from pods, for example memory=512Mi")
 	flags.Float64Var(&c.Fraction, "fraction", 0, "part of the machine's CPU and memory that is the node's; 0: all")
 	flags.StringVar(&c.DataDir, "data-dir", "/var/lib/dhow/node", "folder of pods, logs and the agent's memory")
-	flags.StringVar(&o.apiservers, "apiserver", "127.0.0.1:7443", "addresses of the API servers, host:port, separated by commas")
+	apiServers = flags.String("apiserver", "127.0.0.1:7443", "addresses of the API servers, host:port, separated by commas")
 	flags.StringVar(&c.CRISocket, "cri-socket", "", "socket of a container runtime; empty: the bundled one")
 	flags.StringVar(&runtime.Dir, "runtime-dir", "", "folder of the bundled runtime's programs; empty: it is looked for")
 	flags.StringVar(&runtime.State, "runtime-state", "/run/dhow/runtime", "folder of the bundled runtime's sockets and mounts, at most 40 characters")
@@ -127,57 +92,39 @@ func parse(arguments []string, stderr io.Writer) (options, error) {
 	flags.BoolVar(&c.SeccompDefault, "seccomp-default", false, "give containers without a seccomp profile the runtime's default")
 	flags.IntVar(&c.ParallelStarts, "parallel-starts", 4, "how many sandboxes and containers are started at once")
 	flags.IntVar(&c.ParallelPulls, "parallel-pulls", 3, "how many images are pulled at once")
-	flags.StringVar(&o.files.Authority, "tls-cacert", "", "certificate of the cluster's authority")
-	flags.StringVar(&o.files.Certificate, "tls-cert", "", "certificate of this node")
-	flags.StringVar(&o.files.Key, "tls-key", "", "key of the certificate of this node")
-	flags.StringVar(&o.telemetry.MetricsAddr, "metrics-listen", "", "address of /metrics and /healthz; empty: none")
-	flags.StringVar(&o.telemetry.OTLPEndpoint, "otlp-endpoint", "", "URL of an OpenTelemetry collector; empty: none")
-	flags.StringVar(&o.log.Level, "log-level", "info", "debug, info, warn or error")
-	flags.StringVar(&o.log.Format, "log-format", "text", "text or json")
+	flags.Require("node-name")
 	if err := flags.Parse(arguments); err != nil {
-		return options{}, err
+		return c, nil, err
 	}
-	if flags.NArg() > 0 {
-		return options{}, fmt.Errorf("unexpected argument %q: all settings are flags", flags.Arg(0))
-	}
-	for _, required := range []struct{ name, value string }{
-		{"--node-name", c.NodeName}, {"--tls-cacert", o.files.Authority}, {"--tls-cert", o.files.Certificate}, {"--tls-key", o.files.Key},
-	} {
-		if required.value == "" {
-			return options{}, fmt.Errorf("%s is required", required.name)
-		}
-	}
-	o.telemetry.Instance = c.NodeName
-	var err error
 	for _, text := range addresses {
 		address, err := netip.ParseAddr(text)
 		if err != nil {
-			return options{}, fmt.Errorf("--address: %w", err)
+			return c, nil, fmt.Errorf("--address: %w", err)
 		}
 		c.Addresses = append(c.Addresses, address)
 	}
 	for _, text := range taints {
 		taint, err := parseTaint(text)
 		if err != nil {
-			return options{}, err
+			return c, nil, err
 		}
 		c.Taints = append(c.Taints, taint)
 	}
 	if c.Network.ClusterCIDRs, err = prefixes("--cluster-cidr", clusterCIDRs, "10.244.0.0/16"); err != nil {
-		return options{}, err
+		return c, nil, err
 	}
 	if c.Network.ServiceCIDRs, err = prefixes("--service-cidr", serviceCIDRs, "10.96.0.0/16"); err != nil {
-		return options{}, err
+		return c, nil, err
 	}
 	if clusterDNS != "" {
 		if c.Network.DNS, err = netip.ParseAddr(clusterDNS); err != nil {
-			return options{}, fmt.Errorf("--cluster-dns: %w", err)
+			return c, nil, fmt.Errorf("--cluster-dns: %w", err)
 		}
 	}
 	if c.CRISocket == "" {
 		if runtime.Dir == "" {
 			if runtime.Dir, err = bundle.FindRuntimeDir(); err != nil {
-				return options{}, err
+				return c, nil, err
 			}
 		}
 		if c.CgroupRoot == "" {
@@ -186,7 +133,7 @@ func parse(arguments []string, stderr io.Writer) (options, error) {
 		runtime.CgroupParent, runtime.Registries, runtime.Archives = c.CgroupRoot, registries, archives
 		c.Runtime = &runtime
 	}
-	return o, nil
+	return c, apiServers, nil
 }
 
 func prefixes(name string, given list, byDefault string) ([]netip.Prefix, error) {

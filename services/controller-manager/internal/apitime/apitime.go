@@ -18,14 +18,6 @@ func Of(t time.Time) *metav1.Time {
 	return out
 }
 
-// Micro returns t as the API writes the times of leases.
-func Micro(t time.Time) *metav1.MicroTime {
-	out := &metav1.MicroTime{}
-	out.SetSeconds(t.Unix())
-	out.SetNanos(int32(t.Nanosecond() / 1000 * 1000))
-	return out
-}
-
 // Go returns the zero time for an absent or empty time.
 func Go(t *metav1.Time) time.Time {
 	if t == nil || !t.HasSeconds() {
