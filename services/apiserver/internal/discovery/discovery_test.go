@@ -205,3 +205,25 @@ func TestStorageVersionHashes(t *testing.T) {
 		}
 	}
 }
+
+// FuzzAccept: whatever a client accepts, it gets an answer.
+func FuzzAccept(f *testing.F) {
+	f.Add("application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList,application/json", "GET")
+	f.Add("application/vnd.kubernetes.protobuf;as=Table;v=v1;g=meta.k8s.io", "HEAD")
+	f.Add(",;=\x00, */*;q=2", "POST")
+	paths := discovery.New(discovery.Config{})
+	f.Fuzz(func(t *testing.T, accept, method string) {
+		for _, path := range []string{"/api", "/apis", "/apis/apps/v1"} {
+			r, err := http.NewRequest(method, path, nil)
+			if err != nil {
+				return
+			}
+			r.Header["Accept"] = []string{accept}
+			w := httptest.NewRecorder()
+			paths[path].ServeHTTP(w, r)
+			if w.Code != http.StatusOK && w.Code != http.StatusNotAcceptable && w.Code != http.StatusMethodNotAllowed {
+				t.Errorf("%s %s as %q: %d", method, path, accept, w.Code)
+			}
+		}
+	})
+}

@@ -330,3 +330,27 @@ func TestSameBytes(t *testing.T) {
 		t.Errorf("%v and %v", one, other)
 	}
 }
+
+// FuzzAnswers: whatever a client accepts and names, it gets an answer.
+func FuzzAnswers(f *testing.F) {
+	f.Add("/openapi/v3/apis/apps/v1?hash=A", "application/com.github.proto-openapi.spec.v3@v1.0+protobuf;q=1,*/*;q=0.1", "W/\"x\"")
+	f.Add("/openapi/v3/", "application/json;;=", "")
+	f.Add("/openapi/v2?x=%zz", ",,;,", "\"")
+	handlers := openapi.New(openapi.Config{Version: "v1.36.3"})
+	f.Fuzz(func(t *testing.T, target, accept, etag string) {
+		r, err := http.NewRequest(http.MethodGet, target, nil)
+		if err != nil {
+			return
+		}
+		r.Header["Accept"], r.Header["If-None-Match"] = []string{accept}, []string{etag}
+		for _, handler := range handlers {
+			w := httptest.NewRecorder()
+			handler.ServeHTTP(w, r)
+			switch w.Code {
+			case http.StatusOK, http.StatusMovedPermanently, http.StatusNotModified, http.StatusNotFound, http.StatusNotAcceptable:
+			default:
+				t.Errorf("%s %q: %d", target, accept, w.Code)
+			}
+		}
+	})
+}
