@@ -19,12 +19,12 @@ const v4Base64 = "v4.base64.channel.k8s.io"
 // quiet keeps the streaming library's own log off: what matters is returned.
 func quiet() klog.Logger { return klog.Logger{} }
 
-// open upgrades a connection to the streams of a command. It returns nil when it has told the client what is wrong.
-func open(w http.ResponseWriter, r *http.Request, o options) (*channels, error) {
+// open upgrades a connection to the streams of a command. gone is called when the client has left. It returns nil when it has told the client what is wrong.
+func open(w http.ResponseWriter, r *http.Request, o options, gone func()) (*channels, error) {
 	if wsstream.IsWebSocketRequest(r) {
 		return openSocket(w, r, o)
 	}
-	return openSPDY(w, r, o)
+	return openSPDY(w, r, o, gone)
 }
 
 // openSocket upgrades to a WebSocket, whose messages begin with the number of their channel.
@@ -88,8 +88,9 @@ type incoming struct {
 	replied <-chan struct{}
 }
 
-// openSPDY upgrades to SPDY, of which the client opens a stream for each purpose.
-func openSPDY(w http.ResponseWriter, r *http.Request, o options) (*channels, error) {
+// openSPDY upgrades to SPDY, of which the client opens a stream for each purpose. gone is called when the client has left, which SPDY may say before its
+// connection ends.
+func openSPDY(w http.ResponseWriter, r *http.Request, o options, gone func()) (*channels, error) {
 	protocol := remotecommand.StreamProtocolV1Name
 	if r.Header.Get(httpstream.HeaderProtocolVersion) != "" {
 		var err error
@@ -152,6 +153,7 @@ func openSPDY(w http.ResponseWriter, r *http.Request, o options) (*channels, err
 			case stream := <-arrived:
 				_ = stream.Reset()
 			case <-conn.CloseChan():
+				gone()
 				return
 			}
 		}

@@ -118,7 +118,7 @@ func (s *Streams) command(w http.ResponseWriter, r *http.Request, info *request.
 		return err
 	}
 	defer cancel()
-	c, err := open(w, r, o)
+	c, err := open(w, r, o, cancel)
 	if err != nil {
 		return err
 	}

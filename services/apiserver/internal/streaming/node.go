@@ -10,6 +10,7 @@ import (
 	kmetav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	utilnet "k8s.io/apimachinery/pkg/util/net"
 
+	corev1 "dhow.dev/gen/go/dhow/core/v1"
 	nodev1 "dhow.dev/gen/go/dhow/node/v1"
 	"dhow.dev/services/apiserver/internal/request"
 )
@@ -20,7 +21,7 @@ func (s *Streams) nodeProxy(w http.ResponseWriter, r *http.Request, info *reques
 	if !ok {
 		return apierrors.NewBadRequest(fmt.Sprintf("invalid node request %q", info.Name))
 	}
-	if _, err := s.config.Objects.Get(r.Context(), nodes, "", name, nil); err != nil {
+	if err := s.config.Objects.Read(r.Context(), nodes, "", name, &corev1.Node{}); err != nil {
 		return err
 	}
 	path := strings.Trim(info.SubPath, "/")

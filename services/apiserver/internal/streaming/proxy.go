@@ -12,17 +12,13 @@ import (
 	"strconv"
 	"strings"
 
-	"google.golang.org/protobuf/proto"
-	kdiscoveryv1 "k8s.io/api/discovery/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	utilnet "k8s.io/apimachinery/pkg/util/net"
 	"k8s.io/apimachinery/pkg/util/proxy"
 	"k8s.io/streaming/pkg/httpstream"
 
 	corev1 "dhow.dev/gen/go/dhow/core/v1"
-	discoveryv1 "dhow.dev/gen/go/dhow/discovery/v1"
 	"dhow.dev/pkg/apistatus"
-	"dhow.dev/services/apiserver/internal/cache"
 	"dhow.dev/services/apiserver/internal/grpcapi"
 	"dhow.dev/services/apiserver/internal/request"
 	"dhow.dev/services/apiserver/internal/respond"
@@ -70,12 +66,8 @@ func (s *Streams) serviceProxy(w http.ResponseWriter, r *http.Request, info *req
 	if !ok {
 		return apierrors.NewBadRequest(fmt.Sprintf("invalid service request %q", info.Name))
 	}
-	e, err := s.config.Objects.Get(r.Context(), services, info.Namespace, name, nil)
-	if err != nil {
-		return err
-	}
 	service := &corev1.Service{}
-	if err := proto.Unmarshal(e.Encoded(), service); err != nil {
+	if err := s.config.Objects.Read(r.Context(), services, info.Namespace, name, service); err != nil {
 		return err
 	}
 	// Endpoints know ports by their names only.
@@ -116,16 +108,12 @@ type endpoint struct {
 
 // endpoints returns a service's ready endpoints that are pods.
 func (s *Streams) endpoints(namespace, service, port string) ([]endpoint, error) {
-	selection, err := cache.Select(endpointSlices, namespace, kdiscoveryv1.LabelServiceName+"="+service, "")
+	slices, err := s.config.Objects.Slices(namespace, service)
 	if err != nil {
 		return nil, err
 	}
 	var found []endpoint
-	for _, e := range s.config.Objects.Snapshot(selection) {
-		slice := &discoveryv1.EndpointSlice{}
-		if err := proto.Unmarshal(e.Object, slice); err != nil {
-			return nil, err
-		}
+	for _, slice := range slices {
 		for _, p := range slice.GetPorts() {
 			if p.GetName() != port || p.GetPort() == 0 {
 				continue
@@ -141,7 +129,7 @@ func (s *Streams) endpoints(namespace, service, port string) ([]endpoint, error)
 	return found, nil
 }
 
-// secrets are headers that are for the API server alone.
+// secretHeaders are for the API server alone.
 var secretHeaders = []string{"Authorization", "Impersonate-User", "Impersonate-Group", "Impersonate-Uid"}
 
 // proxy passes a request on to a port of a pod, at the pod's address.

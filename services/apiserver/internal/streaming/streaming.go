@@ -18,6 +18,7 @@ import (
 	"strings"
 
 	"google.golang.org/protobuf/proto"
+	kdiscoveryv1 "k8s.io/api/discovery/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/streaming/pkg/httpstream"
 
@@ -41,12 +42,43 @@ var (
 	endpointSlices = resource.For[*discoveryv1.EndpointSlice]()
 )
 
-// Objects is what is known of the objects that requests name; *cache.Cache implements it.
+// Objects is what is known of the objects that requests name.
 type Objects interface {
-	// Get returns an object as it is at least at the revision; nil: consistently.
-	Get(ctx context.Context, r *resource.Resource, namespace, name string, minRevision *int64) (*cache.Entry, error)
-	// Snapshot returns what a selection has now.
-	Snapshot(selection cache.Selection) []*cache.Entry
+	// Read reads an object consistently, into a message of its kind.
+	Read(ctx context.Context, r *resource.Resource, namespace, name string, into proto.Message) error
+	// Slices returns the endpoint slices of a service as they are known now.
+	Slices(namespace, service string) ([]*discoveryv1.EndpointSlice, error)
+}
+
+// FromCache reads objects from the API server's cache.
+func FromCache(c *cache.Cache) Objects { return cached{c} }
+
+type cached struct{ cache *cache.Cache }
+
+// Read implements Objects.
+func (c cached) Read(ctx context.Context, r *resource.Resource, namespace, name string, into proto.Message) error {
+	e, err := c.cache.Get(ctx, r, namespace, name, nil)
+	if err != nil {
+		return err
+	}
+	return proto.Unmarshal(e.Encoded(), into)
+}
+
+// Slices implements Objects.
+func (c cached) Slices(namespace, service string) ([]*discoveryv1.EndpointSlice, error) {
+	selection, err := cache.Select(endpointSlices, namespace, kdiscoveryv1.LabelServiceName+"="+service, "")
+	if err != nil {
+		return nil, err
+	}
+	var found []*discoveryv1.EndpointSlice
+	for _, e := range c.cache.Snapshot(selection) {
+		slice := &discoveryv1.EndpointSlice{}
+		if err := proto.Unmarshal(e.Object, slice); err != nil {
+			return nil, err
+		}
+		found = append(found, slice)
+	}
+	return found, nil
 }
 
 // Config configures Streams.
@@ -121,12 +153,8 @@ func (s *Streams) mayCreate(r *http.Request, info *request.Info) error {
 
 // pod reads a pod.
 func (s *Streams) pod(ctx context.Context, namespace, name string) (*corev1.Pod, error) {
-	e, err := s.config.Objects.Get(ctx, pods, namespace, name, nil)
-	if err != nil {
-		return nil, err
-	}
 	pod := &corev1.Pod{}
-	return pod, proto.Unmarshal(e.Encoded(), pod)
+	return pod, s.config.Objects.Read(ctx, pods, namespace, name, pod)
 }
 
 // place is where a pod runs.
