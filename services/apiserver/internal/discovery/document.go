@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"mime"
 	"net/http"
-	"strconv"
 	"strings"
 	"sync"
 
@@ -64,7 +63,6 @@ func (d *document) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		respond.Error(w, r, apierrors.NewInternalError(err))
 		return
 	}
-	w.Header().Set("Content-Type", contentType)
 	if aggregated != "" {
 		w.Header().Set("ETag", e.etag)
 		w.Header().Set("Cache-Control", "public")
@@ -73,10 +71,7 @@ func (d *document) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 	}
-	w.Header().Set("Content-Length", strconv.Itoa(len(e.body)))
-	if r.Method == http.MethodGet {
-		_, _ = w.Write(e.body) // a client that is gone needs no answer
-	}
+	respond.Write(w, r, http.StatusOK, contentType, e.body)
 }
 
 // accepted picks the first form of the client's list that there is: its media type, its whole content type, and the version of the document of all
