@@ -178,18 +178,6 @@ func (b *builder) collection(r *resource.Resource, of operation, at, scope, mode
 	b.add(p)
 }
 
-// givesDeleted are the kinds whose deletion answers with the object as it was last.
-func givesDeleted() map[schema.GroupKind]bool {
-	const storage, devices = "storage.k8s.io", "resource.k8s.io"
-	return map[schema.GroupKind]bool{
-		{Kind: "PersistentVolume"}: true, {Kind: "PersistentVolumeClaim"}: true, {Kind: "Pod"}: true, {Kind: "PodTemplate"}: true, {Kind: "ResourceQuota"}: true,
-		{Kind: "Service"}: true, {Kind: "ServiceAccount"}: true,
-		{Group: storage, Kind: "CSIDriver"}: true, {Group: storage, Kind: "CSINode"}: true, {Group: storage, Kind: "StorageClass"}: true,
-		{Group: storage, Kind: "VolumeAttachment"}: true, {Group: storage, Kind: "VolumeAttributesClass"}: true,
-		{Group: devices, Kind: "DeviceClass"}: true, {Group: devices, Kind: "ResourceClaim"}: true, {Group: devices, Kind: "ResourceClaimTemplate"}: true, {Group: devices, Kind: "ResourceSlice"}: true,
-	}
-}
-
 func withArticle(kind string) string {
 	if kind == "Endpoints" {
 		return kind
@@ -219,7 +207,7 @@ func (b *builder) single(of operation, verb, suffix, words, model string) operat
 	case "delete":
 		o = of.to("delete", "delete", "delete"+b.name()+suffix, "delete "+withArticle(of.kind.Kind))
 		o.parameters, o.takes, o.optional, o.codes = deleteParameters(), modelOf("DeleteOptions"), true, []int{200, 202}
-		if o.gives = modelOf("Status"); givesDeleted()[schema.GroupKind{Group: of.kind.Group, Kind: of.kind.Kind}] {
+		if o.gives = modelOf("Status"); discovery.ReturnsDeleted(of.kind.GroupKind()) {
 			o.gives = model
 		}
 		return o
