@@ -1,6 +1,7 @@
 package process
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -74,14 +75,114 @@ func TestReusedPIDIsAnotherProcess(t *testing.T) {
 		t.Fatal(err)
 	}
 	id.Start--
-	if err := writeFile(file, id); err != nil {
+	if err := (record{identity: id}).write(file); err != nil {
 		t.Fatal(err)
 	}
 	if p, err := Find(file); p != nil || err != nil {
 		t.Errorf("%v, %v", p, err)
 	}
-	stale := &Process{identity: id, file: file}
-	if err := stale.Signal(syscall.SIGKILL); err != nil {
-		t.Error(err)
+}
+
+func TestFoundByOthersThanItsParent(t *testing.T) {
+	s := spec(t, `exec tail -f /dev/null`)
+	s.Note = "version 7"
+	p, err := Start(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	found, err := Find(s.File)
+	if err != nil || found == nil || found.Note() != "version 7" {
+		t.Fatalf("%+v, %v", found, err)
+	}
+	ended := found.Done()
+	select {
+	case <-ended:
+		t.Error("it has ended before it did")
+	default:
+	}
+	if err := p.Stop(t.Context(), time.Minute); err != nil {
+		t.Fatal(err)
+	}
+	<-ended
+	if err := found.Signal(syscall.SIGKILL); err != nil {
+		t.Errorf("a signal after its end: %v", err)
+	}
+	if _, err := os.Stat(s.File); !os.IsNotExist(err) {
+		t.Errorf("the file: %v", err)
+	}
+}
+
+func TestReleased(t *testing.T) {
+	s := spec(t, `exec tail -f /dev/null`)
+	p, err := Start(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.Stop(t.Context(), time.Minute)
+	found, err := Find(s.File)
+	if err != nil || found == nil {
+		t.Fatalf("%+v, %v", found, err)
+	}
+	ended := found.Done()
+	found.Release()
+	if err := found.Signal(syscall.SIGKILL); err == nil {
+		t.Error("one that was released can still be killed")
+	}
+	select {
+	case <-ended:
+		t.Error("released is not ended")
+	default:
+	}
+	if !p.Alive() {
+		t.Error("it has ended")
+	}
+}
+
+func TestSearch(t *testing.T) {
+	followed := filepath.Join(t.TempDir(), "followed")
+	if err := os.WriteFile(followed, nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	s := spec(t, "")
+	s.Path, s.Args = "/usr/bin/tail", []string{"-f", followed}
+	p, err := Start(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.Stop(t.Context(), time.Minute)
+	found, err := Search(func(args []string) bool { return len(args) == 3 && args[2] == followed })
+	if err != nil || len(found) != 1 || found[0].PID() != p.PID() {
+		t.Fatalf("%v, %v", found, err)
+	}
+	found[0].Release()
+}
+
+func TestBareEnvironment(t *testing.T) {
+	t.Setenv("OWN", "1")
+	for bare, want := range map[bool]string{false: "hello 1 /\n", true: "hello  /\n"} {
+		s := spec(t, `echo "$WORD $OWN $PWD"`)
+		s.Bare, s.Dir = bare, "/"
+		p, err := Start(s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := p.Wait(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if log, _ := os.ReadFile(s.Log); string(log) != want {
+			t.Errorf("bare %t: %q, want %q", bare, log, want)
+		}
+	}
+}
+
+func TestDamagedFile(t *testing.T) {
+	s := spec(t, `exit`)
+	for _, content := range []string{"{damaged", "{}", ""} {
+		if err := os.WriteFile(s.File, []byte(content), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		if p, err := Find(s.File); p != nil || !errors.Is(err, ErrDamaged) || !strings.Contains(err.Error(), s.File) {
+			t.Errorf("%q: %v, %v", content, p, err)
+		}
 	}
 }

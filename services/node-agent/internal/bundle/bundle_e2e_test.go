@@ -28,6 +28,7 @@ import (
 
 	"dhow.dev/pkg/hosts"
 	"dhow.dev/pkg/image"
+	"dhow.dev/pkg/process"
 )
 
 // limit bounds every wait of these tests; nothing here takes more than seconds on an idle machine.
@@ -91,7 +92,7 @@ func newNetwork(t testing.TB) *hosts.Network {
 				t.Error(err)
 			}
 			for _, pid := range pids {
-				t.Errorf("host %s still has process %d: %q", host.Name, pid, commandLine(pid))
+				t.Errorf("host %s still has process %d: %q", host.Name, pid, process.CommandLine(pid))
 			}
 		}
 		if err := network.Down(); err != nil {
@@ -244,7 +245,7 @@ func assertNothingLeft(t testing.TB, cfg Config) {
 	}
 	for _, entry := range entries {
 		if pid, err := strconv.Atoi(entry.Name()); err == nil && pid != os.Getpid() {
-			if args := strings.Join(commandLine(pid), " "); strings.Contains(args, cfg.Root) || strings.Contains(args, cfg.State) {
+			if args := strings.Join(process.CommandLine(pid), " "); strings.Contains(args, cfg.Root) || strings.Contains(args, cfg.State) {
 				t.Errorf("process %d is left: %s", pid, args)
 			}
 		}
@@ -428,12 +429,12 @@ func TestContainersOutliveContainerdAndItsSupervisor(t *testing.T) {
 		return nil
 	}
 	pid := func() int {
-		p, _, err := findProcess(n.runtime.cfg)
+		p, err := findProcess(n.runtime.cfg)
 		if err != nil || p == nil {
 			return 0
 		}
-		defer p.release()
-		return p.pid
+		defer p.Release()
+		return p.PID()
 	}
 
 	first := pid()
@@ -565,17 +566,17 @@ func TestContainerdOutlivesAKilledAgent(t *testing.T) {
 		t.Fatal(err)
 	}
 	_ = agent.Wait()
-	proc, _, err := findProcess(n.runtime.cfg)
+	proc, err := findProcess(n.runtime.cfg)
 	if err != nil || proc == nil {
 		t.Fatalf("containerd ended with the agent: %v", err)
 	}
-	defer proc.release()
+	defer proc.Release()
 	n.supervise(t)
-	again, _, err := findProcess(n.runtime.cfg)
-	if err != nil || again == nil || again.pid != proc.pid {
-		t.Fatalf("the next agent runs %+v, %v; want process %d", again, err, proc.pid)
+	again, err := findProcess(n.runtime.cfg)
+	if err != nil || again == nil || again.PID() != proc.PID() {
+		t.Fatalf("the next agent runs %+v, %v; want process %d", again, err, proc.PID())
 	}
-	again.release()
+	again.Release()
 }
 
 func TestPauseReapsOrphans(t *testing.T) {

@@ -24,12 +24,12 @@ func BenchmarkPods(b *testing.B) {
 		c.Archives, c.Logger = []string{archive}, slog.New(slog.DiscardHandler)
 	})
 	ready := time.Since(start).Seconds()
-	proc, _, err := findProcess(n.runtime.cfg)
+	proc, err := findProcess(n.runtime.cfg)
 	if err != nil || proc == nil {
 		b.Fatal(err)
 	}
-	defer proc.release()
-	idle := resident(b, proc.pid)
+	defer proc.Release()
+	idle := resident(b, proc.PID())
 
 	start = time.Now()
 	if _, _, err := n.runPod(b.Context(), "first", busyboxName, "sleep", "1000000"); err != nil {
@@ -55,14 +55,14 @@ func BenchmarkPods(b *testing.B) {
 	b.ReportMetric(idle, "MB-idle")
 	b.ReportMetric(first, "s/first-pod")
 	b.ReportMetric(b.Elapsed().Seconds(), "s/all-pods")
-	b.ReportMetric(resident(b, proc.pid), "MB-with-pods")
+	b.ReportMetric(resident(b, proc.PID()), "MB-with-pods")
 	shims, err := n.runtime.cgroups.Processes(runtimeCgroup(n.runtime.cfg))
 	if err != nil || len(shims) < 2 {
 		b.Fatalf("no shims: %v, %v", shims, err)
 	}
 	var sum float64
 	for _, pid := range shims {
-		if pid != proc.pid {
+		if pid != proc.PID() {
 			sum += resident(b, pid)
 		}
 	}

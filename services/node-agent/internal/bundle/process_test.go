@@ -7,6 +7,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"dhow.dev/pkg/process"
 )
 
 // fakeRuntime starts a process that looks like a containerd with the configuration: a shell by that name that reads until it is ended.
@@ -33,58 +35,72 @@ func fakeRuntime(t *testing.T, cfg Config) *exec.Cmd {
 func TestARunningRuntimeIsFound(t *testing.T) {
 	cfg := valid()
 	cfg.Root = t.TempDir()
-	if p, _, err := findProcess(cfg); p != nil || err != nil {
+	if p, err := findProcess(cfg); p != nil || err != nil {
 		t.Fatalf("found %v, %v where nothing runs", p, err)
 	}
+	// Without a record it is found by its command line, but what it was started with is unknown; a damaged record is as good as none, and so is one of
+	// another process: this one stands for one that got the number of a containerd that ended.
+	other, err := process.Start(process.Spec{File: recordFile(cfg), Note: "digest", Log: logFile(cfg), Path: "/bin/sh", Args: []string{"-c", "exec tail -f /dev/null"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer other.Stop(t.Context(), stopGrace)
+	if p, err := findProcess(cfg); p != nil || err != nil {
+		t.Fatalf("took %+v, %v", p, err)
+	}
 	cmd := fakeRuntime(t, cfg)
-
-	// Without a record it is found by its command line, but what it was started with is unknown.
-	p, digest, err := findProcess(cfg)
-	if err != nil || p == nil || p.pid != cmd.Process.Pid || digest != "" {
-		t.Fatalf("by command line: %+v, %q, %v", p, digest, err)
-	}
-	p.release()
-
-	if err := writeRecord(cfg, cmd.Process.Pid, "digest"); err != nil {
-		t.Fatal(err)
-	}
-	p, digest, err = findProcess(cfg)
-	if err != nil || p == nil || digest != "digest" {
-		t.Fatalf("by record: %+v, %q, %v", p, digest, err)
-	}
-	defer p.release()
-	if err := p.signal(unix.SIGKILL); err != nil {
-		t.Fatal(err)
-	}
-	<-p.done
-	if err := p.signal(unix.SIGKILL); err != nil {
-		t.Errorf("signal after its end: %v", err)
+	for _, record := range []string{"none", "another's", "{damaged"} {
+		switch record {
+		case "none":
+			err = os.Rename(recordFile(cfg), recordFile(cfg)+".kept")
+		case "another's":
+			err = os.Rename(recordFile(cfg)+".kept", recordFile(cfg))
+		default:
+			err = os.WriteFile(recordFile(cfg), []byte(record), 0o600)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		p, err := findProcess(cfg)
+		if err != nil || p == nil || p.PID() != cmd.Process.Pid || p.Note() != "" {
+			t.Fatalf("%s: %+v, %v", record, p, err)
+		}
+		p.Release()
 	}
 }
 
-func TestAReusedNumberIsNotTaken(t *testing.T) {
+func TestARecordedRuntimeIsFound(t *testing.T) {
 	cfg := valid()
 	cfg.Root = t.TempDir()
-	// This process stands for one that got the number of a containerd that ended.
-	if err := writeRecord(cfg, os.Getpid(), "digest"); err != nil {
+	program := filepath.Join(t.TempDir(), "containerd")
+	if err := os.Symlink("/bin/sh", program); err != nil {
 		t.Fatal(err)
 	}
-	if p, _, err := findProcess(cfg); p != nil || err != nil {
-		t.Fatalf("took %+v, %v", p, err)
-	}
-	// The right command line under another start time is another process too.
-	cmd := fakeRuntime(t, cfg)
-	if p, err := verified(cmd.Process.Pid, startTime(cmd.Process.Pid)+1); p != nil || err != nil {
-		t.Fatalf("took %+v, %v", p, err)
-	}
-	if err := os.WriteFile(recordFile(cfg), []byte("{damaged"), 0o600); err != nil {
+	started, err := process.Start(process.Spec{
+		File: recordFile(cfg), Note: "digest", Log: logFile(cfg), Path: program, Args: []string{"-c", "read line < " + fifo(t), program, "--config", configFile(cfg)},
+	})
+	if err != nil {
 		t.Fatal(err)
 	}
-	p, digest, err := findProcess(cfg)
-	if err != nil || p == nil || digest != "" {
-		t.Fatalf("with a damaged record: %+v, %q, %v", p, digest, err)
+	p, err := findProcess(cfg)
+	if err != nil || p == nil || p.PID() != started.PID() || p.Note() != "digest" {
+		t.Fatalf("%+v, %v", p, err)
 	}
-	p.release()
+	if err := p.Stop(t.Context(), stopGrace); err != nil {
+		t.Fatal(err)
+	}
+	if p, err := findProcess(cfg); p != nil || err != nil {
+		t.Errorf("after its end: %+v, %v", p, err)
+	}
+}
+
+// fifo is what a program can read from for ever.
+func fifo(t *testing.T) string {
+	name := filepath.Join(t.TempDir(), "fifo")
+	if err := unix.Mkfifo(name, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return name
 }
 
 func TestShimsAreKnownByTheirSocket(t *testing.T) {
@@ -100,25 +116,5 @@ func TestShimsAreKnownByTheirSocket(t *testing.T) {
 	}
 	if isShim(shim("/run/containerd/containerd.sock"), cfg) || isShim([]string{"sh", "-address", cfg.Socket}, cfg) || isShim(nil, cfg) {
 		t.Error("a foreign process was taken for a shim")
-	}
-}
-
-func TestStartedProcessHasItsOwnSession(t *testing.T) {
-	output, err := os.Create(filepath.Join(t.TempDir(), "log"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer output.Close()
-	p, err := startProcess([]string{"/bin/sleep", "1000000"}, nil, output)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer p.release()
-	session, err := unix.Getsid(p.pid)
-	if err != nil || session != p.pid {
-		t.Errorf("session %d, %v; want %d", session, err, p.pid)
-	}
-	if err := end(t.Context(), p); err != nil {
-		t.Fatal(err)
 	}
 }

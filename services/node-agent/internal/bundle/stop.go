@@ -8,7 +8,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -16,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"dhow.dev/pkg/process"
 	"dhow.dev/services/node-agent/internal/bundle/cgroup"
 )
 
@@ -59,7 +59,7 @@ func Stop(ctx context.Context, cfg Config, opts StopOptions) error {
 	defer held.Close()
 	opts.Containers = opts.Containers || opts.Data
 
-	proc, _, err := findProcess(cfg)
+	proc, err := findProcess(cfg)
 	if err != nil {
 		return fmt.Errorf("stop container runtime: %w", err)
 	}
@@ -70,9 +70,7 @@ func Stop(ctx context.Context, cfg Config, opts StopOptions) error {
 				cfg.Logger.Warn("pods could not all be removed in order", "error", err)
 			}
 		}
-		err := end(ctx, proc)
-		proc.release()
-		if err != nil {
+		if err := proc.Stop(ctx, stopGrace); err != nil {
 			return fmt.Errorf("stop container runtime: %w", err)
 		}
 	}
@@ -181,34 +179,19 @@ func clearContainers(ctx context.Context, cfg Config, cgroups *cgroup.Hierarchie
 }
 
 func killShims(ctx context.Context, cfg Config) error {
-	entries, err := os.ReadDir("/proc")
+	shims, err := process.Search(func(args []string) bool { return isShim(args, cfg) })
 	if err != nil {
 		return err
 	}
-	for _, entry := range entries {
-		pid, err := strconv.Atoi(entry.Name())
-		if err != nil || !isShim(commandLine(pid), cfg) {
-			continue
-		}
-		p, err := verified(pid, startTime(pid))
-		if err != nil {
-			return err
-		}
-		if p == nil {
-			continue
-		}
-		cfg.Logger.Info("stopping a stray shim", slog.Int("pid", pid))
-		err = p.signal(unix.SIGKILL)
+	for _, shim := range shims {
+		cfg.Logger.Info("stopping a stray shim", slog.Int("pid", shim.PID()))
+		err := shim.Signal(unix.SIGKILL)
 		if err == nil {
-			select {
-			case <-p.done:
-			case <-ctx.Done():
-				err = ctx.Err()
-			}
+			err = shim.Wait(ctx)
 		}
-		p.release()
+		shim.Release()
 		if err != nil {
-			return fmt.Errorf("kill shim %d: %w", pid, err)
+			return fmt.Errorf("kill shim: %w", err)
 		}
 	}
 	return nil

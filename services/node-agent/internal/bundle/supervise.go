@@ -20,6 +20,8 @@ import (
 	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/credentials/insecure"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"dhow.dev/pkg/process"
 )
 
 const (
@@ -66,9 +68,9 @@ func (r *Runtime) Run(ctx context.Context) error {
 			r.announce()
 			select {
 			case <-ctx.Done():
-				proc.release()
+				proc.Release()
 				return nil
-			case <-proc.done:
+			case <-proc.Done():
 				err = errors.New("containerd ended")
 			}
 		}
@@ -83,10 +85,10 @@ func (r *Runtime) Run(ctx context.Context) error {
 		r.cfg.Logger.Error("container runtime failed, starting it again", "error", err, "delay", delay)
 		if proc != nil {
 			// One that runs but does not answer holds the database: it has to go first.
-			if err := end(ctx, proc); err != nil {
+			if err := proc.Stop(ctx, stopGrace); err != nil {
 				r.cfg.Logger.Error("container runtime does not end", "error", err)
+				proc.Release()
 			}
-			proc.release()
 			proc = nil
 		}
 		timer := time.NewTimer(delay)
@@ -98,7 +100,7 @@ func (r *Runtime) Run(ctx context.Context) error {
 		delay, err = min(2*delay, maxBackoff), nil
 	}
 	if proc != nil {
-		proc.release()
+		proc.Release()
 	}
 	return nil
 }
@@ -168,31 +170,21 @@ func containerdVersion(program string) (string, error) {
 }
 
 // takeOver returns the containerd that runs already, if it may go on running.
-func (r *Runtime) takeOver(ctx context.Context, digest string) (*process, error) {
-	proc, started, err := findProcess(r.cfg)
+func (r *Runtime) takeOver(ctx context.Context, digest string) (*process.Process, error) {
+	proc, err := findProcess(r.cfg)
 	if err != nil || proc == nil {
 		return nil, err
 	}
-	if started == digest {
-		r.cfg.Logger.Info("container runtime found running", "pid", proc.pid)
+	if proc.Note() == digest {
+		r.cfg.Logger.Info("container runtime found running", "pid", proc.PID())
 		return proc, nil
 	}
-	r.cfg.Logger.Info("container runtime runs with another configuration, restarting it", "pid", proc.pid)
-	defer proc.release()
-	return nil, end(ctx, proc)
+	r.cfg.Logger.Info("container runtime runs with another configuration, restarting it", "pid", proc.PID())
+	return nil, proc.Stop(ctx, stopGrace)
 }
 
-func (r *Runtime) start(digest string) (*process, error) {
+func (r *Runtime) start(digest string) (*process.Process, error) {
 	cfg := r.cfg
-	output, err := os.OpenFile(logFile(cfg), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o640)
-	if err != nil {
-		return nil, err
-	}
-	defer output.Close()
-	argv := []string{filepath.Join(cfg.RuntimeDir, "containerd"), "--config", configFile(cfg)}
-	if cfg.NetNS != "" {
-		argv = append([]string{"nsenter", "--net=" + cfg.NetNS, "--"}, argv...)
-	}
 	// Of the agent's environment only what pulls depend on: the rest would reach runc's hooks and CNI plugins. GOGC keeps 100 pods'
 	// containerd 6 MB smaller and cost no measurable time.
 	env := []string{"PATH=" + cfg.RuntimeDir + ":/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "GOGC=50"}
@@ -201,28 +193,26 @@ func (r *Runtime) start(digest string) (*process, error) {
 			env = append(env, name+"="+value)
 		}
 	}
-	proc, err := startProcess(argv, env, output)
+	proc, err := process.Start(process.Spec{
+		File: recordFile(cfg), Note: digest, Log: logFile(cfg), NetNS: cfg.NetNS,
+		Path: filepath.Join(cfg.RuntimeDir, "containerd"), Args: []string{"--config", configFile(cfg)}, Env: env, Bare: true, Dir: "/",
+	})
 	if err != nil {
-		return nil, fmt.Errorf("start containerd: %w", err)
+		return nil, err
 	}
-	if err := writeRecord(cfg, proc.pid, digest); err != nil {
-		_ = proc.signal(unix.SIGKILL)
-		proc.release()
-		return nil, fmt.Errorf("write %s: %w", recordFile(cfg), err)
-	}
-	cfg.Logger.Info("container runtime started", "pid", proc.pid)
+	cfg.Logger.Info("container runtime started", "pid", proc.PID())
 	return proc, nil
 }
 
 // makeReady waits until CRI answers, and imports images that are missing.
-func (r *Runtime) makeReady(ctx context.Context, proc *process) error {
+func (r *Runtime) makeReady(ctx context.Context, proc *process.Process) error {
 	ctx, cancel := context.WithTimeout(ctx, startLimit)
 	defer cancel()
 	ctx, fail := context.WithCancelCause(ctx)
 	defer fail(nil)
 	go func() {
 		select {
-		case <-proc.done:
+		case <-proc.Done():
 			fail(errors.New("containerd ended while starting"))
 		case <-ctx.Done():
 		}
@@ -324,31 +314,4 @@ func (r *Runtime) announce() {
 		close(r.ready)
 	}
 	r.cfg.Logger.Info("container runtime is ready", "endpoint", r.Endpoint())
-}
-
-// end asks the process to end, and after a moment makes it.
-func end(ctx context.Context, p *process) error {
-	if err := p.signal(unix.SIGTERM); err != nil {
-		return fmt.Errorf("stop process %d: %w", p.pid, err)
-	}
-	grace := time.NewTimer(stopGrace)
-	defer grace.Stop()
-	select {
-	case <-p.done:
-		return nil
-	case <-grace.C:
-	case <-ctx.Done():
-	}
-	if err := p.signal(unix.SIGKILL); err != nil {
-		return fmt.Errorf("kill process %d: %w", p.pid, err)
-	}
-	// Only a process in uninterruptible sleep survives this.
-	last := time.NewTimer(stopGrace)
-	defer last.Stop()
-	select {
-	case <-p.done:
-		return nil
-	case <-last.C:
-		return fmt.Errorf("process %d does not end after SIGKILL: look at its state with ps", p.pid)
-	}
 }
