@@ -31,7 +31,7 @@ func New(config Config) map[string]http.Handler {
 		config.Resources = resource.All()
 	}
 	groups := groupsOf(config.Resources)
-	var addresses []metav1.ServerAddressByClientCIDR
+	addresses := []metav1.ServerAddressByClientCIDR{}
 	if config.Address != "" {
 		addresses = []metav1.ServerAddressByClientCIDR{{ClientCIDR: "0.0.0.0/0", ServerAddress: config.Address}}
 	}

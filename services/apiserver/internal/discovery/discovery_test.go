@@ -227,3 +227,22 @@ func FuzzAccept(f *testing.F) {
 		}
 	})
 }
+
+func TestLookup(t *testing.T) {
+	pods := resource.Lookup("", "pods")
+	for name, verbs := range map[string]string{"exec": "create,get", "status": "get,patch,update", "eviction": "create"} {
+		s := discovery.Lookup(pods, name)
+		if s == nil || strings.Join(s.Verbs, ",") != verbs || !s.Allows(s.Verbs[0]) || s.Allows("list") {
+			t.Errorf("pods/%s: %+v", name, s)
+		}
+	}
+	if s := discovery.Lookup(pods, "scale"); s != nil {
+		t.Errorf("pods/scale: %+v", s)
+	}
+	if s := discovery.Lookup(resource.LookupVersion("autoscaling", "v1", "horizontalpodautoscalers"), "status"); s == nil || s.Kind.Version != "v1" {
+		t.Errorf("the status of another version: %+v", s)
+	}
+	if !discovery.ReturnsDeleted(pods.GroupVersionKind().GroupKind()) || discovery.ReturnsDeleted(resource.Lookup("apps", "deployments").GroupVersionKind().GroupKind()) {
+		t.Error("deletions answer with pods, and not with deployments")
+	}
+}

@@ -3,6 +3,7 @@ package discovery
 import (
 	"slices"
 	"strings"
+	"sync"
 
 	autoscalingv1 "k8s.io/api/autoscaling/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -74,12 +75,24 @@ func Subresources(r *resource.Resource) []Subresource {
 	return list
 }
 
-// Lookup returns one subresource of a kind, or nil.
-func Lookup(r *resource.Resource, name string) *Subresource {
-	for _, s := range Subresources(r) {
-		if s.Name == name {
-			return &s
+// part names a subresource. Versions of one kind have the same ones, of their own kinds.
+type part struct {
+	of   schema.GroupVersionResource
+	name string
+}
+
+// parts has the subresources of all kinds: requests look them up.
+var parts = sync.OnceValue(func() map[part]*Subresource {
+	all := map[part]*Subresource{}
+	for _, r := range resource.All() {
+		for _, s := range Subresources(r) {
+			all[part{r.GroupResource().WithVersion(r.Version), s.Name}] = &s
 		}
 	}
-	return nil
+	return all
+})
+
+// Lookup returns one subresource of a kind, or nil. It is shared and must not be changed.
+func Lookup(r *resource.Resource, name string) *Subresource {
+	return parts()[part{r.GroupResource().WithVersion(r.Version), name}]
 }
