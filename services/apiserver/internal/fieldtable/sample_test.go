@@ -27,7 +27,7 @@ var bases = map[string]string{
 	"PriorityClass.scheduling.k8s.io": `value: 1`,
 
 	"FlowSchema.flowcontrol.apiserver.k8s.io":                 `spec: {priorityLevelConfiguration: {name: l}}`,
-	"PriorityLevelConfiguration.flowcontrol.apiserver.k8s.io": `spec: {type: Exempt}`,
+	"PriorityLevelConfiguration.flowcontrol.apiserver.k8s.io": `spec: {type: Limited, limited: {limitResponse: {type: Reject}}}`,
 }
 
 // minimal is what a message must have, beside the field that is looked at.

@@ -52,8 +52,10 @@ func validateUpdate(s strategy.Strategy, subresource string, obj, old codec.Obje
 	switch subresource {
 	case "", subresourceScale:
 		return s.ValidateUpdate(obj, old)
-	case subresourceStatus, subresourceApproval:
+	case subresourceStatus:
 		return s.ValidateStatusUpdate(obj, old)
+	case subresourceApproval:
+		return validation.CertificateSigningRequestApprovalUpdate(obj.(*certificatesv1.CertificateSigningRequest), old.(*certificatesv1.CertificateSigningRequest))
 	case subresourceEphemeral:
 		return validation.EphemeralContainersUpdate(obj.(*corev1.Pod), old.(*corev1.Pod))
 	case subresourceResize:

@@ -4,13 +4,17 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
 	batchv1 "k8s.io/api/batch/v1"
+	certificatesv1 "k8s.io/api/certificates/v1"
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	eventsv1 "k8s.io/api/events/v1"
+	flowcontrolv1 "k8s.io/api/flowcontrol/v1"
 	networkingv1 "k8s.io/api/networking/v1"
+	nodev1 "k8s.io/api/node/v1"
 	policyv1 "k8s.io/api/policy/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
+	resourcev1 "k8s.io/api/resource/v1"
 	schedulingv1 "k8s.io/api/scheduling/v1"
 	storagev1 "k8s.io/api/storage/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -78,5 +82,24 @@ func kinds(cfg Config) map[schema.GroupKind]Strategy {
 		{Group: rbacv1.GroupName, Kind: "ClusterRole"}: rules[*rbacv1.ClusterRole]{validate: validation.ClusterRole},
 		{Group: "policy", Kind: "PodDisruptionBudget"}: rules[*policyv1.PodDisruptionBudget]{validate: validation.PodDisruptionBudget},
 		{Kind: "PodTemplate"}:                          rules[*corev1.PodTemplate]{defaults: defaulting.StoredTemplate, validate: validation.StoredTemplate},
+
+		{Group: certificatesv1.GroupName, Kind: "CertificateSigningRequest"}: certificateStrategy{rules: certificateRules},
+		{Group: nodev1.GroupName, Kind: "RuntimeClass"}:                      rules[*nodev1.RuntimeClass]{validate: validation.RuntimeClass, validateNext: validation.RuntimeClassUpdate},
+		{Group: flowcontrolv1.GroupName, Kind: "FlowSchema"}: rules[*flowcontrolv1.FlowSchema]{
+			defaults: defaulting.FlowSchema, validate: validation.FlowSchema, validateState: validation.FlowSchemaStatus,
+		},
+		{Group: flowcontrolv1.GroupName, Kind: "PriorityLevelConfiguration"}: rules[*flowcontrolv1.PriorityLevelConfiguration]{
+			defaults: defaulting.PriorityLevelConfiguration, validate: validation.PriorityLevelConfiguration, validateState: validation.PriorityLevelConfigurationStatus,
+		},
+		{Group: resourcev1.GroupName, Kind: "DeviceClass"}: rules[*resourcev1.DeviceClass]{validate: validation.DeviceClass},
+		{Group: resourcev1.GroupName, Kind: "ResourceClaim"}: rules[*resourcev1.ResourceClaim]{
+			defaults: defaulting.ResourceClaim, validate: validation.ResourceClaim, validateNext: validation.ResourceClaimUpdate, validateState: validation.ResourceClaimStatusUpdate,
+		},
+		{Group: resourcev1.GroupName, Kind: "ResourceClaimTemplate"}: rules[*resourcev1.ResourceClaimTemplate]{
+			defaults: defaulting.ResourceClaimTemplate, validate: validation.ResourceClaimTemplate, validateNext: validation.ResourceClaimTemplateUpdate,
+		},
+		{Group: resourcev1.GroupName, Kind: "ResourceSlice"}: rules[*resourcev1.ResourceSlice]{
+			defaults: defaulting.ResourceSlice, validate: validation.ResourceSlice, validateNext: validation.ResourceSliceUpdate,
+		},
 	}
 }

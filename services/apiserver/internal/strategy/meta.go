@@ -25,6 +25,8 @@ var nameRules = map[schema.GroupKind]validation.ValidateNameFunc{
 	{Group: "rbac.authorization.k8s.io", Kind: "ClusterRole"}:        path.ValidatePathSegmentName,
 	{Group: "rbac.authorization.k8s.io", Kind: "ClusterRoleBinding"}: path.ValidatePathSegmentName,
 	{Group: "networking.k8s.io", Kind: "IPAddress"}:                  ipName,
+	// Kubernetes takes any name for a request.
+	{Group: "certificates.k8s.io", Kind: "CertificateSigningRequest"}: path.ValidatePathSegmentName,
 }
 
 // cronJobNameMax leaves room in a job's name (63) for the 11 characters that the controller appends.
@@ -92,9 +94,11 @@ var generations = map[schema.GroupKind]bool{
 	{Group: "batch", Kind: "CronJob"}: true, {Group: "batch", Kind: "Job"}: true,
 	{Group: "policy", Kind: "PodDisruptionBudget"}: true,
 	{Group: "networking.k8s.io", Kind: "Ingress"}:  true, {Group: "networking.k8s.io", Kind: "IngressClass"}: true, {Group: "networking.k8s.io", Kind: "NetworkPolicy"}: true,
-	{Group: "discovery.k8s.io", Kind: "EndpointSlice"}:  true,
-	{Group: "scheduling.k8s.io", Kind: "PriorityClass"}: true,
-	{Group: "storage.k8s.io", Kind: "CSIDriver"}:        true,
+	{Group: "discovery.k8s.io", Kind: "EndpointSlice"}:          true,
+	{Group: "scheduling.k8s.io", Kind: "PriorityClass"}:         true,
+	{Group: "storage.k8s.io", Kind: "CSIDriver"}:                true,
+	{Group: "flowcontrol.apiserver.k8s.io", Kind: "FlowSchema"}: true, {Group: "flowcontrol.apiserver.k8s.io", Kind: "PriorityLevelConfiguration"}: true,
+	{Group: "resource.k8s.io", Kind: "ResourceSlice"}: true, {Group: "resource.k8s.io", Kind: "DeviceClass"}: true,
 }
 
 // PrepareForCreate empties what the user may not choose of a new object.
