@@ -24,10 +24,12 @@ import (
 
 	storev1 "dhow.dev/gen/go/dhow/store/v1"
 	"dhow.dev/pkg/identity"
+	"dhow.dev/pkg/pki"
 	"dhow.dev/pkg/telemetry"
 	"dhow.dev/pkg/telemetry/logkey"
 	"dhow.dev/pkg/transport"
 	"dhow.dev/pkg/version"
+	"dhow.dev/services/apiserver/internal/admission"
 	"dhow.dev/services/apiserver/internal/allocator"
 	"dhow.dev/services/apiserver/internal/authorizer"
 	"dhow.dev/services/apiserver/internal/cache"
@@ -37,6 +39,7 @@ import (
 	"dhow.dev/services/apiserver/internal/expiry"
 	"dhow.dev/services/apiserver/internal/grpcapi"
 	"dhow.dev/services/apiserver/internal/registry"
+	"dhow.dev/services/apiserver/internal/restapi"
 	"dhow.dev/services/apiserver/internal/session"
 	"dhow.dev/services/apiserver/internal/strategy"
 )
@@ -47,6 +50,11 @@ type Config struct {
 	Listener net.Listener
 	// Credentials authenticate callers.
 	Credentials credentials.TransportCredentials
+	// Kubernetes is where the Kubernetes API is served, over TLS with KubernetesTLS. Run closes it. Nil: nowhere.
+	Kubernetes    net.Listener
+	KubernetesTLS *pki.KeyPair
+	// KubernetesAddress is the host:port at which pods and other API servers' clients reach the Kubernetes API. Empty: the listener's address.
+	KubernetesAddress string
 	// Logger gets the service's records. Nil discards them.
 	Logger *slog.Logger
 
@@ -138,12 +146,15 @@ var errNotReady = errors.New("its cache is not filled yet")
 
 // Run serves until the context ends, and returns nil then.
 func Run(ctx context.Context, config Config) error {
-	if err := config.setDefaults(); err != nil {
-		config.Listener.Close()
-		return fmt.Errorf("apiserver: %w", err)
+	err := config.setDefaults()
+	if err == nil {
+		err = run(ctx, config)
 	}
-	if err := run(ctx, config); err != nil {
+	if err != nil {
 		config.Listener.Close()
+		if config.Kubernetes != nil {
+			config.Kubernetes.Close()
+		}
 		return fmt.Errorf("apiserver: %w", err)
 	}
 	return nil
@@ -155,6 +166,12 @@ func (c *Config) setDefaults() error {
 	}
 	if c.Store == nil || c.Credentials == nil || c.KeyFile == "" {
 		return errors.New("Store, Credentials and KeyFile are required")
+	}
+	if c.Kubernetes != nil && c.KubernetesTLS == nil {
+		return errNoDoorTLS
+	}
+	if c.Kubernetes != nil && c.KubernetesAddress == "" {
+		c.KubernetesAddress = c.Kubernetes.Addr().String()
 	}
 	if c.AdvertiseAddress == "" {
 		c.AdvertiseAddress = c.Listener.Addr().String()
@@ -205,9 +222,12 @@ func run(ctx context.Context, config Config) error {
 	for resource, a := range allocators {
 		claimants[resource] = a
 	}
+	policies := authorizer.NewPolicies(objects, logger)
+	rights := authorizer.New(authorizer.Config{Pods: placements{objects}, Objects: objects, Policies: policies})
 	writes, err := registry.New(registry.Config{
 		Store: store, Cache: current{objects}, Codec: structs, Encryption: keys, Allocators: claimants, Tracer: tracer,
 		Strategies: strategy.New(strategy.Config{TolerationSeconds: config.TolerationSeconds, Lookup: lookup{cache: objects, codec: structs}}),
+		Admission:  admission.New(admission.Config{Authorizer: rights}),
 	})
 	if err != nil {
 		return err
@@ -220,21 +240,22 @@ func run(ctx context.Context, config Config) error {
 		return err
 	}
 	events := expiry.New(expiry.Config{Store: store, Cache: objects, Codec: structs, TTL: config.EventTTL, Logger: logger})
+	isReady := func() error {
+		select {
+		case <-objects.Ready():
+			return nil
+		default:
+			return errNotReady
+		}
+	}
 	board := component.New(component.Config{
 		Services: map[string]grpc.ClientConnInterface{
 			"store": config.Store, "scheduler": config.Scheduler, "controller-manager": config.ControllerManager,
 		},
-		Self: func() error {
-			select {
-			case <-objects.Ready():
-				return nil
-			default:
-				return errNotReady
-			}
-		},
+		Self: isReady,
 	})
 	api := grpcapi.New(grpcapi.Config{
-		Cache: objects, Registry: writes, Authorizer: authorizer.New(authorizer.Config{Pods: placements{objects}}),
+		Cache: objects, Registry: writes, Authorizer: rights,
 		Tunnels: sessions, Sessions: sessions, Components: board, Scheduler: config.Scheduler,
 		Tokens: callers.issuer, Virtual: callers.answers(), Extras: sessions.Extras(), Logger: logger, Version: version.Version,
 	})
@@ -245,13 +266,29 @@ func run(ctx context.Context, config Config) error {
 	})
 	api.Register(front)
 
+	if config.Kubernetes != nil {
+		parts := door{callers: callers, reviews: authorizer.NewReviews(rights), registry: writes, ready: isReady, address: config.KubernetesAddress}
+		handler, err := restapi.New(restapi.Config{
+			Cache: objects, Registry: writes, Codec: structs, Authorizer: rights, Authenticator: callers.verifier, Extras: sessions.Extras(),
+			Paths: parts.paths(), Subresources: parts.subresources(), Virtual: parts.virtual(), Logger: logger, Lifetime: running,
+		})
+		if err != nil {
+			return err
+		}
+		tasks.Go(func() error { return restapi.Serve(running, config.Kubernetes, config.KubernetesTLS, handler, logger) })
+	}
+
 	tasks.Go(func() error { return objects.Run(running) })
+	tasks.Go(func() error { return policies.Run(running) })
 	tasks.Go(func() error { return sessions.Run(running) })
 	tasks.Go(func() error { return events.Run(running) })
 	tasks.Go(func() error { return transport.Serve(running, front, config.Listener) })
 	tasks.Go(func() error {
 		start := bootstrap{registry: writes, codec: structs, network: config.Network, allocators: slices.Collect(maps.Values(allocators)), logger: logger}
 		if err := start.run(running, objects.Ready()); err != nil {
+			return err
+		}
+		if err := start.reconcile(running, objects); err != nil {
 			return err
 		}
 		checks.SetServingStatus("", healthpb.HealthCheckResponse_SERVING)

@@ -29,7 +29,7 @@ func (d *Door) delete(w http.ResponseWriter, r *http.Request, info *request.Info
 		respond.Error(w, r, err)
 		return
 	}
-	result, err := d.config.Registry.Delete(r.Context(), p.stored, namespaceOf(info), info.Name, removal(o))
+	result, err := d.config.Registry.Delete(r.Context(), info.Kind.StoredAs(), namespaceOf(info), info.Name, removal(o))
 	if err != nil {
 		respond.Error(w, r, err)
 		return
@@ -38,7 +38,7 @@ func (d *Door) delete(w http.ResponseWriter, r *http.Request, info *request.Info
 		respond.Warn(w, text)
 	}
 	if result.Deleted && !returned[info.Kind.GroupResource()] {
-		status, err := deleted(info, p.written(result))
+		status, err := deleted(info, fresh{data: result.Object})
 		if err != nil {
 			respond.Error(w, r, err)
 			return
@@ -51,7 +51,12 @@ func (d *Door) delete(w http.ResponseWriter, r *http.Request, info *request.Info
 	if !result.Deleted && o.OrphanDependents != nil && !*o.OrphanDependents { //nolint:staticcheck // they send it
 		code = http.StatusAccepted
 	}
-	p.one(w, r, code, p.written(result))
+	last, err := d.written(info, result)
+	if err != nil {
+		respond.Error(w, r, err)
+		return
+	}
+	p.one(w, r, code, last)
 }
 
 // deleted is the Status that says that an object is gone.
@@ -89,14 +94,14 @@ func (d *Door) deleteCollection(w http.ResponseWriter, r *http.Request, info *re
 		respond.Error(w, r, err)
 		return
 	}
-	if err := d.removeAll(r, info, p, list, removal(o)); err != nil {
+	if err := d.removeAll(r, info, list, removal(o)); err != nil {
 		respond.Error(w, r, err)
 		return
 	}
 	p.list(w, r, selected)
 }
 
-func (d *Door) removeAll(r *http.Request, info *request.Info, p *rendering, list *metav1.ListOptions, options registry.DeleteOptions) error {
-	_, err := d.config.Registry.DeleteCollection(r.Context(), p.stored, namespaceOf(info), list.LabelSelector, list.FieldSelector, options)
+func (d *Door) removeAll(r *http.Request, info *request.Info, list *metav1.ListOptions, options registry.DeleteOptions) error {
+	_, err := d.config.Registry.DeleteCollection(r.Context(), info.Kind.StoredAs(), namespaceOf(info), list.LabelSelector, list.FieldSelector, options)
 	return err
 }

@@ -63,7 +63,7 @@ func selection(info *request.Info, o *metav1.ListOptions) (cache.Selection, erro
 	if info.Name != "" && !strings.Contains(fieldSelector, "metadata.name") {
 		fieldSelector = strings.TrimPrefix(fieldSelector+",metadata.name="+info.Name, ",")
 	}
-	return cache.Select(info.Kind.StoredAs(), namespaceOf(info), o.LabelSelector, fieldSelector)
+	return cache.Select(info.Kind, namespaceOf(info), o.LabelSelector, fieldSelector)
 }
 
 // revision reads a resource version; nil for none.

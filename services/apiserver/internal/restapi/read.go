@@ -22,7 +22,7 @@ func (d *Door) get(w http.ResponseWriter, r *http.Request, info *request.Info) {
 		respond.Error(w, r, err)
 		return
 	}
-	e, err := d.config.Cache.Get(r.Context(), p.stored, namespaceOf(info), info.Name, least)
+	e, err := d.config.Cache.Get(r.Context(), info.Kind, namespaceOf(info), info.Name, least)
 	if apierrors.IsNotFound(err) {
 		err = apierrors.NewNotFound(info.Kind.GroupResource(), info.Name)
 	}
@@ -30,7 +30,25 @@ func (d *Door) get(w http.ResponseWriter, r *http.Request, info *request.Info) {
 		respond.Error(w, r, err)
 		return
 	}
+	if info.Subresource == scale {
+		d.getScale(w, r, info, p, e)
+		return
+	}
 	p.one(w, r, http.StatusOK, d.version(e))
+}
+
+func (d *Door) getScale(w http.ResponseWriter, r *http.Request, info *request.Info, p *rendering, e *cache.Entry) {
+	of, err := d.config.Registry.Scale(info.Kind, e.Object, e.Revision)
+	if err != nil {
+		respond.Error(w, r, err)
+		return
+	}
+	data, err := of.Marshal()
+	if err != nil {
+		respond.Error(w, r, err)
+		return
+	}
+	p.one(w, r, http.StatusOK, fresh{resource: p.row, data: data})
 }
 
 // version is an entry with what is known of it but not stored.

@@ -28,7 +28,7 @@ const (
 
 // version is one object at one revision on its way to a client.
 type version interface {
-	// Encoded is the stored kind's protobuf, with its resource version.
+	// Encoded is the object's protobuf, with its resource version.
 	Encoded() []byte
 	// Text is the same as JSON.
 	Text(encode func(*resource.Resource, []byte) ([]byte, error)) ([]byte, error)
@@ -63,10 +63,10 @@ func (d *Door) marshal(r *resource.Resource, o runtime.Object) ([]byte, error) {
 // rendering is how one request's objects are shown.
 type rendering struct {
 	door *Door
-	// row is the kind as the client asked for it, stored the kind as it is stored.
-	row, stored *resource.Resource
-	form        respond.Form
-	include     metav1.IncludeObjectPolicy
+	// row is the kind that the answer carries.
+	row     *resource.Resource
+	form    respond.Form
+	include metav1.IncludeObjectPolicy
 }
 
 // rendering negotiates the form of an answer. Lists say so: their metadata has another kind.
@@ -75,7 +75,7 @@ func (d *Door) rendering(r *http.Request, info *request.Info, as ...string) (*re
 	if err != nil {
 		return nil, err
 	}
-	p := &rendering{door: d, row: info.Kind, stored: info.Kind.StoredAs(), form: form, include: metav1.IncludeMetadata}
+	p := &rendering{door: d, row: carried(info), form: form, include: metav1.IncludeMetadata}
 	if form.As == asTable {
 		var o metav1.TableOptions
 		if err := parameters(info.Query, &o, metav1.Convert_url_Values_To_v1_TableOptions); err != nil {
@@ -91,20 +91,9 @@ func (d *Door) rendering(r *http.Request, info *request.Info, as ...string) (*re
 	return p, nil
 }
 
-// object decodes a version into the kind that was asked for.
-func (p *rendering) object(v version) (runtime.Object, error) {
-	o, err := p.door.config.Codec.DecodeProto(p.stored, v.Encoded())
-	if err != nil || p.row == p.stored {
-		return o, err
-	}
-	return p.door.convert(o, p.row)
-}
-
-func (d *Door) convert(o runtime.Object, to *resource.Resource) (runtime.Object, error) {
-	if d.config.Convert == nil {
-		return nil, NotServed()
-	}
-	return d.config.Convert(o, to)
+// object decodes a version.
+func (p *rendering) object(v version) (codec.Object, error) {
+	return p.door.config.Codec.DecodeProto(p.row, v.Encoded())
 }
 
 // text is a version as compact JSON.
@@ -125,40 +114,22 @@ func (p *rendering) text(v version) ([]byte, error) {
 			return nil, err
 		}
 		return json.Marshal(m)
-	case p.row == p.stored:
-		return v.Text(p.door.encode)
 	}
-	o, err := p.object(v)
-	if err != nil {
-		return nil, err
-	}
-	return p.door.marshal(p.row, o)
+	return v.Text(p.door.encode)
 }
 
 // raw is a version as protobuf, without envelope, and the type that the envelope says.
-func (p *rendering) raw(v version) (data []byte, apiVersion, kind string, err error) {
-	switch {
-	case p.form.As != "":
-		return onlyMetadata(v.Encoded()), metaVersion, asMetadata, nil
-	case p.row == p.stored:
-		return v.Encoded(), p.row.APIVersion(), p.row.Kind, nil
+func (p *rendering) raw(v version) (data []byte, apiVersion, kind string) {
+	if p.form.As != "" {
+		return onlyMetadata(v.Encoded()), metaVersion, asMetadata
 	}
-	o, err := p.object(v)
-	if err != nil {
-		return nil, "", "", err
-	}
-	data, err = o.(codec.Object).Marshal()
-	return data, p.row.APIVersion(), p.row.Kind, err
+	return v.Encoded(), p.row.APIVersion(), p.row.Kind
 }
 
 // one writes the answer that is one object.
 func (p *rendering) one(w http.ResponseWriter, r *http.Request, code int, v version) {
 	if p.form.Media == respond.Protobuf {
-		data, apiVersion, kind, err := p.raw(v)
-		if err != nil {
-			respond.Error(w, r, err)
-			return
-		}
+		data, apiVersion, kind := p.raw(v)
 		respond.Write(w, r, code, p.form.Media.ContentType(), respond.Envelope(apiVersion, kind, len(data)), data, []byte(respond.EnvelopeTail))
 		return
 	}
@@ -348,13 +319,10 @@ func (p *rendering) listRaw(l page) ([][]byte, error) {
 	size := len(pieces[1])
 	for _, v := range l.versions {
 		var item []byte
-		if s, ok := v.(spliced); ok && p.row == p.stored && p.form.As == "" {
+		if s, ok := v.(spliced); ok && p.form.As == "" {
 			item = s.Item()
 		} else {
-			data, _, _, err := p.raw(v)
-			if err != nil {
-				return nil, err
-			}
+			data, _, _ := p.raw(v)
 			item = protowire.AppendBytes(protowire.AppendTag(nil, itemsField, protowire.BytesType), data)
 		}
 		size += len(item)

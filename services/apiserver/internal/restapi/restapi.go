@@ -15,9 +15,9 @@ import (
 	"strings"
 	"time"
 
+	autoscalingv1 "k8s.io/api/autoscaling/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"dhow.dev/pkg/identity"
@@ -56,9 +56,9 @@ type Config struct {
 	Auditor, Impersonation, Fairness Filter
 	// Extras append to an object what is known but not stored. Keyed by kind.
 	Extras map[*resource.Resource]func(*cache.Entry) []byte
-	// Convert makes an object of another version of its kind. Nil: there are no kinds with several versions.
-	Convert func(o runtime.Object, to *resource.Resource) (runtime.Object, error)
-	// Patcher patches objects of versions that are not stored. Needed with Convert.
+	// Convert makes an encoded object one of another version of its kind, and Patcher patches objects of versions that are not stored. Needed where a kind has
+	// several versions.
+	Convert func(object []byte, from, to *resource.Resource) ([]byte, error)
 	Patcher *patch.Patcher
 	// Paths are what is served beside resources: a path, or a prefix that ends in a slash.
 	Paths map[string]http.Handler
@@ -177,6 +177,10 @@ func (d *Door) serveResource(w http.ResponseWriter, r *http.Request, info *reque
 		h.ServeHTTP(w, r)
 		return
 	}
+	if kind.Subresource != "" {
+		respond.Error(w, r, NotServed())
+		return
+	}
 	if kind.Virtual || !kind.Allows(info.Verb) {
 		respond.Error(w, r, NotAllowed())
 		return
@@ -203,25 +207,53 @@ func (d *Door) serveResource(w http.ResponseWriter, r *http.Request, info *reque
 	}
 }
 
-// serveSubresource serves the handler of a subresource, or the one that all kinds have: status, and finalize of namespaces.
+// parts are the subresources that the registry writes, beside status: which kinds have them, and their verbs.
+var parts = map[Subresource]string{
+	{"", "namespaces", "finalize"}:                                    "update",
+	{"", "pods", "ephemeralcontainers"}:                               "get update patch",
+	{"", "pods", "resize"}:                                            "get update patch",
+	{"", "replicationcontrollers", scale}:                             "get update patch",
+	{"apps", "deployments", scale}:                                    "get update patch",
+	{"apps", "replicasets", scale}:                                    "get update patch",
+	{"apps", "statefulsets", scale}:                                   "get update patch",
+	{"certificates.k8s.io", "certificatesigningrequests", "approval"}: "get update patch",
+}
+
+// scale is the subresource that has a kind of its own.
+const scale = "scale"
+
+var scales = resource.ByGVK(autoscalingv1.SchemeGroupVersion.WithKind("Scale"))
+
+// carried is the kind that a request and its answer carry.
+func carried(info *request.Info) *resource.Resource {
+	if info.Subresource == scale {
+		return scales
+	}
+	return info.Kind
+}
+
+// serveSubresource serves what has a handler of its own, or what the registry writes.
 func (d *Door) serveSubresource(w http.ResponseWriter, r *http.Request, info *request.Info) {
 	kind := info.Kind
 	if h := d.config.Subresources[Subresource{kind.Group, kind.Plural, info.Subresource}]; h != nil {
 		h.ServeHTTP(w, r)
 		return
 	}
-	own := info.Subresource == "status" && kind.HasStatus || info.Subresource == "finalize" && isNamespace(kind)
+	verbs := parts[Subresource{kind.Group, kind.Plural, info.Subresource}]
+	if info.Subresource == "status" && kind.HasStatus {
+		verbs = "get update patch"
+	}
 	switch {
-	case !own || kind.Virtual || info.SubPath != "" && info.SubPath != "/":
+	case verbs == "" || kind.Virtual || strings.Trim(info.SubPath, "/") != "":
 		respond.Error(w, r, NotServed())
-	case info.Verb == "get" && info.Subresource == "status":
+	case !strings.Contains(verbs, info.Verb):
+		respond.Error(w, r, NotAllowed())
+	case info.Verb == "get":
 		d.get(w, r, info)
 	case info.Verb == "update":
 		d.update(w, r, info)
-	case info.Verb == "patch" && info.Subresource == "status":
-		d.patch(w, r, info)
 	default:
-		respond.Error(w, r, NotAllowed())
+		d.patch(w, r, info)
 	}
 }
 

@@ -188,10 +188,7 @@ func (s *stream) change(c *cache.Change) error {
 		t.ResourceVersion = formatRevision(c.Revision)
 		return s.value(kind, t)
 	case s.form.Media == respond.Protobuf:
-		data, apiVersion, object, err := s.raw(c)
-		if err != nil {
-			return err
-		}
+		data, apiVersion, object := s.raw(c)
 		s.frame(kind, apiVersion, object, data)
 		return nil
 	}

@@ -7,7 +7,6 @@ import (
 	"net/http"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 
 	"dhow.dev/pkg/identity"
@@ -34,6 +33,10 @@ func (d *Door) create(w http.ResponseWriter, r *http.Request, info *request.Info
 }
 
 func (d *Door) update(w http.ResponseWriter, r *http.Request, info *request.Info) {
+	if info.Name == "" {
+		respond.Error(w, r, NotAllowed())
+		return
+	}
 	d.write(w, r, info, updateOptions, func(in registry.Input, options registry.WriteOptions) (registry.Result, error) {
 		return d.config.Registry.Update(r.Context(), info.Kind.StoredAs(), in, options)
 	})
@@ -59,12 +62,12 @@ func (d *Door) write(w http.ResponseWriter, r *http.Request, info *request.Info,
 		return
 	}
 	result, err := commit(in, o)
-	p.result(w, r, result, warnings, err)
+	d.result(w, r, info, p, result, warnings, err)
 }
 
 // input reads the object of a request's body, as the kind that is stored.
-func (d *Door) input(r *http.Request, info *request.Info, validation codec.FieldValidation) (registry.Input, []string, error) {
-	in := registry.Input{Namespace: namespaceOf(info), Name: info.Name}
+func (d *Door) input(r *http.Request, info *request.Info, validation codec.FieldValidation) (in registry.Input, warnings []string, err error) {
+	in = registry.Input{Namespace: namespaceOf(info), Name: info.Name}
 	data, media, err := respond.Body(r)
 	if err != nil {
 		return in, nil, err
@@ -78,45 +81,36 @@ func (d *Door) input(r *http.Request, info *request.Info, validation codec.Field
 		if err != nil {
 			return in, nil, err
 		}
-		if want := info.Kind.GroupVersionKind(); !kind.Empty() && kind != want {
+		if want := carried(info).GroupVersionKind(); !kind.Empty() && kind != want {
 			return in, nil, apierrors.NewBadRequest(fmt.Sprintf("the kind in the data (%s) does not match the expected kind (%s)", kind, want))
 		}
 		in.Data = raw
 	}
-	if info.Kind.Storage == nil {
+	if info.Kind.Storage == nil || info.Subresource == scale {
 		return in, nil, nil
 	}
-	var o codec.Object
-	var warnings []string
-	if in.Text {
-		o, warnings, err = d.config.Codec.DecodeText(info.Kind, in.Data, validation)
-	} else {
-		o, err = d.config.Codec.DecodeProto(info.Kind, in.Data)
-	}
-	if err != nil {
-		return in, nil, err
-	}
-	in.Data, err = d.stored(o, info)
+	in.Data, warnings, err = d.stored(info, in.Data, in.Text, validation)
 	in.Text = false
 	return in, warnings, err
 }
 
-// stored encodes an object of another version as the kind that is stored.
-func (d *Door) stored(o runtime.Object, info *request.Info) ([]byte, error) {
-	converted, err := d.convert(o, info.Kind.Storage)
-	if err != nil {
-		return nil, err
+// stored makes an object of another version the kind that is stored. Unlike the stored form it still says which version of the object the caller has seen.
+func (d *Door) stored(info *request.Info, data []byte, isText bool, validation codec.FieldValidation) (encoded []byte, warnings []string, err error) {
+	if isText {
+		var o codec.Object
+		if o, warnings, err = d.config.Codec.DecodeText(info.Kind, data, validation); err != nil {
+			return nil, nil, err
+		}
+		if data, err = o.Marshal(); err != nil {
+			return nil, nil, err
+		}
 	}
-	object, ok := converted.(codec.Object)
-	if !ok {
-		return nil, fmt.Errorf("%T cannot be encoded", converted)
-	}
-	// Unlike the stored form, that of a request says which version the caller has seen.
-	return object.Marshal()
+	encoded, err = d.config.Convert(data, info.Kind, info.Kind.Storage)
+	return encoded, warnings, err
 }
 
 // result writes the answer to a write.
-func (p *rendering) result(w http.ResponseWriter, r *http.Request, result registry.Result, warnings []string, err error) {
+func (d *Door) result(w http.ResponseWriter, r *http.Request, info *request.Info, p *rendering, result registry.Result, warnings []string, err error) {
 	for _, text := range warnings {
 		respond.Warn(w, text)
 	}
@@ -131,16 +125,26 @@ func (p *rendering) result(w http.ResponseWriter, r *http.Request, result regist
 	if result.Created {
 		code = http.StatusCreated
 	}
-	p.one(w, r, code, p.written(result))
+	made, err := d.written(info, result)
+	if err != nil {
+		respond.Error(w, r, err)
+		return
+	}
+	p.one(w, r, code, made)
 }
 
-// written is the version that a write has made.
-func (p *rendering) written(result registry.Result) version {
-	data := result.Object
+// written is the version that a write has made, as the kind that was asked for.
+func (d *Door) written(info *request.Info, result registry.Result) (version, error) {
+	v := fresh{resource: carried(info), data: result.Object}
 	if result.Revision != 0 {
-		data = cache.WithRevision(result.Object, result.Revision).Bytes()
+		v.data = cache.WithRevision(result.Object, result.Revision).Bytes()
 	}
-	return fresh{resource: p.stored, data: data}
+	if info.Kind.Storage == nil || info.Subresource == scale {
+		return v, nil
+	}
+	var err error
+	v.data, err = d.config.Convert(v.data, info.Kind.Storage, info.Kind)
+	return v, err
 }
 
 // patchTypes are the formats of patches by their content type.
@@ -149,6 +153,10 @@ var patchTypes = map[types.PatchType]patch.Type{
 }
 
 func (d *Door) patch(w http.ResponseWriter, r *http.Request, info *request.Info) {
+	if info.Name == "" {
+		respond.Error(w, r, NotAllowed())
+		return
+	}
 	p, err := d.rendering(r, info, asTable, asMetadata)
 	if err != nil {
 		respond.Error(w, r, err)
@@ -182,7 +190,7 @@ func (d *Door) patch(w http.ResponseWriter, r *http.Request, info *request.Info)
 	}
 	in := registry.PatchInput{Namespace: namespaceOf(info), Name: info.Name, Type: format, Data: data}
 	result, err := d.config.Registry.Patch(r.Context(), info.Kind, in, options)
-	p.result(w, r, result, nil, err)
+	d.result(w, r, info, p, result, nil, err)
 }
 
 // mayCreate holds who applies what does not exist to the right to create it. A race only decides which error a caller without that right gets.
@@ -203,17 +211,14 @@ const attempts = 5
 // same.
 func (d *Door) patchVersion(w http.ResponseWriter, r *http.Request, info *request.Info, p *rendering, format patch.Type, data []byte, options registry.WriteOptions) {
 	if format == patch.Apply {
-		o, warnings, err := d.config.Codec.DecodeText(info.Kind, data, options.FieldValidation)
-		if err == nil {
-			data, err = d.stored(o, info)
-		}
+		encoded, warnings, err := d.stored(info, data, true, options.FieldValidation)
 		if err != nil {
 			respond.Error(w, r, err)
 			return
 		}
-		in := registry.Input{Namespace: namespaceOf(info), Name: info.Name, Data: data}
-		result, err := d.config.Registry.Apply(r.Context(), p.stored, in, options)
-		p.result(w, r, result, warnings, err)
+		in := registry.Input{Namespace: namespaceOf(info), Name: info.Name, Data: encoded}
+		result, err := d.config.Registry.Apply(r.Context(), info.Kind.Storage, in, options)
+		d.result(w, r, info, p, result, warnings, err)
 		return
 	}
 	var result registry.Result
@@ -225,11 +230,11 @@ func (d *Door) patchVersion(w http.ResponseWriter, r *http.Request, info *reques
 			break
 		}
 	}
-	p.result(w, r, result, warnings, err)
+	d.result(w, r, info, p, result, warnings, err)
 }
 
 func (d *Door) tryPatch(r *http.Request, info *request.Info, p *rendering, format patch.Type, data []byte, options registry.WriteOptions) (registry.Result, []string, error) {
-	e, err := d.config.Cache.Get(r.Context(), p.stored, namespaceOf(info), info.Name, nil)
+	e, err := d.config.Cache.Get(r.Context(), info.Kind, namespaceOf(info), info.Name, nil)
 	if err != nil {
 		return registry.Result{}, nil, err
 	}
@@ -237,19 +242,18 @@ func (d *Door) tryPatch(r *http.Request, info *request.Info, p *rendering, forma
 	if err != nil {
 		return registry.Result{}, nil, err
 	}
-	object, ok := current.(codec.Object)
-	if !ok {
-		return registry.Result{}, nil, fmt.Errorf("%T cannot be patched", current)
-	}
-	patched, warnings, err := d.config.Patcher.Patch(info.Kind, object, format, data, options.FieldValidation)
+	patched, warnings, err := d.config.Patcher.Patch(info.Kind, current, format, data, options.FieldValidation)
 	if err != nil {
 		return registry.Result{}, nil, err
 	}
-	encoded, err := d.stored(patched, info)
+	encoded, err := patched.Marshal()
 	if err != nil {
+		return registry.Result{}, nil, err
+	}
+	if encoded, _, err = d.stored(info, encoded, false, options.FieldValidation); err != nil {
 		return registry.Result{}, nil, err
 	}
 	in := registry.Input{Namespace: namespaceOf(info), Name: info.Name, Data: encoded}
-	result, err := d.config.Registry.Update(r.Context(), p.stored, in, options)
+	result, err := d.config.Registry.Update(r.Context(), info.Kind.Storage, in, options)
 	return result, warnings, err
 }
