@@ -38,6 +38,8 @@ type cluster struct {
 	ca     *pki.Authority
 	// config is the path of the file that the command is given.
 	config string
+	// kubernetes is the address of the Kubernetes door.
+	kubernetes string
 	// admin may do everything.
 	admin *grpc.ClientConn
 	// explain is what the scheduler answers.
@@ -68,7 +70,8 @@ func newCluster(t *testing.T) *cluster {
 		schedulerv1.RegisterSchedulerServer(server, fakeScheduler{c: c})
 		return transport.Serve(ctx, server, c.memory.Listen("scheduler"))
 	})
-	network := c.listen()
+	network, kubernetes := c.listen(), c.listen()
+	c.kubernetes = kubernetes.Addr().String()
 	started := make(chan struct{})
 	c.background("apiserver", func(ctx context.Context) error {
 		return apiserver.Run(ctx, apiserver.Config{
@@ -76,6 +79,9 @@ func newCluster(t *testing.T) *cluster {
 			Credentials: c.memory.ServerCredentialsAnd(c.serverTLS()),
 			Store:       c.dial("store", identity.APIServer), Scheduler: c.dial("scheduler", identity.APIServer),
 			KeyFile: filepath.Join(c.dir, "keys"), AdvertiseAddress: network.Addr().String(),
+			Kubernetes: kubernetes, KubernetesTLS: c.pair("kubernetes", pki.Request{
+				Identity: identity.Identity{Name: identity.APIServer}, DNSNames: []string{"localhost"}, IPs: []net.IP{net.IPv4(127, 0, 0, 1)}, Server: true,
+			}),
 			Started: func() { close(started) },
 		})
 	})
@@ -141,10 +147,14 @@ func (c *cluster) serverTLS() credentials.TransportCredentials {
 	}))
 }
 
+func adminRequest() pki.Request {
+	return pki.Request{Identity: identity.Identity{Name: identity.Admin, Groups: []string{identity.Masters}}, Client: true}
+}
+
 // configFor writes a configuration that names a server.
 func (c *cluster) configFor(address string) string {
 	c.t.Helper()
-	c.pair("admin", pki.Request{Identity: identity.Identity{Name: identity.Admin, Groups: []string{identity.Masters}}, Client: true})
+	c.pair("admin", adminRequest())
 	file := filepath.Join(c.dir, strings.ReplaceAll(address, ":", "-")+".yaml")
 	config := connect.Config{Servers: []string{address}, CertificateAuthority: "ca.crt", Certificate: "admin.crt", Key: "admin.key"}
 	if err := config.Write(file); err != nil {
