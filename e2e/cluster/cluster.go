@@ -37,8 +37,10 @@ type Cluster struct {
 	t       *testing.T
 	DataDir string
 	listen  string
-	options Options
-	dhow    string
+	// kubernetes is where the Kubernetes API answers on this machine.
+	kubernetes string
+	options    Options
+	dhow       string
 
 	mu  sync.Mutex
 	up  *exec.Cmd
@@ -60,7 +62,8 @@ func Start(t *testing.T, options Options) *Cluster {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := &Cluster{t: t, DataDir: filepath.Join(dir, "data"), listen: FreePorts(t), options: options, dhow: dhow}
+	c := &Cluster{t: t, DataDir: filepath.Join(dir, "data"), options: options, dhow: dhow}
+	c.listen, c.kubernetes = FreePorts(t)
 	t.Cleanup(func() {
 		c.down()
 		if t.Failed() {
@@ -77,18 +80,20 @@ func Start(t *testing.T, options Options) *Cluster {
 	return c
 }
 
-// FreePorts finds a loopback port that has the five ports after it free too, as services in processes of their own need them, and returns its address.
-func FreePorts(t *testing.T) string {
+// FreePorts finds a loopback port that has the ports after it free too, as services in processes of their own need them, and returns its address and the one for the
+// Kubernetes API.
+func FreePorts(t *testing.T) (listen, kubernetes string) {
 	t.Helper()
-	const needed = 6
+	// The gRPC API's and the five after it, then two for the Kubernetes API of two API servers.
+	const first, needed = 6, 8
 next:
 	for range 100 {
-		first, err := net.Listen("tcp", "127.0.0.1:0")
+		found, err := net.Listen("tcp", "127.0.0.1:0")
 		if err != nil {
 			t.Fatal(err)
 		}
-		first.Close()
-		port := first.Addr().(*net.TCPAddr).Port
+		found.Close()
+		port := found.Addr().(*net.TCPAddr).Port
 		for i := range needed {
 			l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port+i))
 			if err != nil {
@@ -96,10 +101,10 @@ next:
 			}
 			l.Close()
 		}
-		return fmt.Sprintf("127.0.0.1:%d", port)
+		return fmt.Sprintf("127.0.0.1:%d", port), fmt.Sprintf("127.0.0.1:%d", port+first)
 	}
 	t.Fatal("no free ports on 127.0.0.1")
-	return ""
+	return "", ""
 }
 
 // Address is where the API answers on this machine.
@@ -151,7 +156,7 @@ func (o *output) waitFor(text string, deadline time.Duration) error {
 // Up runs `dhow up` and waits until it is ready.
 func (c *Cluster) Up() {
 	c.t.Helper()
-	args := []string{"up", "--data-dir", c.DataDir, "--listen", c.listen, "--nodes", fmt.Sprint(c.options.Nodes)}
+	args := []string{"up", "--data-dir", c.DataDir, "--listen", c.listen, "--kubernetes-listen", c.kubernetes, "--nodes", fmt.Sprint(c.options.Nodes)}
 	if c.options.Separate {
 		args = append(args, "--separate")
 	}

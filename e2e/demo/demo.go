@@ -29,7 +29,9 @@ type Config struct {
 	// DataDir is the cluster's data directory; it must not exist, and is gone at the end.
 	DataDir string
 	Listen  string
-	Nodes   int
+	// Kubernetes is the address of the Kubernetes API.
+	Kubernetes string
+	Nodes      int
 	// Replicas is how far the web tier is scaled.
 	Replicas int
 	// Separate runs the five services as processes of their own.
@@ -167,7 +169,7 @@ func eventually(ctx context.Context, ask func(context.Context) error) error {
 }
 
 func startCluster(ctx context.Context, d *Demo) (string, error) {
-	args := []string{"up", "--nodes", fmt.Sprint(d.Nodes), "--data-dir", d.DataDir, "--listen", d.Listen}
+	args := []string{"up", "--nodes", fmt.Sprint(d.Nodes), "--data-dir", d.DataDir, "--listen", d.Listen, "--kubernetes-listen", d.Kubernetes}
 	if d.Separate {
 		args = append(args, "--separate")
 	}

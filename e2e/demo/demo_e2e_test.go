@@ -24,7 +24,7 @@ func config(t *testing.T, out *bytes.Buffer) Config {
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	return Config{
-		Dhow: dhow, Repository: filepath.Join("..", ".."), DataDir: filepath.Join(dir, "data"), Listen: "127.0.0.1:7460", Nodes: 3, Replicas: 12,
+		Dhow: dhow, Repository: filepath.Join("..", ".."), DataDir: filepath.Join(dir, "data"), Listen: "127.0.0.1:7460", Kubernetes: "127.0.0.1:6460", Nodes: 3, Replicas: 12,
 		StepTimeout: 3 * time.Minute, Out: out,
 	}
 }

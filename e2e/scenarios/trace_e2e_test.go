@@ -31,7 +31,7 @@ func seen(t *testing.T, options cluster.Options) {
 	c.Images(t)
 	// Nodes are network namespaces: what they all reach of this machine is the bridge, whose address the first run chose.
 	received, endpoint := collect(t, c.Gateway)
-	metrics := cluster.FreePorts(t)
+	metrics, _ := cluster.FreePorts(t)
 	c.Again("--otlp-endpoint", endpoint, "--metrics-listen", metrics)
 	t.Run("trace", func(t *testing.T) { unbroken(t, c, options, received, endpoint) })
 	t.Run("metrics", func(t *testing.T) { measured(t, c, options, metrics) })

@@ -2,9 +2,10 @@ package up
 
 import (
 	"context"
-	"fmt"
+	"errors"
 	"log/slog"
 	"net"
+	"net/netip"
 	"strings"
 
 	"golang.org/x/sync/errgroup"
@@ -27,11 +28,11 @@ type controlPlane interface {
 	servers() []string
 }
 
-func (c *cluster) controlPlane(ctx context.Context, addresses []string, inside string) (controlPlane, error) {
+func (c *cluster) controlPlane(ctx context.Context) (controlPlane, error) {
 	if c.config.Separate {
 		return newSeparate(c)
 	}
-	return newInProcess(ctx, c, addresses, inside)
+	return newInProcess(ctx, c)
 }
 
 // evictionRate is how many lost nodes a second have their pods moved. Kubernetes' default of one in ten seconds is for clusters whose nodes are lost by
@@ -43,24 +44,41 @@ type inProcess struct {
 	c       *cluster
 	memory  *transport.Memory
 	network net.Listener
-	// inside is where nodes reach the API server.
-	inside string
+	// kubernetes is nil when that door is not open.
+	kubernetes net.Listener
+	// inside and kubernetesInside are where nodes and pods reach the two doors.
+	inside, kubernetesInside string
 }
 
-func newInProcess(ctx context.Context, c *cluster, addresses []string, inside string) (*inProcess, error) {
-	network, err := transport.Listen(ctx, strings.Join(addresses, ","), c.logger)
-	if err != nil {
+func newInProcess(ctx context.Context, c *cluster) (*inProcess, error) {
+	p := &inProcess{c: c, memory: transport.NewMemory()}
+	listen := func(d door) (net.Listener, string, error) {
+		addresses, inside, err := d.addresses(c.machine.Gateway)
+		if err != nil {
+			return nil, "", err
+		}
+		l, err := transport.Listen(ctx, strings.Join(addresses, ","), c.logger)
+		return l, inside, err
+	}
+	doors := c.config.doors()
+	var err error
+	if p.network, p.inside, err = listen(doors[0]); err != nil {
 		return nil, err
 	}
-	return &inProcess{c: c, memory: transport.NewMemory(), network: network, inside: inside}, nil
+	if len(doors) > 1 {
+		if p.kubernetes, p.kubernetesInside, err = listen(doors[1]); err != nil {
+			return nil, errors.Join(err, p.network.Close())
+		}
+	}
+	return p, nil
 }
 
 func (p *inProcess) clients() []string {
-	host, port, err := splitListen(p.c.config.Listen)
-	if err == nil && host.IsUnspecified() {
-		return []string{fmt.Sprintf("127.0.0.1:%d", port)}
+	a, err := netip.ParseAddrPort(p.c.config.Listen)
+	if err != nil {
+		return []string{p.c.config.Listen}
 	}
-	return []string{p.c.config.Listen}
+	return []string{reachable(a).String()}
 }
 
 func (p *inProcess) servers() []string { return []string{p.inside} }
@@ -100,7 +118,7 @@ func (p *inProcess) run(ctx context.Context) error {
 				Listener: transport.Several(p.memory.Listen("apiserver"), p.network), Credentials: p.memory.ServerCredentialsAnd(transport.TLSServer(pair)), Logger: p.logger("apiserver"),
 				Store: conns["store"], Scheduler: conns["scheduler"], ControllerManager: conns["controller-manager"],
 				KeyFile: p.c.keyFile(), SessionGrace: config.NodeGrace, TolerationSeconds: config.evictSeconds(),
-				AdvertiseAddress: p.inside,
+				AdvertiseAddress: p.inside, Kubernetes: p.kubernetes, KubernetesTLS: pair, KubernetesAddress: p.kubernetesInside,
 			})
 		},
 		"scheduler": func(ctx context.Context) error {

@@ -4,8 +4,6 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
-	"net"
-	"net/netip"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -154,35 +152,4 @@ func (a agent) restartIfChanged(ctx context.Context) error {
 		return nil
 	}
 	return running.Stop(ctx, agentGrace)
-}
-
-// addresses are where the API is reached from outside and from the nodes.
-func addresses(listen string, gateway netip.Addr) (all []string, nodes string, err error) {
-	host, port, err := splitListen(listen)
-	if err != nil {
-		return nil, "", err
-	}
-	inside := netip.AddrPortFrom(gateway, port).String()
-	if host.IsUnspecified() {
-		// One socket hears both.
-		return []string{listen}, inside, nil
-	}
-	return []string{netip.AddrPortFrom(host, port).String(), inside}, inside, nil
-}
-
-func splitListen(listen string) (netip.Addr, uint16, error) {
-	a, err := netip.ParseAddrPort(listen)
-	if err != nil {
-		return netip.Addr{}, 0, fmt.Errorf("--listen %q: give an address and a port, for example 127.0.0.1:7443: %w", listen, err)
-	}
-	return a.Addr(), a.Port(), nil
-}
-
-// portFree says in one line when an address is taken, before anything is made.
-func portFree(address string) error {
-	l, err := net.Listen("tcp", address)
-	if err != nil {
-		return fmt.Errorf("%w: choose another --listen, or stop the process that has the port (ss -ltnp)", err)
-	}
-	return l.Close()
 }

@@ -54,7 +54,7 @@ func newSeparate(c *cluster) (*separateServices, error) {
 		return nil, fmt.Errorf("--listen %s: with --separate the %d ports after it are needed too: choose a port from 1 to %d", first, secondAPIServerPort, 65535-secondAPIServerPort)
 	}
 	s := &separateServices{c: c, first: first, second: netip.AddrPortFrom(first.Addr(), first.Port()+secondAPIServerPort), gateway: c.machine.Gateway}
-	apiserver := func(name string, own netip.AddrPort) service {
+	apiserver := func(name string, own netip.AddrPort, number uint16) (service, error) {
 		listen := []string{own.String()}
 		if !own.Addr().IsUnspecified() {
 			listen = append(listen, netip.AddrPortFrom(s.gateway, own.Port()).String())
@@ -64,13 +64,31 @@ func newSeparate(c *cluster) (*separateServices, error) {
 			"--store", s.local(storePort), "--scheduler", s.local(schedulerPort), "--controller-manager", s.local(controllerManagerPort),
 			"--encryption-key-file", c.keyFile(),
 			"--session-grace", c.config.NodeGrace.String(), "--toleration-seconds", fmt.Sprint(c.config.evictSeconds()))
-		return service{name, "dhow-apiserver", args}
+		if doors := c.config.doors(); len(doors) > 1 {
+			kubernetes, err := doors[1].next(number)
+			if err != nil {
+				return service{}, err
+			}
+			addresses, inside, err := kubernetes.addresses(s.gateway)
+			if err != nil {
+				return service{}, err
+			}
+			args = append(args, "--kubernetes-listen", strings.Join(addresses, ","), "--kubernetes-advertise-address", inside)
+		}
+		return service{name, "dhow-apiserver", args}, nil
+	}
+	firstServer, err := apiserver("apiserver", s.first, 0)
+	if err != nil {
+		return nil, err
+	}
+	secondServer, err := apiserver("apiserver-2", s.second, 1)
+	if err != nil {
+		return nil, err
 	}
 	clients := strings.Join([]string{s.firstLocal(), s.secondLocal()}, ",")
 	s.services = []service{
 		{"store", "dhow-store", append(s.tls("store"), "--listen", s.local(storePort), "--data-dir", c.dir.path("store"))},
-		apiserver("apiserver", s.first),
-		apiserver("apiserver-2", s.second),
+		firstServer, secondServer,
 		{"scheduler", "dhow-scheduler", append(s.tls("scheduler"), "--listen", s.local(schedulerPort), "--apiserver", clients, "--leader-elect=false")},
 		{"controller-manager", "dhow-controller-manager", append(s.tls("controller-manager"), "--listen", s.local(controllerManagerPort), "--apiserver", clients,
 			"--eviction-start-grace", c.config.NodeGrace.String(), "--node-eviction-rate", fmt.Sprint(evictionRate), "--leader-elect=false")},
@@ -112,7 +130,7 @@ func (s *separateServices) file(name string) string { return s.c.dir.path("servi
 // run keeps the processes running until ctx ends, and then ends them: unlike pods, services do not outlive `dhow up`.
 func (s *separateServices) run(ctx context.Context) error {
 	for _, offset := range []uint16{0, storePort, schedulerPort, controllerManagerPort, secondAPIServerPort} {
-		if err := portFree(s.local(offset)); err != nil {
+		if err := (door{"--listen", s.local(offset), DefaultListen}).free(); err != nil {
 			return err
 		}
 	}

@@ -51,6 +51,9 @@ func (d directory) path(elements ...string) string {
 
 func (d directory) pki() string    { return d.path("pki") }
 func (d directory) client() string { return d.path("client.yaml") }
+
+// kubeconfig is for tools of Kubernetes what client is for dhow.
+func (d directory) kubeconfig() string { return d.path("kubeconfig") }
 func (d directory) node(name string, rest ...string) string {
 	return d.path(append([]string{"nodes", name}, rest...)...)
 }
@@ -118,7 +121,7 @@ func (d directory) ours() error {
 
 // purge deletes what `dhow up` has made, cluster.json last, and the directory when nothing else is in it.
 func (d directory) purge() error {
-	for _, name := range []string{"nodes", "services", "store", "pki", "client.yaml", lockFile, "cluster.json"} {
+	for _, name := range []string{"nodes", "services", "store", "pki", "client.yaml", "kubeconfig", lockFile, "cluster.json"} {
 		if err := os.RemoveAll(d.path(name)); err != nil {
 			return err
 		}

@@ -140,12 +140,12 @@ func TestAddressesOfTheAPI(t *testing.T) {
 		t.Fatal(err)
 	}
 	for listen, want := range map[string]string{"127.0.0.1:7443": "127.0.0.1:7443 10.89.0.1:7443", "0.0.0.0:7443": "0.0.0.0:7443"} {
-		all, inside, err := addresses(listen, m.Gateway)
+		all, inside, err := door{listen: listen}.addresses(m.Gateway)
 		if err != nil || strings.Join(all, " ") != want || inside != "10.89.0.1:7443" {
 			t.Errorf("%s: %v, %s, %v", listen, all, inside, err)
 		}
 	}
-	if _, _, err := addresses("7443", m.Gateway); err == nil || !strings.Contains(err.Error(), "127.0.0.1:7443") {
+	if _, _, err := (door{"--listen", "7443", DefaultListen}).addresses(m.Gateway); err == nil || !strings.Contains(err.Error(), "--listen") || !strings.Contains(err.Error(), "127.0.0.1:7443") {
 		t.Errorf("%v", err)
 	}
 }

@@ -11,6 +11,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -34,6 +35,8 @@ import (
 const (
 	DefaultDataDir = "/var/lib/dhow"
 	DefaultListen  = "127.0.0.1:7443"
+	// DefaultKubernetes is where tools of Kubernetes expect its API.
+	DefaultKubernetes = "127.0.0.1:6443"
 	// DefaultRegistry is the name under which nodes know a registry on the machine's side of the bridge.
 	DefaultRegistry = "registry.dhow:5000"
 )
@@ -47,6 +50,8 @@ type Config struct {
 	DataDir string
 	// Listen is the API's address (host:port) on this machine. Nodes reach it on the bridge, at the same port.
 	Listen string
+	// Kubernetes is the address of the Kubernetes API, as Listen is the one of gRPC. Empty: it is not served.
+	Kubernetes string
 	// Separate runs every service in a process of its own, two API servers among them.
 	Separate bool
 	// Without leaves one service out, to see what the others do.
@@ -103,15 +108,20 @@ func Run(ctx context.Context, config Config) (err error) {
 		defer cancel()
 		err = errors.Join(err, shutdown(flushing))
 	}()
-	if _, _, err := splitListen(config.Listen); err != nil {
-		return err
+	doors := config.doors()
+	for _, d := range doors {
+		if _, _, err := d.split(); err != nil {
+			return err
+		}
 	}
 	// Services of their own that an `up` which was killed has left behind have the ports and the data.
 	if err := stopLeftServices(ctx, dir); err != nil {
 		return err
 	}
-	if err := portFree(config.Listen); err != nil {
-		return err
+	for _, d := range doors {
+		if err := d.free(); err != nil {
+			return err
+		}
 	}
 	c := &cluster{config: config, dir: dir, logger: logger}
 	m, found, err := dir.load()
@@ -167,10 +177,7 @@ func contains(list []string, s string) bool {
 }
 
 func (c *cluster) run(ctx context.Context, began time.Time) error {
-	addresses, inside, err := addresses(c.config.Listen, c.machine.Gateway)
-	if err != nil {
-		return err
-	}
+	var err error
 	if c.ca, err = pki.LoadOrCreate(c.dir.pki()); err != nil {
 		return err
 	}
@@ -181,7 +188,7 @@ func (c *cluster) run(ctx context.Context, began time.Time) error {
 		}
 		keep = append(keep, certificate)
 	}
-	plane, err := c.controlPlane(ctx, addresses, inside)
+	plane, err := c.controlPlane(ctx)
 	if err != nil {
 		return err
 	}
@@ -236,17 +243,23 @@ type certificate struct {
 
 func (c *cluster) certificates() []certificate {
 	local := []net.IP{net.IPv4(127, 0, 0, 1), net.ParseIP("::1"), net.IP(c.machine.Gateway.AsSlice())}
-	if host, _, err := splitListen(c.config.Listen); err == nil && !host.IsUnspecified() {
-		local = append(local, net.IP(host.AsSlice()))
+	for _, d := range c.config.doors() {
+		if host, _, err := d.split(); err == nil && !host.IsUnspecified() {
+			local = append(local, net.IP(host.AsSlice()))
+		}
 	}
 	server := func(name string, id string) certificate {
 		return certificate{pki.FilesIn(c.dir.pki(), name), pki.Request{
 			Identity: identity.Identity{Name: id}, DNSNames: []string{name + ".dhow", "localhost"}, IPs: local, Server: true, Client: true,
 		}}
 	}
+	apiserver := server("apiserver", identity.APIServer)
+	// What pods call the Kubernetes API.
+	apiserver.request.DNSNames = append(apiserver.request.DNSNames, "kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc.cluster.local")
+	apiserver.request.IPs = append(slices.Clone(local), kubernetesService)
 	list := []certificate{
 		{pki.FilesIn(c.dir.pki(), "admin"), pki.Request{Identity: identity.Identity{Name: identity.Admin, Groups: []string{identity.Masters}}, Client: true}},
-		server("store", identity.Store), server("apiserver", identity.APIServer), server("scheduler", identity.Scheduler), server("controller-manager", identity.ControllerManager),
+		server("store", identity.Store), apiserver, server("scheduler", identity.Scheduler), server("controller-manager", identity.ControllerManager),
 	}
 	for _, n := range c.machine.Nodes {
 		list = append(list, certificate{pki.FilesIn(c.dir.pki(), "node-"+n.Name), pki.Request{Identity: identity.Node(n.Name), Client: true}})
@@ -271,10 +284,16 @@ func (c *cluster) announce(ctx context.Context, plane controlPlane, began time.T
 		return err
 	}
 	fmt.Fprintf(c.config.Out, "API server answers on %s after %s\n", strings.Join(config.Servers, ", "), answered.Round(time.Millisecond))
+	if err := c.writeKubeconfig(); err != nil {
+		return err
+	}
 	if err := c.waitNodes(ctx, conn); err != nil {
 		return nil // ctx has ended
 	}
 	fmt.Fprintf(c.config.Out, "Dhow is ready: %d nodes after %s. Data in %s.\n", len(c.machine.Nodes), time.Since(began).Round(time.Millisecond), c.dir)
+	if c.config.Kubernetes != "" {
+		fmt.Fprintf(c.config.Out, "The Kubernetes API is on %s: export KUBECONFIG=%s, or `dhow kubectl`.\n", c.kubernetesClient(), c.dir.kubeconfig())
+	}
 	if c.dir.client() == connect.Default {
 		fmt.Fprintln(c.config.Out, "Use it with `dhow get nodes`. Ctrl-C stops the control plane and leaves pods running; `dhow down` stops all.")
 	} else {
