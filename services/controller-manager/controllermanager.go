@@ -32,6 +32,7 @@ import (
 	"dhow.dev/services/controller-manager/internal/nodelifecycle"
 	"dhow.dev/services/controller-manager/internal/podgc"
 	"dhow.dev/services/controller-manager/internal/replicaset"
+	"dhow.dev/services/controller-manager/internal/resourcequota"
 	"dhow.dev/services/controller-manager/internal/serviceaccount"
 )
 
@@ -207,6 +208,7 @@ func controllers(config Config, stores *inventory.Stores, watcher *metadata.Watc
 		serviceaccount.New(serviceaccount.Config{Conn: conn, Stores: stores, Logger: logger, Workers: workers, CACert: config.CACert}),
 		serviceaccount.NewTokens(serviceaccount.TokensConfig{Conn: conn, Logger: logger, Workers: workers, CACert: config.CACert}),
 		namespace.New(namespace.Config{Conn: conn, Stores: stores, Watcher: watcher, Logger: logger, Now: now, Workers: workers}),
+		resourcequota.New(resourcequota.Config{Conn: conn, Stores: stores, Watcher: watcher, Logger: logger, Workers: workers}),
 		garbage.New(garbage.Config{Conn: conn, Watcher: watcher, Logger: logger, Workers: garbageCrew}),
 	}
 }

@@ -17,7 +17,7 @@ import (
 
 // Indexes of the stores.
 const (
-	// ByNamespace finds objects by their namespace: pods, replica sets, deployments, services.
+	// ByNamespace finds objects by their namespace: pods, replica sets, deployments, services, quotas, volume claims.
 	ByNamespace = "namespace"
 	// ByController finds objects by the UID of their controller: pods, replica sets.
 	ByController = "controller"
@@ -48,6 +48,9 @@ type Stores struct {
 	Endpoints      *informer.Store[*corev1.Endpoints]
 	Nodes          *informer.Store[*corev1.Node]
 	Namespaces     *informer.Store[*corev1.Namespace]
+	// ResourceQuotas and PersistentVolumeClaims are for the accounts of quotas.
+	ResourceQuotas         *informer.Store[*corev1.ResourceQuota]
+	PersistentVolumeClaims *informer.Store[*corev1.PersistentVolumeClaim]
 	// ServiceAccounts holds only those named default, ConfigMaps only those named kube-root-ca.crt.
 	ServiceAccounts *informer.Store[*corev1.ServiceAccount]
 	ConfigMaps      *informer.Store[*corev1.ConfigMap]
@@ -89,9 +92,15 @@ func New(conn grpc.ClientConnInterface, logger *slog.Logger) *Stores {
 				return nil
 			},
 		}}),
-		Endpoints:       informer.Add(inf, informer.Options[*corev1.Endpoints]{}),
-		Nodes:           informer.Add(inf, informer.Options[*corev1.Node]{}),
-		Namespaces:      informer.Add(inf, informer.Options[*corev1.Namespace]{}),
+		Endpoints:  informer.Add(inf, informer.Options[*corev1.Endpoints]{}),
+		Nodes:      informer.Add(inf, informer.Options[*corev1.Node]{}),
+		Namespaces: informer.Add(inf, informer.Options[*corev1.Namespace]{}),
+		ResourceQuotas: informer.Add(inf, informer.Options[*corev1.ResourceQuota]{Indexes: map[string]func(*corev1.ResourceQuota) []string{
+			ByNamespace: namespace[*corev1.ResourceQuota],
+		}}),
+		PersistentVolumeClaims: informer.Add(inf, informer.Options[*corev1.PersistentVolumeClaim]{Indexes: map[string]func(*corev1.PersistentVolumeClaim) []string{
+			ByNamespace: namespace[*corev1.PersistentVolumeClaim],
+		}}),
 		ServiceAccounts: informer.Add(inf, informer.Options[*corev1.ServiceAccount]{FieldSelector: "metadata.name=" + DefaultServiceAccount}),
 		ConfigMaps:      informer.Add(inf, informer.Options[*corev1.ConfigMap]{FieldSelector: "metadata.name=" + RootCAConfigMap}),
 	}
