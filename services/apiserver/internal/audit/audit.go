@@ -13,6 +13,7 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
 	"runtime/debug"
@@ -114,9 +115,7 @@ func (a *Auditor) record(w http.ResponseWriter, r *http.Request, next http.Handl
 	if rec.event.RequestURI == "" {
 		rec.event.RequestURI = r.URL.RequestURI()
 	}
-	if rec.event.UserAgent = r.UserAgent(); len(rec.event.UserAgent) > maxUserAgent {
-		rec.event.UserAgent = rec.event.UserAgent[:maxUserAgent] + "...TRUNCATED"
-	}
+	rec.event.UserAgent = bound(r.UserAgent())
 	for _, ip := range utilnet.SourceIPs(r) {
 		rec.event.SourceIPs = append(rec.event.SourceIPs, ip.String())
 	}
@@ -182,6 +181,11 @@ func (rec *recording) emit(stage Stage, e Event) {
 	}
 	e.Stage, e.StageTimestamp = stage, metav1.NewMicroTime(rec.auditor.config.Now())
 	values, as := rec.notes.Values()
+	if values == nil {
+		values = map[string]string{}
+	}
+	// What the event says of itself is more exact than what was noted last.
+	maps.Copy(values, e.Annotations)
 	e.Annotations = values
 	if as != nil {
 		user := userOf(*as)

@@ -2,6 +2,7 @@ package audit
 
 import (
 	"encoding/json"
+	"net/netip"
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -88,4 +89,20 @@ func (o *ObjectReference) complete(object json.RawMessage) {
 			o.Namespace = found.Metadata.Namespace
 		}
 	}
+}
+
+func bound(agent string) string {
+	if len(agent) > maxUserAgent {
+		return agent[:maxUserAgent] + "...TRUNCATED"
+	}
+	return agent
+}
+
+// addressOf returns the IP of host:port.
+func addressOf(hostport string) (string, bool) {
+	address, err := netip.ParseAddrPort(hostport)
+	if err != nil {
+		return "", false
+	}
+	return address.Addr().Unmap().WithZone("").String(), true
 }

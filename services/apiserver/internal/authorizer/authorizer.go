@@ -82,13 +82,19 @@ func (r *Roles) Authorize(ctx context.Context, a Attributes) error {
 	case err != nil:
 		return err
 	case !decision.Allowed:
-		annotation.Add(ctx, annotation.Decision, "forbid")
-		annotation.Add(ctx, annotation.Reason, decision.Reason)
+		note(ctx, &a, "forbid", decision.Reason)
 		return Forbidden(a, decision.Reason)
 	}
-	annotation.Add(ctx, annotation.Decision, "allow")
-	annotation.Add(ctx, annotation.Reason, decision.Reason)
+	note(ctx, &a, "allow", decision.Reason)
 	return nil
+}
+
+// note tells the audit.
+func note(ctx context.Context, a *Attributes, decision, reason string) {
+	annotation.Ask(ctx, annotation.Asked{
+		Verb: a.Verb, Path: a.Path, Group: a.Group, Version: a.Version, Resource: a.Resource, Subresource: a.Subresource, Namespace: a.Namespace, Name: a.Name,
+		Decision: decision, Reason: reason,
+	})
 }
 
 // Decide answers for any user, also one without a name. A denial is given only after the cache holds all that was written before the call; the error

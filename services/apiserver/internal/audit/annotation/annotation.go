@@ -4,6 +4,7 @@ package annotation
 import (
 	"context"
 	"maps"
+	"slices"
 	"sync"
 
 	"dhow.dev/pkg/identity"
@@ -15,11 +16,22 @@ const (
 	Reason   = "authorization.k8s.io/reason"
 )
 
+// maxAsked bounds what is noted of one request: a commit may ask for many things.
+const maxAsked = 1024
+
 // Set is what was noted of one request.
 type Set struct {
 	mu     sync.Mutex
 	values map[string]string
 	as     *identity.Identity
+	asked  []Asked
+}
+
+// Asked is what the authorizer was asked for a request, and what it said.
+type Asked struct {
+	Verb, Path                                             string
+	Group, Version, Resource, Subresource, Namespace, Name string
+	Decision, Reason                                       string
 }
 
 type contextKey struct{}
@@ -49,6 +61,30 @@ func Impersonated(ctx context.Context, as identity.Identity) {
 		defer s.mu.Unlock()
 		s.as = &as
 	}
+}
+
+// Ask notes what was asked, and the decision. The last one of a request counts where there is place for one only.
+func Ask(ctx context.Context, a Asked) {
+	s, ok := ctx.Value(contextKey{}).(*Set)
+	if !ok {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.values == nil {
+		s.values = map[string]string{}
+	}
+	s.values[Decision], s.values[Reason] = a.Decision, a.Reason
+	if len(s.asked) < maxAsked {
+		s.asked = append(s.asked, a)
+	}
+}
+
+// Asked returns what was asked, in its order.
+func (s *Set) Asked() []Asked {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.asked)
 }
 
 // Values returns what was noted so far.

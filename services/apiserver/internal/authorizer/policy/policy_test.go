@@ -2,6 +2,7 @@ package policy_test
 
 import (
 	"context"
+	"log/slog"
 	"slices"
 	"testing"
 	"time"
@@ -115,6 +116,10 @@ func newCluster(t *testing.T) *cluster {
 
 func (c *cluster) reconcile() {
 	c.t.Helper()
+	// As at a start, when the cache has been filled a moment ago.
+	if _, err := c.cache.Consistent(c.ctx); err != nil {
+		c.t.Fatal(err)
+	}
 	if err := policy.Reconcile(c.ctx, c.keeper); err != nil {
 		c.t.Fatal(err)
 	}
@@ -203,6 +208,57 @@ func TestDefaultsAreMadeAndRepaired(t *testing.T) {
 	c.get(levels, "workload-low", &level)
 	if *level.Spec.Limited.NominalConcurrencyShares != 100 {
 		t.Errorf("workload-low: %+v", level.Spec.Limited)
+	}
+}
+
+// TestDanglingSchemasSaySo takes a level away and brings it back.
+func TestDanglingSchemasSaySo(t *testing.T) {
+	c := newCluster(t)
+	c.reconcile()
+	ctx, cancel := context.WithTimeout(c.ctx, patience)
+	defer cancel()
+	ended := make(chan error, 1)
+	go func() {
+		ended <- flowdefaults.Conditions{Cache: c.cache, Keeper: c.keeper, Now: metav1.Now, Logger: slog.New(slog.DiscardHandler)}.Run(ctx)
+	}()
+	schemas := resource.Lookup(flowcontrolv1.GroupName, "flowschemas")
+	selection, err := cache.Select(schemas, "", "", "metadata.name=service-accounts")
+	if err != nil {
+		t.Fatal(err)
+	}
+	until := func(wanted flowcontrolv1.ConditionStatus) {
+		t.Helper()
+		watch, err := c.cache.Watch(ctx, []cache.Watched{{Selection: selection}}, cache.WatchOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer watch.Close()
+		for {
+			batch, err := watch.Next(ctx)
+			if err != nil {
+				t.Fatalf("the condition does not become %s: %v", wanted, err)
+			}
+			for _, change := range batch.Changes {
+				var schema flowcontrolv1.FlowSchema
+				if err := schema.Unmarshal(change.Object.Encoded()); err != nil {
+					t.Fatal(err)
+				}
+				if len(schema.Status.Conditions) == 1 && schema.Status.Conditions[0].Status == wanted {
+					return
+				}
+			}
+		}
+	}
+	until(flowcontrolv1.ConditionFalse)
+	if _, err := c.keeper.Registry.Delete(ctx, levels, "", "workload-low", registry.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	until(flowcontrolv1.ConditionTrue)
+	c.reconcile()
+	until(flowcontrolv1.ConditionFalse)
+	cancel()
+	if err := <-ended; err != nil {
+		t.Error(err)
 	}
 }
 
