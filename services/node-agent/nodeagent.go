@@ -40,6 +40,7 @@ import (
 	"dhow.dev/services/node-agent/internal/routes"
 	"dhow.dev/services/node-agent/internal/session"
 	"dhow.dev/services/node-agent/internal/state"
+	"dhow.dev/services/node-agent/internal/token"
 	"dhow.dev/services/node-agent/internal/usage"
 	"dhow.dev/services/node-agent/internal/volume"
 )
@@ -231,6 +232,7 @@ func Run(ctx context.Context, config Config) error {
 		}
 	}
 	references := reference.New(config.APIServer, logger, func(uids []string) { manager.Changed(uids) })
+	tokens := token.New(token.Config{Conn: config.APIServer, Logger: logger, Changed: func(uids []string) { manager.Changed(uids) }})
 	resolver := pod.DNS{Domain: config.Network.Domain, ResolvConf: config.ResolvConf}
 	if config.Network.DNS.IsValid() {
 		resolver.Servers = []string{config.Network.DNS.String()}
@@ -239,7 +241,7 @@ func Run(ctx context.Context, config Config) error {
 	manager, err = pod.New(pod.Config{
 		NodeName: config.NodeName, NodeLabels: labelsOf(self, config.NodeName), HostIPs: addresses, Allocatable: host.Allocatable(), MemoryBytes: host.Memory(),
 		Runtime: runtime, Images: image.New(runtime, config.ParallelPulls), Volumes: volumes, Cgroups: cgroups,
-		References: references, Services: services.List, Reporter: reporter, Events: events, State: saved, Listed: listed, DNS: resolver,
+		References: references, Tokens: tokens, Services: services.List, Reporter: reporter, Events: events, State: saved, Listed: listed, DNS: resolver,
 		LogDir: config.logDir(), SeccompDir: filepath.Join(config.DataDir, "seccomp"), SeccompDefault: config.SeccompDefault,
 		ParallelStarts: config.ParallelStarts, Logger: logger, Tracer: telemetry.Tracer(scope), Meter: telemetry.Meter(scope),
 	})

@@ -37,6 +37,9 @@ type Server struct {
 	sessions map[string]chan *nodev1.OpenTunnel
 	tunnels  map[string]chan nodev1.Sessions_TunnelServer
 	next     int
+	usage    map[string]*nodev1.NodeUsage
+	// tokenTime is how long tokens are valid; 0: as long as asked for.
+	tokenTime time.Duration
 }
 
 type id struct {
@@ -55,7 +58,37 @@ type change struct {
 // New returns an empty server.
 func New() *Server {
 	return &Server{objects: map[id]object.Object{}, changed: make(chan struct{}), sessions: map[string]chan *nodev1.OpenTunnel{},
-		tunnels: map[string]chan nodev1.Sessions_TunnelServer{}}
+		tunnels: map[string]chan nodev1.Sessions_TunnelServer{}, usage: map[string]*nodev1.NodeUsage{}}
+}
+
+// ShortTokens makes tokens valid for so long, whatever is asked for.
+func (s *Server) ShortTokens(d time.Duration) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.tokenTime = d
+}
+
+// Used returns what a node has said that it uses; nil: nothing yet.
+func (s *Server) Used(node string) *nodev1.NodeUsage {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.usage[node]
+}
+
+// token issues a token that says what it was asked for.
+func (s *Server) token(request *corev1.ServiceAccountTokenRequest) *corev1.ServiceAccountTokenResponse {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.next++
+	valid := time.Duration(request.GetExpirationSeconds()) * time.Second
+	if s.tokenTime != 0 {
+		valid = s.tokenTime
+	}
+	o := request.GetBoundObject()
+	return corev1.ServiceAccountTokenResponse_builder{
+		Token:      fmt.Sprintf("%d %s/%s for %v bound to %s %s %s", s.next, request.GetNamespace(), request.GetName(), request.GetAudiences(), o.GetKind(), o.GetName(), o.GetUid()),
+		Expiration: metav1.Time_builder{Seconds: proto.Int64(time.Now().Add(valid).Unix())}.Build(),
+	}.Build()
 }
 
 // Options make a grpc.Server serve s.
@@ -188,6 +221,12 @@ func (s *Server) handle(_ any, stream grpc.ServerStream) error {
 		return apierrors.NewBadRequest("no service " + service)
 	}
 	switch method {
+	case "Token":
+		var request corev1.ServiceAccountTokenRequest
+		if err := stream.RecvMsg(&request); err != nil {
+			return err
+		}
+		return stream.SendMsg(s.token(&request))
 	case "Create", "Update":
 		var request metav1.ObjectWriteRequest
 		if err := stream.RecvMsg(&request); err != nil {
@@ -396,6 +435,13 @@ func (s *Server) Attach(stream nodev1.Sessions_AttachServer) error {
 		message, err := stream.Recv()
 		if err != nil {
 			return err
+		}
+		if usage := message.GetUsage(); usage != nil {
+			s.mu.Lock()
+			s.usage[name] = usage
+			close(s.changed) // wakes who waits for it
+			s.changed = make(chan struct{})
+			s.mu.Unlock()
 		}
 		if status := message.GetStatus(); status != nil {
 			s.mu.Lock()

@@ -24,6 +24,8 @@ const (
 const (
 	// AnnotationImage is the image as the pod's spec named it, to notice a changed spec.
 	AnnotationImage = "dhow.dev/image"
+	// AnnotationResources is what the container's cgroup was made of, to notice changed resources.
+	AnnotationResources = "dhow.dev/resources"
 	// AnnotationMessageFile is the host's path of the termination message file.
 	AnnotationMessageFile = "dhow.dev/termination-message-file"
 	// AnnotationMessagePolicy is the container's terminationMessagePolicy.

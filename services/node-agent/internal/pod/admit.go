@@ -15,18 +15,23 @@ import (
 
 // admit checks once more what the scheduler has checked: it may have decided on an older state of the node. m.mu is held.
 func (m *Manager) admit(p *corev1.Pod) *status.End {
-	var others []*corev1.Pod
-	for uid, w := range m.workers {
-		other, ended := w.claims()
-		if other != nil && !ended && uid != p.GetMetadata().GetUid() {
-			others = append(others, other)
-		}
-	}
+	others := m.others(p.GetMetadata().GetUid())
 	var labels map[string]string
 	if m.NodeLabels != nil {
 		labels = m.NodeLabels()
 	}
 	return Admit(m.NodeName, labels, m.Allocatable, others, p)
+}
+
+// others are the pods that have resources of the node, but for one. m.mu is held.
+func (m *Manager) others(but string) []*corev1.Pod {
+	var others []*corev1.Pod
+	for uid, w := range m.workers {
+		if other, ended := w.claims(); other != nil && !ended && uid != but {
+			others = append(others, other)
+		}
+	}
+	return others
 }
 
 // Admit says whether a pod fits on a node beside others, and if not, why, in Kubernetes' words. Without labels the node selector is not looked at.

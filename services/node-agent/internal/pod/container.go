@@ -11,7 +11,6 @@ import (
 	runtimev1 "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	corev1 "dhow.dev/gen/go/dhow/core/v1"
-	"dhow.dev/services/node-agent/internal/cgroup"
 	"dhow.dev/services/node-agent/internal/cri"
 	"dhow.dev/services/node-agent/internal/downward"
 	"dhow.dev/services/node-agent/internal/env"
@@ -79,20 +78,16 @@ func (c *Config) containerConfig(r run) (*runtimev1.ContainerConfig, error) {
 	if err != nil {
 		return nil, configError(err)
 	}
-	amount := cgroup.Of(r.container.GetResources())
 	config := &runtimev1.ContainerConfig{
 		Metadata: &runtimev1.ContainerMetadata{Name: name, Attempt: r.attempt},
 		Image:    &runtimev1.ImageSpec{Image: r.image.ID, UserSpecifiedImage: r.container.GetImage()},
 		Command:  env.ExpandAll(r.container.GetCommand(), variables), Args: env.ExpandAll(r.container.GetArgs(), variables),
 		WorkingDir: r.container.GetWorkingDir(), Mounts: mounts, Labels: containerLabels(r.pod, name),
-		Annotations: map[string]string{cri.AnnotationImage: r.container.GetImage(), cri.AnnotationMessageFile: messageFile,
+		Annotations: map[string]string{cri.AnnotationImage: r.container.GetImage(), cri.AnnotationResources: limits(r.container), cri.AnnotationMessageFile: messageFile,
 			cri.AnnotationMessagePolicy: r.container.GetTerminationMessagePolicy()},
 		LogPath: filepath.Join(name, strconv.Itoa(int(r.attempt))+".log"),
 		Stdin:   r.container.GetStdin(), StdinOnce: r.container.GetStdinOnce(), Tty: r.container.GetTty(),
-		Linux: &runtimev1.LinuxContainerConfig{SecurityContext: security, Resources: &runtimev1.LinuxContainerResources{
-			CpuShares: cgroup.Shares(amount.CPURequest), CpuQuota: cgroup.Quota(amount.CPULimit), CpuPeriod: cgroup.Period,
-			MemoryLimitInBytes: amount.MemoryLimit, OomScoreAdj: cgroup.OOMScoreAdj(r.pod, r.container, c.MemoryBytes),
-		}},
+		Linux: &runtimev1.LinuxContainerConfig{SecurityContext: security, Resources: c.resources(r.pod, r.container)},
 	}
 	if s := r.container.GetLifecycle().GetStopSignal(); s != "" {
 		config.StopSignal = runtimev1.Signal(runtimev1.Signal_value[s])

@@ -31,6 +31,8 @@ const (
 	RunSandbox Action = "sandbox"
 	// StartContainer pulls, creates and starts.
 	StartContainer Action = "start"
+	// ResizeContainer changes what a running container may use.
+	ResizeContainer Action = "resize"
 	// StopContainer runs the preStop hook and stops.
 	StopContainer Action = "stop"
 	// RemoveContainer removes a container that is not needed any more.
@@ -73,6 +75,8 @@ type Memory struct {
 	UnhealthyGrace time.Duration
 	// BackOffTold is the run whose back-off the user was told of.
 	BackOffTold string
+	// Resized is what the run ResizedID was last resized to; ResizeError why it could not be.
+	Resized, ResizedID, ResizeError string
 	// Delay is how long after its end the next restart waits.
 	Delay time.Duration
 }
@@ -338,6 +342,7 @@ func (s *Situation) bringUp(p *Plan) {
 		}
 	}
 	s.stopUnhealthy(p, sandbox)
+	s.resize(p, sandbox)
 	s.startEphemeral(p)
 	if !s.initialize(p, sandbox) {
 		return

@@ -39,6 +39,12 @@ type References interface {
 	Secret(ctx context.Context, namespace, name string) (*corev1.Secret, error)
 }
 
+// Tokens has the tokens of pods' service accounts.
+type Tokens interface {
+	Get(ctx context.Context, pod *corev1.Pod, audience string, seconds int64) (string, error)
+	Forget(uid string)
+}
+
 // Reporter carries statuses to the API server. It must not block.
 type Reporter interface {
 	// Publish says what a pod's status is; only the latest counts.
@@ -78,6 +84,7 @@ type Config struct {
 	// Cgroups may be nil: containers then lie where the runtime puts them.
 	Cgroups    Cgroups
 	References References
+	Tokens     Tokens
 	// Services returns all services, for variables.
 	Services func() []*corev1.Service
 	Reporter Reporter

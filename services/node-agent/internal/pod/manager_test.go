@@ -79,6 +79,10 @@ func (w *world) Delete(uid string) {
 	delete(w.saved, uid)
 }
 
+func (w *world) Get(_ context.Context, p *corev1.Pod, audience string, seconds int64) (string, error) {
+	return fmt.Sprintf("%s %s %d", p.GetSpec().GetServiceAccountName(), audience, seconds), nil
+}
+
 func (w *world) Hold(*corev1.Pod) {}
 func (w *world) Release(string)   {}
 func (w *world) ConfigMap(_ context.Context, _, name string) (*corev1.ConfigMap, error) {
@@ -104,7 +108,7 @@ func newWorld(t *testing.T, runtime *fake.Runtime) *world {
 	m, err := pod.New(pod.Config{
 		NodeName: "n1", HostIPs: []string{"192.0.2.1"}, MemoryBytes: 8 << 30, Runtime: runtime, RuntimeName: "fake", Images: image.New(runtime, 1),
 		Allocatable: map[string]*metav1.Quantity{"cpu": quantity("2"), "memory": quantity("4Gi"), "pods": quantity("10")},
-		Volumes:     volume.New(t.TempDir()), References: w, Services: func() []*corev1.Service { return nil }, Reporter: w, Events: w, State: w,
+		Volumes:     volume.New(t.TempDir()), References: w, Tokens: w, Services: func() []*corev1.Service { return nil }, Reporter: w, Events: w, State: w,
 		LogDir: t.TempDir(), ParallelStarts: 2, Logger: slog.New(slog.DiscardHandler), Tracer: tracenoop.NewTracerProvider().Tracer(""), Meter: metricnoop.NewMeterProvider().Meter(""),
 	})
 	if err != nil {

@@ -44,6 +44,8 @@ func (w *worker) prepareStep(step Step) perform {
 		}
 	case StartContainer:
 		return w.startStep(step)
+	case ResizeContainer:
+		return w.resizeStep(step)
 	case StopContainer:
 		return func(ctx context.Context) (func(), error) { return nil, w.stopContainer(ctx, p, state, step) }
 	case RemoveContainer:
@@ -93,7 +95,12 @@ func (w *worker) objects(ctx context.Context, p *corev1.Pod) (func(string) (*cor
 
 func (w *worker) volumeSources(ctx context.Context, p *corev1.Pod, ips []string) volume.Sources {
 	configMap, secret := w.objects(ctx, p)
-	return volume.Sources{Facts: w.m.facts(p, ips), ConfigMap: configMap, Secret: secret}
+	token := func(audience string, seconds int64) (string, error) {
+		ctx, cancel := context.WithTimeout(ctx, referenceTimeout)
+		defer cancel()
+		return w.m.Tokens.Get(ctx, p, audience, seconds)
+	}
+	return volume.Sources{Facts: w.m.facts(p, ips), ConfigMap: configMap, Secret: secret, Token: token}
 }
 
 // prepare makes what a pod needs before its sandbox. It takes no slot: it may wait for objects.

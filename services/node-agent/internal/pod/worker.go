@@ -50,7 +50,9 @@ type worker struct {
 	arrived  time.Time
 	wasReady bool
 
-	pod       *corev1.Pod
+	// pod is the pod with the resources that are admitted; wish has those that the user wants, pending says why they are not admitted.
+	pod, wish *corev1.Pod
+	pending   *status.End
 	gone      bool
 	end       *status.End
 	finished  bool
@@ -180,6 +182,10 @@ func (w *worker) refresh() error {
 func (w *worker) update(ctx context.Context, p *corev1.Pod) {
 	first := w.pod == nil || w.traceCtx == context.Background()
 	old := w.pod
+	w.wish = p
+	if !first {
+		p = w.allot(p)
+	}
 	w.pod = p
 	if first {
 		w.traceCtx = trace.ContextWithSpanContext(context.Background(), trace.SpanContextFromContext(ctx))
@@ -258,6 +264,9 @@ func (w *worker) sync() (wakeAt time.Time, done bool) {
 	now := time.Now()
 	deadline := w.deadline(now)
 	w.watchHealth()
+	if w.pending != nil {
+		w.pod = w.allot(w.wish)
+	}
 	s := w.situation(now)
 	plan := Decide(s)
 	if plan.Finished {
@@ -283,6 +292,9 @@ func (w *worker) sync() (wakeAt time.Time, done bool) {
 	w.changed = make(chan struct{})
 	w.mu.Unlock()
 	wakeAt = plan.Wake
+	if again := now.Add(retryResize); w.pending != nil && (wakeAt.IsZero() || again.Before(wakeAt)) {
+		wakeAt = again
+	}
 	if !deadline.IsZero() && (wakeAt.IsZero() || deadline.Before(wakeAt)) {
 		wakeAt = deadline
 	}
@@ -337,8 +349,9 @@ func (w *worker) report(now time.Time, plan Plan) {
 		c.Waiting = wait
 		containers[name] = c
 	}
+	resizing := w.resizes(containers)
 	s := status.Compute(status.Input{
-		Now: now, Pod: w.pod, Previous: w.last, Runtime: w.runtime, RuntimeName: w.m.RuntimeName, Containers: containers, Messages: w.messages,
+		Pending: w.pending, Resizing: resizing, Now: now, Pod: w.pod, Previous: w.last, Runtime: w.runtime, RuntimeName: w.m.RuntimeName, Containers: containers, Messages: w.messages,
 		HostIPs: w.m.HostIPs, End: w.end, Stopped: plan.Stopped,
 	})
 	w.finished = w.finished || status.IsTerminal(s.GetPhase())
@@ -481,6 +494,7 @@ func (w *worker) cleanUp() {
 		h.stop()
 	}
 	w.m.References.Release(w.uid)
+	w.m.Tokens.Forget(w.uid)
 	w.m.Images.Forget(w.uid)
 	w.m.Reporter.Forget(w.uid)
 	w.m.State.Delete(w.uid)

@@ -17,7 +17,7 @@ type verdict struct {
 // owned says whether the node owns a condition type.
 func owned(kind string) bool {
 	switch kind {
-	case ConditionReadyToStart, ConditionInitialized, ConditionContainersReady, ConditionReady:
+	case ConditionReadyToStart, ConditionInitialized, ConditionContainersReady, ConditionReady, ConditionResizePending, ConditionResizing:
 		return true
 	}
 	return false
@@ -37,6 +37,12 @@ func (in *Input) conditions(s *corev1.PodStatus) {
 	verdicts := []verdict{in.readyToStart(), in.initialized(s)}
 	containers := in.containersReady(s)
 	verdicts = append(verdicts, in.ready(containers), containers)
+	if in.Pending != nil {
+		verdicts = append(verdicts, verdict{kind: ConditionResizePending, status: "True", reason: in.Pending.Reason, message: in.Pending.Message})
+	}
+	if in.Resizing != nil {
+		verdicts = append(verdicts, verdict{kind: ConditionResizing, status: "True", reason: in.Resizing.Reason, message: in.Resizing.Message})
+	}
 	if before[ConditionScheduled] == nil {
 		verdicts = append(verdicts, verdict{kind: ConditionScheduled, status: "True"})
 	}

@@ -26,6 +26,8 @@ const (
 	ReasonCompleted                  = "Completed"
 	ReasonError                      = "Error"
 	ReasonUnknown                    = "ContainerStatusUnknown"
+	ReasonInfeasible                 = "Infeasible"
+	ReasonDeferred                   = "Deferred"
 )
 
 // Phases.
@@ -43,6 +45,8 @@ const (
 	ConditionContainersReady = "ContainersReady"
 	ConditionReady           = "Ready"
 	ConditionScheduled       = "PodScheduled"
+	ConditionResizePending   = "PodResizePending"
+	ConditionResizing        = "PodResizeInProgress"
 )
 
 // Waiting says why a container does not run.
@@ -56,6 +60,8 @@ type Container struct {
 	Waiting *Waiting
 	// Started and Ready are the probes' verdicts on the newest run.
 	Started, Ready bool
+	// Behind says that the newest run does not have the resources of its spec yet.
+	Behind bool
 }
 
 // End says that the pod ended for a reason of its own: it was rejected, evicted or took too long.
@@ -77,6 +83,8 @@ type Input struct {
 	Messages map[string]string
 	HostIPs  []string
 	End      *End
+	// Pending says why wished resources are not admitted, Resizing that admitted ones are not in place yet, and if that failed, why.
+	Pending, Resizing *End
 	// Stopped says that no container runs and none will run again.
 	Stopped bool
 }
@@ -209,6 +217,7 @@ func (in *Input) container(c *corev1.Container, init bool, previous *corev1.Cont
 		s.GetState().SetRunning(corev1.ContainerStateRunning_builder{StartedAt: Time(newest.StartedAt)}.Build())
 		s.SetStarted(memory.Started)
 		s.SetReady(memory.Ready && memory.Started)
+		resources(s, c, memory.Behind, previous)
 		if init && !IsSidecar(c) {
 			s.SetStarted(false)
 			s.SetReady(false)
@@ -228,6 +237,20 @@ func (in *Input) container(c *corev1.Container, init bool, previous *corev1.Cont
 		s.GetState().SetTerminated(unknownState(s.GetContainerId(), "The runtime does not know the container's state"))
 	}
 	return s
+}
+
+// resources tells what a running container was allotted and what it has.
+func resources(s *corev1.ContainerStatus, c *corev1.Container, behind bool, previous *corev1.ContainerStatus) {
+	r := c.GetResources()
+	if len(r.GetRequests()) == 0 && len(r.GetLimits()) == 0 {
+		return
+	}
+	s.SetAllocatedResources(r.GetRequests())
+	if behind {
+		s.SetResources(previous.GetResources())
+		return
+	}
+	s.SetResources(corev1.ResourceRequirements_builder{Requests: r.GetRequests(), Limits: r.GetLimits()}.Build())
 }
 
 // absent fills the status of a container that the runtime does not have: one that was never started, or whose trace is lost.

@@ -74,15 +74,35 @@ func contents(pod *corev1.Pod, source *corev1.VolumeSource, s Sources) (payload,
 		case part.HasDownwardApi():
 			err = p.downward(pod, part.GetDownwardApi().GetItems(), mode, s.Facts)
 		case part.HasServiceAccountToken():
-			err = errors.New("projected.sources: serviceAccountToken is not supported by the node yet")
+			secret = true
+			err = p.token(part.GetServiceAccountToken(), mode, fsGroup(pod) >= 0, s)
 		default:
-			err = errors.New("projected.sources: only configMap, secret and downwardAPI are supported by the node")
+			err = errors.New("projected.sources: only configMap, secret, downwardAPI and serviceAccountToken are supported by the node")
 		}
 		if err != nil {
 			return nil, secret, err
 		}
 	}
 	return p, secret, nil
+}
+
+// defaultTokenSeconds is how long a token is valid that names no time.
+const defaultTokenSeconds = 60 * 60
+
+// token adds a service account's token. In a pod with an fsGroup only that group may read it beside its owner, as in Kubernetes.
+func (p payload) token(from *corev1.ServiceAccountTokenProjection, mode os.FileMode, grouped bool, s Sources) error {
+	seconds := int64(defaultTokenSeconds)
+	if from.HasExpirationSeconds() {
+		seconds = from.GetExpirationSeconds()
+	}
+	token, err := s.Token(from.GetAudience(), seconds)
+	if err != nil {
+		return err
+	}
+	if grouped {
+		mode = 0o600
+	}
+	return p.put(from.GetPath(), file{data: []byte(token), mode: mode})
 }
 
 func modeOf(set bool, mode int32) os.FileMode {

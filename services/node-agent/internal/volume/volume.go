@@ -25,6 +25,8 @@ type Sources struct {
 	Facts     downward.Facts
 	ConfigMap func(name string) (*corev1.ConfigMap, error)
 	Secret    func(name string) (*corev1.Secret, error)
+	// Token returns a token of the pod's service account for an audience; empty: the API server.
+	Token func(audience string, seconds int64) (string, error)
 }
 
 // Manager makes and removes volumes below one folder.

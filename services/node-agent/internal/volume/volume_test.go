@@ -1,6 +1,8 @@
 package volume_test
 
 import (
+	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -21,6 +23,12 @@ func sources(data map[string]string) volume.Sources {
 			return corev1.ConfigMap_builder{Data: data}.Build(), nil
 		},
 		Secret: func(string) (*corev1.Secret, error) { return nil, env.ErrMissing },
+		Token: func(audience string, seconds int64) (string, error) {
+			if audience == "nobody" {
+				return "", errors.New("failed to fetch token: no")
+			}
+			return fmt.Sprintf("%s for %d s", audience, seconds), nil
+		},
 	}
 }
 
@@ -111,20 +119,51 @@ spec:
 
 func TestFailuresNameVolumeAndObject(t *testing.T) {
 	for spec, want := range map[string]string{
-		`{name: v, configMap: {name: absent}}`:                                          `volume "v" : configmap "default/absent" not found`,
-		`{name: v, secret: {secretName: absent}}`:                                       `volume "v" : secret "default/absent" not found`,
-		`{name: v, configMap: {name: config, items: [{key: nope, path: x}]}}`:           `references non-existent key: nope`,
-		`{name: v, hostPath: {path: /no/such/folder, type: Directory}}`:                 `/no/such/folder does not exist`,
-		`{name: v, hostPath: {path: /proc/version, type: Directory}}`:                   `is not a directory`,
-		`{name: v, nfs: {server: a, path: /b}}`:                                         `not supported`,
-		`{name: v, configMap: {name: config, items: [{key: one, path: ../../escape}]}}`: `must be relative`,
-		`{name: v, projected: {sources: [{serviceAccountToken: {path: t}}]}}`:           `serviceAccountToken is not supported`,
+		`{name: v, configMap: {name: absent}}`:                                                  `volume "v" : configmap "default/absent" not found`,
+		`{name: v, secret: {secretName: absent}}`:                                               `volume "v" : secret "default/absent" not found`,
+		`{name: v, configMap: {name: config, items: [{key: nope, path: x}]}}`:                   `references non-existent key: nope`,
+		`{name: v, hostPath: {path: /no/such/folder, type: Directory}}`:                         `/no/such/folder does not exist`,
+		`{name: v, hostPath: {path: /proc/version, type: Directory}}`:                           `is not a directory`,
+		`{name: v, nfs: {server: a, path: /b}}`:                                                 `not supported`,
+		`{name: v, configMap: {name: config, items: [{key: one, path: ../../escape}]}}`:         `must be relative`,
+		`{name: v, projected: {sources: [{serviceAccountToken: {path: t, audience: nobody}}]}}`: `volume "v" : failed to fetch token`,
 	} {
 		pod := podtest.Pod(t, "{metadata: {name: p}, spec: {volumes: ["+spec+"]}}")
 		_, err := volume.New(t.TempDir()).Setup(pod, sources(map[string]string{"one": "1"}))
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v, want %q in it", spec, err, want)
 		}
+	}
+}
+
+func TestTokensAreFilesInMemory(t *testing.T) {
+	m := volume.New(t.TempDir())
+	pod := podtest.Pod(t, `
+metadata: {name: p}
+spec:
+  securityContext: {fsGroup: 4321}
+  volumes: [{name: api, projected: {sources: [{serviceAccountToken: {path: token}}, {serviceAccountToken: {path: deep/vault, audience: vault, expirationSeconds: 600}}]}}]
+`)
+	paths, err := m.Setup(pod, sources(nil))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := m.Remove("uid-of-pod"); err != nil {
+			t.Error(err)
+		}
+	}()
+	for file, want := range map[string]string{"token": " for 3600 s", "deep/vault": "vault for 600 s"} {
+		name := filepath.Join(paths["api"], file)
+		if got := read(t, name); got != want {
+			t.Errorf("%s: %q", file, got)
+		}
+		if info, err := os.Stat(name); err != nil || info.Mode().Perm() != 0o640 {
+			t.Errorf("%s: %v %v", file, info.Mode(), err)
+		}
+	}
+	if table, err := os.ReadFile("/proc/self/mountinfo"); err != nil || !strings.Contains(string(table), paths["api"]) {
+		t.Errorf("the tokens are on the disk (%v)", err)
 	}
 }
 
