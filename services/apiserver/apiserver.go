@@ -39,7 +39,6 @@ import (
 	"dhow.dev/services/apiserver/internal/expiry"
 	"dhow.dev/services/apiserver/internal/grpcapi"
 	"dhow.dev/services/apiserver/internal/registry"
-	"dhow.dev/services/apiserver/internal/restapi"
 	"dhow.dev/services/apiserver/internal/session"
 	"dhow.dev/services/apiserver/internal/strategy"
 )
@@ -55,6 +54,12 @@ type Config struct {
 	KubernetesTLS *pki.KeyPair
 	// KubernetesAddress is the host:port at which pods and other API servers' clients reach the Kubernetes API. Empty: the listener's address.
 	KubernetesAddress string
+	// Audit says what is recorded of the Kubernetes API, and where.
+	Audit Audit
+	// MaxRequests is how many requests of the Kubernetes API are worked on at once, others wait in fair queues; 0: Kubernetes' 600.
+	MaxRequests int
+	// AutomountTokens gives pods the volume with their service account's token, as Kubernetes does; node agents must know such volumes.
+	AutomountTokens bool
 	// Logger gets the service's records. Nil discards them.
 	Logger *slog.Logger
 
@@ -224,10 +229,10 @@ func run(ctx context.Context, config Config) error {
 	}
 	policies := authorizer.NewPolicies(objects, logger)
 	rights := authorizer.New(authorizer.Config{Pods: placements{objects}, Objects: objects, Policies: policies})
+	strategies := strategy.New(strategy.Config{TolerationSeconds: config.TolerationSeconds, Lookup: lookup{cache: objects, codec: structs}})
 	writes, err := registry.New(registry.Config{
 		Store: store, Cache: current{objects}, Codec: structs, Encryption: keys, Allocators: claimants, Tracer: tracer,
-		Strategies: strategy.New(strategy.Config{TolerationSeconds: config.TolerationSeconds, Lookup: lookup{cache: objects, codec: structs}}),
-		Admission:  admission.New(admission.Config{Authorizer: rights}),
+		Strategies: strategies, Admission: admission.New(admission.Config{Authorizer: rights, AutomountTokens: config.AutomountTokens}),
 	})
 	if err != nil {
 		return err
@@ -267,15 +272,13 @@ func run(ctx context.Context, config Config) error {
 	api.Register(front)
 
 	if config.Kubernetes != nil {
-		parts := door{callers: callers, reviews: authorizer.NewReviews(rights), registry: writes, ready: isReady, address: config.KubernetesAddress}
-		handler, err := restapi.New(restapi.Config{
-			Cache: objects, Registry: writes, Codec: structs, Authorizer: rights, Authenticator: callers.verifier, Extras: sessions.Extras(),
-			Paths: parts.paths(), Subresources: parts.subresources(), Virtual: parts.virtual(), Logger: logger, Lifetime: running,
-		})
-		if err != nil {
+		parts := door{
+			config: config, cache: objects, registry: writes, codec: structs, strategies: strategies, rights: rights, callers: callers, sessions: sessions,
+			ready: isReady,
+		}
+		if err := parts.open(running, tasks); err != nil {
 			return err
 		}
-		tasks.Go(func() error { return restapi.Serve(running, config.Kubernetes, config.KubernetesTLS, handler, logger) })
 	}
 
 	tasks.Go(func() error { return objects.Run(running) })

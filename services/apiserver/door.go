@@ -12,35 +12,108 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	kschema "k8s.io/apimachinery/pkg/runtime/schema"
 
+	"golang.org/x/sync/errgroup"
+
 	"dhow.dev/pkg/version"
+	"dhow.dev/services/apiserver/internal/audit"
 	"dhow.dev/services/apiserver/internal/authorizer"
 	"dhow.dev/services/apiserver/internal/authorizer/defaults"
 	"dhow.dev/services/apiserver/internal/authorizer/policy"
 	"dhow.dev/services/apiserver/internal/cache"
+	"dhow.dev/services/apiserver/internal/codec"
+	"dhow.dev/services/apiserver/internal/conversion"
 	"dhow.dev/services/apiserver/internal/discovery"
+	"dhow.dev/services/apiserver/internal/fairness"
 	apihealth "dhow.dev/services/apiserver/internal/health"
+	"dhow.dev/services/apiserver/internal/impersonate"
+	"dhow.dev/services/apiserver/internal/metrics"
 	"dhow.dev/services/apiserver/internal/openapi"
+	"dhow.dev/services/apiserver/internal/patch"
 	"dhow.dev/services/apiserver/internal/registry"
 	"dhow.dev/services/apiserver/internal/restapi"
+	"dhow.dev/services/apiserver/internal/session"
+	"dhow.dev/services/apiserver/internal/strategy"
+	"dhow.dev/services/apiserver/internal/streaming"
 )
 
-// door is what the Kubernetes door has beside the core: paths, subresources and kinds that are not stored.
+// Audit says what is recorded of the Kubernetes API.
+type Audit struct {
+	// PolicyFile holds an audit.k8s.io/v1 Policy. Empty: nothing is recorded.
+	PolicyFile string
+	// Log says where to.
+	Log audit.LogConfig
+}
+
+// door is the Kubernetes door: what it has beside the core are paths, subresources and kinds that are not stored.
 type door struct {
-	callers  authentication
-	reviews  *authorizer.Reviews
-	registry *registry.Registry
+	config     Config
+	cache      *cache.Cache
+	registry   *registry.Registry
+	codec      *codec.Codec
+	strategies *strategy.Set
+	rights     *authorizer.Roles
+	callers    authentication
+	sessions   *session.Manager
 	// ready says why requests should go elsewhere, nil when they need not.
-	ready   func() error
-	address string
+	ready func() error
+}
+
+// open adds the door's tasks.
+func (d door) open(ctx context.Context, tasks *errgroup.Group) error {
+	logger := d.config.Logger
+	queues, err := fairness.New(fairness.Config{Cache: d.cache, Seats: d.config.MaxRequests, Logger: logger})
+	if err != nil {
+		return err
+	}
+	config := restapi.Config{
+		Cache: d.cache, Registry: d.registry, Codec: d.codec, Patcher: patch.New(d.codec, d.strategies), Convert: conversion.Encoded,
+		Authorizer: d.rights, Authenticator: d.callers.verifier, Fairness: queues, Impersonation: impersonate.New(impersonate.Config{Authorizer: d.rights, Logger: logger}),
+		Extras: d.sessions.Extras(), Paths: d.paths(), Logger: logger, Lifetime: ctx,
+	}
+	if config.Auditor, err = d.auditor(ctx, tasks); err != nil {
+		return err
+	}
+	if config.Subresources, err = d.subresources(); err != nil {
+		return err
+	}
+	if config.Virtual, err = d.virtual(); err != nil {
+		return err
+	}
+	handler, err := restapi.New(config)
+	if err != nil {
+		return err
+	}
+	tasks.Go(func() error { return queues.Run(ctx) })
+	tasks.Go(func() error { return restapi.Serve(ctx, d.config.Kubernetes, d.config.KubernetesTLS, handler, logger) })
+	return nil
+}
+
+// auditor returns the filter that records requests, nil without a policy.
+func (d door) auditor(ctx context.Context, tasks *errgroup.Group) (restapi.Filter, error) {
+	if d.config.Audit.PolicyFile == "" {
+		return nil, nil
+	}
+	policy, err := audit.LoadPolicy(d.config.Audit.PolicyFile)
+	if err != nil {
+		return nil, err
+	}
+	settings := d.config.Audit.Log
+	settings.Logger = d.config.Logger
+	lines, err := audit.OpenLog(settings)
+	if err != nil {
+		return nil, err
+	}
+	tasks.Go(func() error { return lines.Run(ctx) })
+	return audit.New(audit.Config{Policy: policy, Sink: lines, Scheme: d.codec.Scheme(), Logger: d.config.Logger})
 }
 
 // paths are what is served beside resources.
 func (d door) paths() map[string]http.Handler {
 	all := map[string]http.Handler{}
 	for _, paths := range []map[string]http.Handler{
-		discovery.New(discovery.Config{Address: d.address}),
+		discovery.New(discovery.Config{Address: d.config.KubernetesAddress}),
 		openapi.New(openapi.Config{Version: version.Kubernetes}),
-		apihealth.New(apihealth.Config{Version: version.Kubernetes, Build: version.Version, Checks: []apihealth.Check{
+		apihealth.New(apihealth.Config{Version: version.Kubernetes, Build: version.Version, Logger: d.config.Logger, Checks: []apihealth.Check{
 			{Name: "cache", Ready: true, Run: func(context.Context) error { return d.ready() }},
 		}}),
 		d.callers.paths(),
@@ -51,27 +124,32 @@ func (d door) paths() map[string]http.Handler {
 }
 
 // virtual answer for kinds that are not stored.
-func (d door) virtual() map[kschema.GroupResource]http.Handler {
-	all := d.callers.virtual()
+func (d door) virtual() (map[kschema.GroupResource]http.Handler, error) {
+	usage, err := metrics.New(metrics.Config{Used: d.sessions.Used, Objects: d.cache})
+	if err != nil {
+		return nil, err
+	}
+	all, reviews := d.callers.virtual(), authorizer.NewReviews(d.rights)
+	maps.Copy(all, usage.Handlers())
 	kind := func(plural string) kschema.GroupResource {
 		return kschema.GroupResource{Group: kauthorizationv1.GroupName, Resource: plural}
 	}
 	all[kind("subjectaccessreviews")] = restapi.Question(func(ctx context.Context, q restapi.Asked[kauthorizationv1.SubjectAccessReview]) (runtime.Object, error) {
-		return answered(d.reviews.SubjectAccess(ctx, q.Object))
+		return answered(reviews.SubjectAccess(ctx, q.Object))
 	})
 	all[kind("localsubjectaccessreviews")] = restapi.Question(func(ctx context.Context, q restapi.Asked[kauthorizationv1.LocalSubjectAccessReview]) (runtime.Object, error) {
-		return answered(d.reviews.LocalSubjectAccess(ctx, q.Namespace, q.Object))
+		return answered(reviews.LocalSubjectAccess(ctx, q.Namespace, q.Object))
 	})
 	all[kind("selfsubjectaccessreviews")] = restapi.Question(func(ctx context.Context, q restapi.Asked[kauthorizationv1.SelfSubjectAccessReview]) (runtime.Object, error) {
-		return answered(d.reviews.SelfSubjectAccess(ctx, q.Object))
+		return answered(reviews.SelfSubjectAccess(ctx, q.Object))
 	})
 	all[kind("selfsubjectrulesreviews")] = restapi.Question(func(ctx context.Context, q restapi.Asked[kauthorizationv1.SelfSubjectRulesReview]) (runtime.Object, error) {
-		return answered(d.reviews.SelfSubjectRules(ctx, q.Object))
+		return answered(reviews.SelfSubjectRules(ctx, q.Object))
 	})
 	all[kschema.GroupResource{Resource: "bindings"}] = restapi.Question(func(ctx context.Context, q restapi.Asked[kcorev1.Binding]) (runtime.Object, error) {
 		return nil, d.registry.BindOne(ctx, q.Namespace, q.Object.Name, q.Object, q.Options.DryRun)
 	})
-	return all
+	return all, nil
 }
 
 // answered keeps a nil pointer from becoming an object.
@@ -83,8 +161,17 @@ func answered[T runtime.Object](o T, err error) (runtime.Object, error) {
 }
 
 // subresources answer for parts of objects that have a kind of their own.
-func (d door) subresources() map[restapi.Subresource]http.Handler {
+func (d door) subresources() (map[restapi.Subresource]http.Handler, error) {
+	streams, err := streaming.New(streaming.Config{
+		Objects: streaming.FromCache(d.cache), Tunnels: d.sessions, Usage: d.sessions.Used, Authorizer: d.rights, Logger: d.config.Logger,
+	})
+	if err != nil {
+		return nil, err
+	}
 	all := d.callers.subresources()
+	for part, handler := range streams.Handlers() {
+		all[restapi.Subresource{Resource: part.Resource, Name: part.Name}] = handler
+	}
 	all[restapi.Subresource{Resource: "pods", Name: "binding"}] = restapi.Question(func(ctx context.Context, q restapi.Asked[kcorev1.Binding]) (runtime.Object, error) {
 		return nil, d.registry.BindOne(ctx, q.Namespace, q.Name, q.Object, q.Options.DryRun)
 	})
@@ -95,7 +182,7 @@ func (d door) subresources() map[restapi.Subresource]http.Handler {
 		}
 		return nil, err
 	})
-	return all
+	return all, nil
 }
 
 var errNoDoorTLS = errors.New("Kubernetes needs KubernetesTLS: the door has no mode without")

@@ -91,8 +91,6 @@ func parse(arguments []string, stderr io.Writer) (options, error) {
 	o.BoolVar(&o.config.Audit.Log.Compress, "audit-log-compress", false, "compress old files")
 	o.IntVar(&o.config.MaxRequests, "max-requests-inflight", 0, "requests of the Kubernetes API that are worked on at once; others wait in fair queues (default 600)")
 	o.StringVar(&o.config.AdvertiseAddress, "advertise-address", "", "host:port at which other API servers and pods reach this one; empty: that of --listen")
-	o.StringVar(&o.kubernetes, "kubernetes-listen", "", "address of the Kubernetes API, which kubectl, Helm and client-go speak; empty: it is not served")
-	o.StringVar(&o.config.KubernetesAddress, "kubernetes-advertise-address", "", "host:port at which pods reach the Kubernetes API; empty: that of --kubernetes-listen")
 	o.StringVar(&o.store, "store", "127.0.0.1:6440", "address of the store; several, separated by commas, are equal")
 	o.StringVar(&o.scheduler, "scheduler", "", "address of the scheduler, which explains its decisions; empty: none")
 	o.StringVar(&o.controllerManager, "controller-manager", "", "address of the controller manager, to tell its health; empty: not told")

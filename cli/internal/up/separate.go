@@ -74,6 +74,8 @@ func newSeparate(c *cluster) (*separateServices, error) {
 				return service{}, err
 			}
 			args = append(args, "--kubernetes-listen", strings.Join(addresses, ","), "--kubernetes-advertise-address", inside)
+		} else {
+			args = append(args, "--kubernetes-listen", "")
 		}
 		return service{name, "dhow-apiserver", args}, nil
 	}
