@@ -205,8 +205,7 @@ func TestAdmission(t *testing.T) {
 	class := func(name string, value int32, standard bool, policy corev1.PreemptionPolicy) *schedulingv1.PriorityClass {
 		return &schedulingv1.PriorityClass{ObjectMeta: metav1.ObjectMeta{Name: name}, Value: value, GlobalDefault: standard, PreemptionPolicy: &policy}
 	}
-	account := &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Name: "default", Namespace: "shop"}, ImagePullSecrets: []corev1.LocalObjectReference{{Name: "registry"}}}
-	s := newServer(t, class("high", 1000, false, corev1.PreemptNever), class("usual", 10, true, corev1.PreemptLowerPriority), account)
+	s := newServer(t, class("high", 1000, false, corev1.PreemptNever), class("usual", 10, true, corev1.PreemptLowerPriority))
 	pod := func(spec string) *corev1.Pod {
 		t.Helper()
 		obj, _, err := s.create("pod", `spec: {`+spec+`containers: [{name: c, image: i}]}`)
@@ -218,11 +217,8 @@ func TestAdmission(t *testing.T) {
 	if p := pod(`priorityClassName: high, `); *p.Spec.Priority != 1000 || *p.Spec.PreemptionPolicy != corev1.PreemptNever {
 		t.Errorf("high: %d %s", *p.Spec.Priority, *p.Spec.PreemptionPolicy)
 	}
-	if p := pod(``); *p.Spec.Priority != 10 || p.Spec.PriorityClassName != "usual" || p.Spec.ImagePullSecrets[0].Name != "registry" {
-		t.Errorf("usual: %d %s %v", *p.Spec.Priority, p.Spec.PriorityClassName, p.Spec.ImagePullSecrets)
-	}
-	if p := pod(`imagePullSecrets: [{name: mine}], `); len(p.Spec.ImagePullSecrets) != 1 || p.Spec.ImagePullSecrets[0].Name != "mine" {
-		t.Errorf("pull secrets %v", p.Spec.ImagePullSecrets)
+	if p := pod(``); *p.Spec.Priority != 10 || p.Spec.PriorityClassName != "usual" {
+		t.Errorf("usual: %d %s", *p.Spec.Priority, p.Spec.PriorityClassName)
 	}
 	if p := pod(`priorityClassName: system-node-critical, `); *p.Spec.Priority != 2000001000 {
 		t.Errorf("system-node-critical: %d", *p.Spec.Priority)

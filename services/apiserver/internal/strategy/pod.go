@@ -52,14 +52,11 @@ type podStrategy struct {
 	config Config
 }
 
-// Admit gives a pod its priority, its tolerations of lost nodes, and the pull secrets of its account.
+// Admit gives a pod its priority and its tolerations of lost nodes. What else depends on other objects is package admission's.
 func (s podStrategy) Admit(_ context.Context, obj, old runtime.Object) error {
 	p := obj.(*corev1.Pod)
 	if old == nil {
 		if err := s.prioritize(p); err != nil {
-			return err
-		}
-		if err := s.pullSecrets(p); err != nil {
 			return err
 		}
 	}
@@ -69,7 +66,6 @@ func (s podStrategy) Admit(_ context.Context, obj, old runtime.Object) error {
 
 var (
 	pods            = resource.Lookup("", "pods")
-	serviceAccounts = resource.Lookup("", "serviceaccounts")
 	priorityClasses = resource.Lookup("scheduling.k8s.io", "priorityclasses")
 )
 
@@ -136,20 +132,6 @@ func (s podStrategy) defaultClass() (*schedulingv1.PriorityClass, error) {
 		return true
 	})
 	return lowest, err
-}
-
-// pullSecrets lets a pod that names no pull secrets pull with those of its account.
-func (s podStrategy) pullSecrets(p *corev1.Pod) error {
-	if len(p.Spec.ImagePullSecrets) > 0 {
-		return nil
-	}
-	account := &corev1.ServiceAccount{}
-	found, err := s.get(serviceAccounts, p.Namespace, p.Spec.ServiceAccountName, account)
-	if err != nil || !found {
-		return err
-	}
-	p.Spec.ImagePullSecrets = append(p.Spec.ImagePullSecrets, account.ImagePullSecrets...)
-	return nil
 }
 
 func (s podStrategy) get(res *resource.Resource, namespace, name string, obj runtime.Object) (bool, error) {
