@@ -238,7 +238,7 @@ func run(ctx context.Context, config Config) error {
 		return err
 	}
 	sessions, err := session.New(session.Config{
-		Store: store, Cache: objects, Registry: writes, Codec: structs, Address: config.AdvertiseAddress, PeerDial: config.PeerDial,
+		Store: store, Cache: objects, Registry: writes, Codec: structs, Address: config.AdvertiseAddress, Published: config.KubernetesAddress, PeerDial: config.PeerDial,
 		Grace: config.SessionGrace, HeartbeatInterval: config.HeartbeatInterval, ServerTTL: config.ServerTTL, Logger: logger,
 	})
 	if err != nil {
@@ -262,7 +262,7 @@ func run(ctx context.Context, config Config) error {
 	api := grpcapi.New(grpcapi.Config{
 		Cache: objects, Registry: writes, Authorizer: rights,
 		Tunnels: sessions, Sessions: sessions, Components: board, Scheduler: config.Scheduler,
-		Tokens: callers.issuer, Virtual: callers.answers(), Extras: sessions.Extras(), Logger: logger, Version: version.Version,
+		Tokens: callers.issuer, Virtual: answers(callers, writes, authorizer.NewReviews(rights)), Extras: sessions.Extras(), Logger: logger, Version: version.Version,
 	})
 	checks := health.NewServer()
 	checks.SetServingStatus("", healthpb.HealthCheckResponse_NOT_SERVING)

@@ -33,6 +33,8 @@ const (
 	// fieldManager owns the fields of what is written here.
 	fieldManager = "dhow-apiserver"
 	servicePort  = 443
+	// doorPort is the Kubernetes door's usual port; the endpoints say the real one.
+	doorPort = 6443
 )
 
 // systemNamespaces exist from the first start on.
@@ -92,7 +94,7 @@ func (b bootstrap) services() []codec.Object {
 			Spec: kcorev1.ServiceSpec{
 				ClusterIP: nth(b.network.Services, 1).String(),
 				// Without a selector: publish below writes its endpoints.
-				Ports: []kcorev1.ServicePort{{Name: "https", Protocol: kcorev1.ProtocolTCP, Port: servicePort, TargetPort: intstr.FromInt32(servicePort)}},
+				Ports: []kcorev1.ServicePort{{Name: "https", Protocol: kcorev1.ProtocolTCP, Port: servicePort, TargetPort: intstr.FromInt32(doorPort)}},
 			},
 		},
 		&kcorev1.Service{

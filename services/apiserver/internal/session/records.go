@@ -82,6 +82,14 @@ func (m *Manager) forever(ctx context.Context, what string, f func(ctx context.C
 	}
 }
 
+// announcement is what the record of this API server says: where the others reach it, and what is published when that is another address.
+func (m *Manager) announcement() string {
+	if m.config.Published == "" || m.config.Published == m.config.Address {
+		return m.config.Address
+	}
+	return m.config.Address + " " + m.config.Published
+}
+
 // announce keeps the record that says that this API server lives, under a lease. It is taken back at the end, so that the others need not wait.
 func (m *Manager) announce(ctx context.Context) error {
 	return m.forever(ctx, "announce", func(ctx context.Context, progressed func()) error {
@@ -98,7 +106,7 @@ func (m *Manager) announce(ctx context.Context) error {
 			}
 		}()
 		_, err = m.config.Store.Commit(ctx, storev1.CommitRequest_builder{Operations: []*storev1.Operation{storev1.Operation_builder{
-			Key: []byte(serversPrefix + m.id), Put: []byte(m.config.Address), Lease: lease,
+			Key: []byte(serversPrefix + m.id), Put: []byte(m.announcement()), Lease: lease,
 		}.Build()}}.Build())
 		if err != nil {
 			return fmt.Errorf("announce this API server: %w", err)
@@ -188,7 +196,7 @@ func (m *Manager) readRecords(ctx context.Context) (int64, error) {
 		entries = append(entries, chunk.GetEntries()...)
 	}
 	m.mu.Lock()
-	m.owners, m.servers = map[string]owner{}, map[string]string{}
+	m.owners, m.servers, m.published = map[string]owner{}, map[string]string{}, map[string]string{}
 	m.mu.Unlock()
 	// Servers before owners, or every node would look abandoned for a moment.
 	for _, prefix := range []string{serversPrefix, ownersPrefix} {
@@ -228,13 +236,18 @@ func (m *Manager) record(ctx context.Context, key string, value []byte, exists b
 
 // serverRecord notes that an API server lives, or that it does not any more: then its nodes' grace begins. This server knows its own nodes better than its
 // record does, which is gone for a moment whenever its lease had to be made anew.
-func (m *Manager) serverRecord(id, address string, exists bool) {
+func (m *Manager) serverRecord(id, announced string, exists bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if exists {
-		m.servers[id] = address
+		address, published, both := strings.Cut(announced, " ")
+		if !both {
+			published = address
+		}
+		m.servers[id], m.published[id] = address, published
 	} else {
 		delete(m.servers, id)
+		delete(m.published, id)
 	}
 	m.tell()
 	close(m.serversChanged)

@@ -36,6 +36,8 @@ type Config struct {
 	Cache    *cache.Cache
 	Registry *registry.Registry
 	Codec    *codec.Codec
+	// Published is where the cluster's clients reach this API server, which Servers tells; empty: Address.
+	Published string
 	// Address is where the other API servers reach this one.
 	Address string
 	// PeerDial connects to another API server. Nil: there is no other.
@@ -68,6 +70,8 @@ type Manager struct {
 	// owners and servers are the records as this API server has seen them.
 	owners  map[string]owner
 	servers map[string]string
+	// published are the addresses that the servers have for clients.
+	published map[string]string
 	// serversChanged is closed and replaced when servers changed.
 	serversChanged chan struct{}
 	// graces are the nodes that are silent, with the cancellation of their loss.
@@ -104,7 +108,7 @@ func New(config Config) (*Manager, error) {
 	}
 	return &Manager{
 		config: config, id: uuid.NewString(), attachedNow: attachedNow, lost: lost, started: make(chan struct{}),
-		sessions: map[string]*attached{}, owners: map[string]owner{}, servers: map[string]string{}, serversChanged: make(chan struct{}),
+		sessions: map[string]*attached{}, owners: map[string]owner{}, servers: map[string]string{}, published: map[string]string{}, serversChanged: make(chan struct{}),
 		graces: map[string]grace{}, news: make(chan struct{}), tunnels: map[string]*tunnel{}, peers: map[string]*grpc.ClientConn{},
 	}, nil
 }
@@ -125,12 +129,12 @@ func (m *Manager) Run(ctx context.Context) error {
 	return tasks.Wait()
 }
 
-// Servers returns the advertised addresses of all live API servers, sorted, and a channel that is closed when they change.
+// Servers returns the published addresses of all live API servers, sorted, and a channel that is closed when they change.
 func (m *Manager) Servers() ([]string, <-chan struct{}) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	addresses := make([]string, 0, len(m.servers))
-	for _, address := range m.servers {
+	addresses := make([]string, 0, len(m.published))
+	for _, address := range m.published {
 		addresses = append(addresses, address)
 	}
 	slices.Sort(addresses)
