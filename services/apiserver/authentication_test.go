@@ -13,6 +13,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 	authenticationv1 "k8s.io/api/authentication/v1"
 	kcorev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -21,8 +22,10 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 
+	authnv1 "dhow.dev/gen/go/dhow/authentication/v1"
 	clusterv1 "dhow.dev/gen/go/dhow/cluster/v1"
 	corev1 "dhow.dev/gen/go/dhow/core/v1"
+	metav1 "dhow.dev/gen/go/dhow/meta/v1"
 	"dhow.dev/pkg/client"
 	"dhow.dev/pkg/identity"
 	"dhow.dev/pkg/pki"
@@ -34,6 +37,8 @@ import (
 type doors struct {
 	t         *testing.T
 	authority *pki.Authority
+	// pair is an administrator's.
+	pair *pki.KeyPair
 	// kubernetes and grpc are the doors' addresses.
 	kubernetes, grpc string
 	admin            *kubernetes.Clientset
@@ -68,11 +73,11 @@ func newDoors(t *testing.T) *doors {
 		c.Kubernetes, c.KubernetesTLS = listen(), pair
 		d.grpc, d.kubernetes = c.Listener.Addr().String(), c.Kubernetes.Addr().String()
 	})
-	certificate, key, err := authority.Issue(pki.Request{Identity: identity.Identity{Name: identity.Admin, Groups: []string{identity.Masters}}, Client: true})
-	if err != nil {
+	files := pki.FilesIn(dir, "admin")
+	if d.pair, err = authority.Ensure(files, pki.Request{Identity: identity.Identity{Name: identity.Admin, Groups: []string{identity.Masters}}, Client: true}); err != nil {
 		t.Fatal(err)
 	}
-	d.admin = d.connect(func(c *rest.Config) { c.CertData, c.KeyData = certificate, key })
+	d.admin = d.connect(func(c *rest.Config) { c.CertFile, c.KeyFile = files.Certificate, files.Key })
 	return d
 }
 
@@ -146,6 +151,36 @@ func TestTokensAtBothDoors(t *testing.T) {
 	}
 	if _, err := client.For[*corev1.Pod](conn).Get(ctx, "default", "p"); !apierrors.IsForbidden(err) {
 		t.Errorf("pods without a role: %v", err)
+	}
+
+	// The kinds of authentication.k8s.io are the same at the gRPC door.
+	root, err := transport.Dial(d.grpc, transport.TLSClient(d.pair, doorName))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer root.Close()
+	requested, err := client.For[*authnv1.TokenRequest](root).Create(ctx, authnv1.TokenRequest_builder{
+		Metadata: metav1.ObjectMeta_builder{Namespace: proto.String("default"), Name: proto.String("builder")}.Build(),
+		Spec:     authnv1.TokenRequestSpec_builder{Audiences: []string{"vault"}}.Build(),
+	}.Build(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	short, err := corev1.NewServiceAccountsClient(root).Token(ctx, corev1.ServiceAccountTokenRequest_builder{Namespace: "default", Name: "builder", Audiences: []string{"vault"}}.Build())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, raw := range []string{requested.GetStatus().GetToken(), short.GetToken()} {
+		reviewed, err := client.For[*authnv1.TokenReview](root).Create(ctx, authnv1.TokenReview_builder{
+			Spec: authnv1.TokenReviewSpec_builder{Token: proto.String(raw), Audiences: []string{"vault"}}.Build(),
+		}.Build(), nil)
+		if err != nil || !reviewed.GetStatus().GetAuthenticated() || reviewed.GetStatus().GetAudiences()[0] != "vault" {
+			t.Errorf("review: %v, %v", reviewed, err)
+		}
+	}
+	me, err := client.For[*authnv1.SelfSubjectReview](conn).Create(ctx, &authnv1.SelfSubjectReview{}, nil)
+	if err != nil || me.GetStatus().GetUserInfo().GetUsername() != identity.ServiceAccount("default", "builder") {
+		t.Errorf("who am I: %v, %v", me, err)
 	}
 
 	// Deleting the account ends its tokens at both doors.
