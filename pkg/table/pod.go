@@ -58,10 +58,15 @@ func podReadiness(pod *corev1.Pod) (ready, total int) {
 	return ready, total
 }
 
+// restartableInit names the init containers that run on beside the others. Most pods have none, and no map.
 func restartableInit(pod *corev1.Pod) map[string]bool {
-	names := map[string]bool{}
-	for _, c := range pod.Spec.InitContainers {
+	var names map[string]bool
+	for i := range pod.Spec.InitContainers {
+		c := &pod.Spec.InitContainers[i]
 		if c.RestartPolicy != nil && *c.RestartPolicy == corev1.ContainerRestartPolicyAlways {
+			if names == nil {
+				names = map[string]bool{}
+			}
 			names[c.Name] = true
 		}
 	}
