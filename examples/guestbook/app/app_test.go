@@ -52,6 +52,29 @@ func TestTiersTogether(t *testing.T) {
 	}
 }
 
+func TestBothTiersWithoutSettings(t *testing.T) {
+	w, end, err := both()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer end()
+	front := httptest.NewServer(w)
+	defer front.Close()
+	if post, err := http.Post(front.URL+"/entries", "text/plain", strings.NewReader("hello")); err != nil || post.StatusCode != http.StatusCreated {
+		t.Fatalf("post: %v %v", post, err)
+	}
+	get, err := http.Get(front.URL + "/")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if body, _ := io.ReadAll(get.Body); !strings.Contains(string(body), "<h1>Guestbook</h1>") || !strings.Contains(string(body), "<li>hello</li>") {
+		t.Errorf("%s", body)
+	}
+	if ready, err := http.Get(front.URL + "/readyz"); err != nil || ready.StatusCode != http.StatusOK {
+		t.Errorf("ready: %v %v", ready, err)
+	}
+}
+
 func TestDataRefusesWrongToken(t *testing.T) {
 	d, err := newData(filepath.Join(t.TempDir(), "entries.json"), "secret")
 	if err != nil {

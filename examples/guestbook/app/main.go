@@ -1,4 +1,4 @@
-// Guestbook is a small two-tier application: `guestbook data` keeps entries, `guestbook web` shows them and takes new ones.
+// Guestbook is a small two-tier application: `guestbook data` keeps entries, `guestbook web` shows them and takes new ones. `guestbook` is both, for a first try.
 // It uses nothing but what its manifests give it: environment, files, DNS names and probes.
 package main
 
@@ -27,11 +27,18 @@ func main() {
 }
 
 func run(ctx context.Context, args []string) error {
-	if len(args) != 1 {
-		return errors.New("usage: guestbook web|data")
+	if len(args) > 1 {
+		return errors.New("usage: guestbook [web|data]; without an argument it is both tiers")
 	}
 	var handler http.Handler
-	switch args[0] {
+	switch tier := append(args, "both")[0]; tier {
+	case "both":
+		w, end, err := both()
+		if err != nil {
+			return err
+		}
+		defer end()
+		handler = w
 	case "web":
 		w, err := newWeb(os.Getenv, os.ReadFile)
 		if err != nil {
@@ -45,7 +52,7 @@ func run(ctx context.Context, args []string) error {
 		}
 		handler = d
 	default:
-		return fmt.Errorf("unknown tier %q: use web or data", args[0])
+		return fmt.Errorf("unknown tier %q: use web or data", tier)
 	}
 	return serve(ctx, ":8080", handler)
 }
