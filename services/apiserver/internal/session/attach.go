@@ -32,6 +32,8 @@ import (
 type attached struct {
 	node  string
 	epoch int64
+	// greeted says that the answer to the hello is sent: nothing may be asked of the agent before. The manager's mu guards it.
+	greeted bool
 	// heard is when the agent last said anything, in nanoseconds.
 	heard atomic.Int64
 	// usage is what the node uses, as its agent last said; nil before. It must not be changed.
@@ -106,6 +108,10 @@ func (m *Manager) Attach(stream grpc.BidiStreamingServer[nodev1.AttachRequest, n
 	if err := s.send(answer); err != nil {
 		return err
 	}
+	m.mu.Lock()
+	s.greeted = true
+	m.tell()
+	m.mu.Unlock()
 	logger := m.config.Logger
 	logger.InfoContext(ctx, "node attached", logkey.Node(s.node), logkey.Session(first.GetHello().GetInstance()))
 	writing, stop := context.WithCancel(ctx)
@@ -173,7 +179,6 @@ func (m *Manager) begin(ctx context.Context, s *attached, hello *kcorev1.Node) (
 		return nil, errTakenOver
 	}
 	m.sessions[s.node] = s
-	m.tell()
 	m.endGrace(s.node)
 	m.mu.Unlock()
 	if before != nil {

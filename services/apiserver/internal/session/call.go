@@ -36,8 +36,9 @@ func (m *Manager) reach(ctx context.Context, node string) (way, context.Context,
 	for {
 		m.mu.Lock()
 		s, news := m.sessions[node], m.news
+		usable := s != nil && s.greeted
 		m.mu.Unlock()
-		if s != nil {
+		if usable {
 			return way{session: s}, ctx, nil
 		}
 		peer, out, err := m.peer(ctx, node)
