@@ -115,7 +115,7 @@ func (p *inProcess) run(ctx context.Context) error {
 		},
 		"apiserver": func(ctx context.Context) error {
 			return apiserver.Run(ctx, apiserver.Config{
-				Listener: transport.Several(p.memory.Listen("apiserver"), p.network), Credentials: p.memory.ServerCredentialsAnd(transport.TLSServer(pair)), Logger: p.logger("apiserver"),
+				Listener: transport.Several(p.memory.Listen("apiserver"), p.network), Credentials: p.memory.ServerCredentialsAnd(transport.TLSDoor(pair)), Logger: p.logger("apiserver"),
 				Store: conns["store"], Scheduler: conns["scheduler"], ControllerManager: conns["controller-manager"],
 				KeyFile: p.c.keyFile(), SessionGrace: config.NodeGrace, TolerationSeconds: config.evictSeconds(),
 				AdvertiseAddress: p.inside, Kubernetes: p.kubernetes, KubernetesTLS: pair, KubernetesAddress: p.kubernetesInside,
