@@ -58,7 +58,7 @@ func Down(ctx context.Context, config DownConfig) error {
 	}
 	runtimeDir := ""
 	if len(m.Nodes) > 0 {
-		if runtimeDir, err = nodeagent.FindRuntimeDir(config.RuntimeDir); err != nil {
+		if runtimeDir, err = m.findRuntime(config.RuntimeDir); err != nil {
 			return err
 		}
 	}
@@ -94,6 +94,16 @@ func Down(ctx context.Context, config DownConfig) error {
 	}
 	fmt.Fprintf(config.Out, "Stopped, and deleted the cluster in %s.\n", dir)
 	return nil
+}
+
+// findRuntime finds the container runtime: the one that was given, else the one that the nodes were started with, else where `make setup` builds it.
+func (m machine) findRuntime(given string) (string, error) {
+	if given == "" {
+		if _, err := os.Stat(m.Runtime); err == nil {
+			return m.Runtime, nil
+		}
+	}
+	return nodeagent.FindRuntimeDir(given)
 }
 
 // stopControlPlane ends the process that holds the directory's lock, and services of their own that one has left behind.

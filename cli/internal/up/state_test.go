@@ -149,3 +149,22 @@ func TestAddressesOfTheAPI(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 }
+
+func TestTheRuntimeOfTheStartIsThatOfTheStop(t *testing.T) {
+	used, other := t.TempDir(), t.TempDir()
+	t.Setenv("DHOW_RUNTIME_DIR", "/nosuch")
+	for _, c := range []struct {
+		saved, given, want string
+	}{
+		{used, "", used},
+		{used, other, other},
+		{"", other, other},
+		{"/gone", other, other},
+		{"/gone", "", ""},
+	} {
+		dir, err := machine{Runtime: c.saved}.findRuntime(c.given)
+		if dir != c.want || (err == nil) != (c.want != "") {
+			t.Errorf("%+v: %q, %v", c, dir, err)
+		}
+	}
+}

@@ -139,6 +139,7 @@ func Run(ctx context.Context, config Config) (err error) {
 	if err := m.makeHosts(config.Nodes); err != nil {
 		return err
 	}
+	m.Runtime = config.RuntimeDir
 	c.machine = m
 	if err := dir.save(m); err != nil {
 		return err
