@@ -28,11 +28,12 @@ type way struct {
 	peer    corev1.PodsClient
 }
 
-// reach finds the way to a node. A node that is ready and has no session is about to get one: the call waits for it, for as long as a node may be without.
+// reach finds the way to a node. A node that is ready and has no session is about to get one: the call waits for it, even if the node's grace ends meanwhile.
 // The returned context is the one to call the peer with.
 func (m *Manager) reach(ctx context.Context, node string) (way, context.Context, error) {
-	timeout := time.NewTimer(min(maxWait, m.config.Grace))
+	timeout := time.NewTimer(maxWait)
 	defer timeout.Stop()
+	ready := m.isReady(node)
 	for {
 		m.mu.Lock()
 		s, news := m.sessions[node], m.news
@@ -45,7 +46,7 @@ func (m *Manager) reach(ctx context.Context, node string) (way, context.Context,
 		if err == nil {
 			return way{peer: peer}, out, nil
 		}
-		if !m.isReady(node) {
+		if !ready {
 			return way{}, nil, err
 		}
 		select {

@@ -23,7 +23,7 @@ import (
 // Reconnecting waits between these, doubling, with jitter.
 const (
 	minBackoff = 50 * time.Millisecond
-	maxBackoff = 5 * time.Second
+	maxBackoff = 2 * time.Second
 	// defaultHeartbeat is for a server that names no interval.
 	defaultHeartbeat = 5 * time.Second
 )
