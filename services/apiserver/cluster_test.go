@@ -24,19 +24,19 @@ const patience = time.Minute
 
 // cluster is a store in memory and API servers, in this process, over the in-memory transport.
 type cluster struct {
-	t      *testing.T
+	t      testing.TB
 	memory *transport.Memory
 	keys   string
 }
 
 // newCluster starts a store and one API server.
-func newCluster(t *testing.T) *cluster {
+func newCluster(t testing.TB) *cluster {
 	t.Helper()
 	return newClusterWith(t, nil)
 }
 
 // newClusterWith is newCluster with a changed configuration of the API server.
-func newClusterWith(t *testing.T, change func(*apiserver.Config)) *cluster {
+func newClusterWith(t testing.TB, change func(*apiserver.Config)) *cluster {
 	t.Helper()
 	c := &cluster{t: t, memory: transport.NewMemory(), keys: filepath.Join(t.TempDir(), "keys")}
 	c.startStore()
@@ -135,7 +135,7 @@ func (c *cluster) admin() *grpc.ClientConn {
 }
 
 // within returns a context that ends the test's waits.
-func within(t *testing.T) context.Context {
+func within(t testing.TB) context.Context {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	t.Cleanup(cancel)
 	return ctx

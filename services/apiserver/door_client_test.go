@@ -115,6 +115,9 @@ func pages(ctx context.Context, t *testing.T, client kubernetes.Interface, names
 	if first, err := client.CoreV1().ConfigMaps("").List(ctx, metav1.ListOptions{Limit: 2}); err != nil || len(first.Items) != 2 || first.Continue == "" || first.RemainingItemCount == nil || *first.RemainingItemCount < count-2 {
 		t.Errorf("a page of all: %+v, %v", first, err)
 	}
+	if first, err := maps.List(ctx, metav1.ListOptions{Limit: 2}); err != nil || first.RemainingItemCount == nil || *first.RemainingItemCount != count-2 {
+		t.Errorf("a page of the namespace: %+v, %v", first.ListMeta, err)
+	}
 	if err := maps.DeleteCollection(ctx, metav1.DeleteOptions{}, selected); err != nil {
 		t.Error(err)
 	}

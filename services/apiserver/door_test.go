@@ -27,7 +27,7 @@ type kubernetesCluster struct {
 	root      *rest.Config
 }
 
-func newKubernetesCluster(t *testing.T) *kubernetesCluster {
+func newKubernetesCluster(t testing.TB) *kubernetesCluster {
 	t.Helper()
 	k := &kubernetesCluster{dir: t.TempDir()}
 	var err error
@@ -40,7 +40,7 @@ func newKubernetesCluster(t *testing.T) *kubernetesCluster {
 	return k
 }
 
-func (k *kubernetesCluster) issue(t *testing.T, name string, request pki.Request) pki.Files {
+func (k *kubernetesCluster) issue(t testing.TB, name string, request pki.Request) pki.Files {
 	t.Helper()
 	files := pki.FilesIn(k.dir, name)
 	if _, err := k.authority.Ensure(files, request); err != nil {
@@ -50,7 +50,7 @@ func (k *kubernetesCluster) issue(t *testing.T, name string, request pki.Request
 }
 
 // door gives an API server a Kubernetes door, and returns how its admin connects.
-func (k *kubernetesCluster) door(t *testing.T, c *apiserver.Config) *rest.Config {
+func (k *kubernetesCluster) door(t testing.TB, c *apiserver.Config) *rest.Config {
 	t.Helper()
 	pair, err := pki.LoadKeyPair(pki.FilesIn(k.dir, "apiserver"))
 	if err != nil {
@@ -86,7 +86,7 @@ const (
 	protobufType = "application/vnd.kubernetes.protobuf"
 )
 
-func clientset(t *testing.T, config *rest.Config) *kubernetes.Clientset {
+func clientset(t testing.TB, config *rest.Config) *kubernetes.Clientset {
 	t.Helper()
 	client, err := kubernetes.NewForConfig(config)
 	if err != nil {
@@ -96,7 +96,7 @@ func clientset(t *testing.T, config *rest.Config) *kubernetes.Clientset {
 }
 
 // compact makes the store forget what was before now.
-func (k *kubernetesCluster) compact(t *testing.T) {
+func (k *kubernetesCluster) compact(t testing.TB) {
 	t.Helper()
 	store := storev1.NewStoreClient(k.dial("store", identity.Identity{Name: identity.APIServer}))
 	now, err := store.Revision(within(t), &storev1.RevisionRequest{})

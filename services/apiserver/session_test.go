@@ -32,7 +32,7 @@ func lossy(c *apiserver.Config) { c.SessionGrace = shortGrace }
 
 // agent is a node agent's end of a session.
 type agent struct {
-	t      *testing.T
+	t      testing.TB
 	name   string
 	conn   *grpc.ClientConn
 	stream grpc.BidiStreamingClient[nodev1.AttachRequest, nodev1.AttachResponse]

@@ -232,8 +232,16 @@ func pageOf(s Selection, objects *tree, from token, limit int64) *List {
 		last = e.Key
 		return true
 	})
-	if list.Continue != "" && s.everything() {
+	switch {
+	case list.Continue == "":
+	case s.everything():
 		list.Remaining = int64(objects.Len()) - from.before - limit
+	case s.labels == nil && len(s.fields) == 0:
+		list.Remaining = 0
+		scanSelected(s, objects, last, func(*Entry) bool {
+			list.Remaining++
+			return true
+		})
 	}
 	return list
 }
