@@ -10,6 +10,7 @@ import (
 	"google.golang.org/protobuf/proto"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
+	appsv1 "dhow.dev/gen/go/dhow/apps/v1"
 	authenticationv1 "dhow.dev/gen/go/dhow/authentication/v1"
 	autoscalingv1 "dhow.dev/gen/go/dhow/autoscaling/v1"
 	autoscalingv2 "dhow.dev/gen/go/dhow/autoscaling/v2"
@@ -278,5 +279,45 @@ func TestQuestionsAreAuthorized(t *testing.T) {
 	_, err := authenticationv1.NewTokenRequestsClient(stranger).Create(within(t), request)
 	if status.Code(err) != codes.PermissionDenied || !strings.Contains(err.Error(), "serviceaccounts/token") {
 		t.Errorf("a token for a stranger: %v, want PermissionDenied to create serviceaccounts/token", err)
+	}
+}
+
+// TestScales reads and writes the number of replicas of a workload apart from the rest.
+func TestScales(t *testing.T) {
+	c := newCluster(t)
+	conn := c.admin()
+	template := corev1.PodTemplateSpec_builder{
+		Metadata: metav1.ObjectMeta_builder{Labels: map[string]string{"app": "web"}}.Build(),
+		Spec:     corev1.PodSpec_builder{Containers: []*corev1.Container{corev1.Container_builder{Name: proto.String("c"), Image: proto.String("i")}.Build()}}.Build(),
+	}.Build()
+	if _, err := client.For[*appsv1.Deployment](conn).Create(within(t), appsv1.Deployment_builder{Metadata: named("web", nil), Spec: appsv1.DeploymentSpec_builder{
+		Replicas: proto.Int32(3), Selector: metav1.LabelSelector_builder{MatchLabels: map[string]string{"app": "web"}}.Build(), Template: template,
+	}.Build()}.Build(), nil); err != nil {
+		t.Fatal(err)
+	}
+	deployments := appsv1.NewDeploymentsClient(conn)
+	scale, err := deployments.GetScale(within(t), metav1.GetRequest_builder{Namespace: "default", Name: "web"}.Build())
+	if err != nil || scale.GetSpec().GetReplicas() != 3 || scale.GetStatus().GetSelector() != "app=web" || scale.GetMetadata().GetResourceVersion() == "" {
+		t.Fatalf("%v, %v", scale, err)
+	}
+	scale.GetSpec().SetReplicas(5)
+	write := autoscalingv1.ScaleWriteRequest_builder{Object: scale, Options: metav1.WriteOptions_builder{DryRun: true}.Build()}.Build()
+	if answer, err := deployments.UpdateScale(within(t), write); err != nil || answer.GetSpec().GetReplicas() != 5 {
+		t.Fatalf("dry run: %v, %v", answer, err)
+	}
+	write.SetOptions(nil)
+	answer, err := deployments.UpdateScale(within(t), write)
+	if err != nil || answer.GetSpec().GetReplicas() != 5 {
+		t.Fatalf("%v, %v", answer, err)
+	}
+	if _, err := deployments.UpdateScale(within(t), write); status.Code(err) != codes.Aborted {
+		t.Errorf("an old scale: %v, want Aborted", err)
+	}
+	now, err := client.For[*appsv1.Deployment](conn).Get(within(t), "default", "web")
+	if err != nil || now.GetSpec().GetReplicas() != 5 || now.GetMetadata().GetResourceVersion() != answer.GetMetadata().GetResourceVersion() {
+		t.Errorf("%v, %v", now.GetSpec().GetReplicas(), err)
+	}
+	if _, err := deployments.GetScale(within(t), metav1.GetRequest_builder{Namespace: "default", Name: "none"}.Build()); status.Code(err) != codes.NotFound {
+		t.Errorf("%v, want NotFound", err)
 	}
 }

@@ -69,10 +69,9 @@ type Config struct {
 	Scheduler grpc.ClientConnInterface
 	// Extras append to an object what is known but not stored, such as a node Lease's renewTime; they return nil for most. Keyed by kind.
 	Extras map[*resource.Resource]func(*cache.Entry) []byte
-	// Virtual and Views answer for kinds that are not stored, Scales for the subresource of that name. Kinds that are missing here are not served.
+	// Virtual and Views answer for kinds that are not stored. Kinds that are missing here are not served.
 	Virtual map[*resource.Resource]Answer
 	Views   map[*resource.Resource]View
-	Scales  Scales
 	Logger  *slog.Logger
 	Version string
 }

@@ -27,12 +27,6 @@ type View interface {
 	List(ctx context.Context, namespace, labelSelector, fieldSelector string) ([][]byte, error)
 }
 
-// Scales reads and writes the subresource scale of workloads, as encoded autoscaling/v1 Scale.
-type Scales interface {
-	GetScale(ctx context.Context, workload *resource.Resource, namespace, name string) ([]byte, error)
-	UpdateScale(ctx context.Context, workload *resource.Resource, scale []byte, options registry.WriteOptions) ([]byte, error)
-}
-
 // parents are the kinds on whose subresource the Create of a kind is authorized.
 var parents = map[string]*resource.Resource{
 	"eviction": pods,
@@ -149,17 +143,22 @@ func (a *API) getScale(r *resource.Resource, service string) rpc {
 			return []authorizer.Attributes{scaling("get", r, q.GetNamespace(), q.GetName())}, nil
 		},
 	}, func(ctx context.Context, q *metav1.GetRequest) (any, error) {
-		switch {
-		case a.config.Scales == nil:
-			return nil, notServed(r, "get scale")
-		case q.GetName() == "":
+		if q.GetName() == "" {
 			return nil, apierrors.NewBadRequest("name is required")
 		}
-		scale, err := a.config.Scales.GetScale(ctx, r, q.GetNamespace(), q.GetName())
+		e, err := a.config.Cache.Get(ctx, r, q.GetNamespace(), q.GetName(), minRevision(q))
 		if err != nil {
 			return nil, err
 		}
-		return rawcodec.New(scale), nil
+		scale, err := a.config.Registry.Scale(r, e.Object, e.Revision)
+		if err != nil {
+			return nil, err
+		}
+		data, err := scale.Marshal()
+		if err != nil {
+			return nil, fmt.Errorf("encode the scale of %s %s/%s: %w", r, e.Namespace, e.Name, err)
+		}
+		return rawcodec.New(data), nil
 	})
 }
 
@@ -173,20 +172,18 @@ func (a *API) updateScale(r *resource.Resource, service string) rpc {
 			return []authorizer.Attributes{scaling("update", r, namespace, name)}, nil
 		},
 	}, func(ctx context.Context, q *metav1.ObjectWriteRequest) (any, error) {
-		if a.config.Scales == nil {
-			return nil, notServed(r, "update scale")
-		}
-		scale, err := a.config.Scales.UpdateScale(ctx, r, q.GetObject(), writeOptions(q.GetOptions()))
-		if err != nil {
-			return nil, err
-		}
-		return rawcodec.New(scale), nil
+		options := writeOptions(q.GetOptions())
+		options.Subresource = scaleSubresource
+		result, err := a.config.Registry.Update(ctx, r, registry.Input{Data: q.GetObject()}, options)
+		return answer(ctx, result, err)
 	})
 }
 
+const scaleSubresource = "scale"
+
 func scaling(verb string, r *resource.Resource, namespace, name string) authorizer.Attributes {
 	own := to(verb, r, namespace, name)
-	own.Subresource = "scale"
+	own.Subresource = scaleSubresource
 	return own
 }
 
