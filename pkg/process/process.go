@@ -90,12 +90,14 @@ func Start(spec Spec) (*Process, error) {
 		return nil, fmt.Errorf("start %s: %w", spec.Path, err)
 	}
 	p := &Process{file: spec.File, handle: os.NewFile(uintptr(fd), "pidfd"), ended: make(chan struct{}), watch: func() {}}
+	// Before it is reaped: it may have ended already.
+	p.identity, _, err = look(cmd.Process.Pid)
 	// Reaped here, or it would stay a zombie. How it ended tells nothing that its log does not.
 	go func() {
 		_ = cmd.Wait()
 		close(p.ended)
 	}()
-	if p.identity, err = identify(cmd.Process.Pid); err == nil {
+	if err == nil {
 		p.Text = spec.Note
 		err = p.record.write(spec.File)
 	}

@@ -27,29 +27,35 @@ type record struct {
 	Text string `json:"note,omitempty"`
 }
 
-// identify reads what names a process. A zombie has ended: that is an error.
+// identify reads what names a process that runs.
 func identify(pid int) (identity, error) {
+	id, zombie, err := look(pid)
+	if err == nil && zombie {
+		err = fmt.Errorf("process %d has ended", pid)
+	}
+	return id, err
+}
+
+// look reads what names a process, and whether it has ended and is only not reaped yet.
+func look(pid int) (id identity, zombie bool, err error) {
 	stat, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
 	if err != nil {
-		return identity{}, err
+		return identity{}, false, err
 	}
 	// The command's name is in parentheses and may itself hold spaces and parentheses.
 	fields := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))
 	if len(fields) < 20 {
-		return identity{}, fmt.Errorf("/proc/%d/stat: %d fields", pid, len(fields))
-	}
-	if fields[0] == "Z" || fields[0] == "X" {
-		return identity{}, fmt.Errorf("process %d has ended", pid)
+		return identity{}, false, fmt.Errorf("/proc/%d/stat: %d fields", pid, len(fields))
 	}
 	start, err := strconv.ParseUint(fields[19], 10, 64)
 	if err != nil {
-		return identity{}, fmt.Errorf("/proc/%d/stat: start time: %w", pid, err)
+		return identity{}, false, fmt.Errorf("/proc/%d/stat: start time: %w", pid, err)
 	}
 	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
 	if err != nil {
-		return identity{}, err
+		return identity{}, false, err
 	}
-	return identity{PID: pid, Start: start, Boot: string(bytes.TrimSpace(boot))}, nil
+	return identity{PID: pid, Start: start, Boot: string(bytes.TrimSpace(boot))}, fields[0] == "Z" || fields[0] == "X", nil
 }
 
 func read(file string) (record, error) {
