@@ -26,6 +26,9 @@ var bases = map[string]string{
 	"Event.events.k8s.io":             `{eventTime: "2026-01-02T03:04:05.000000Z", reportingController: a, reportingInstance: b, action: c, reason: d, type: Normal, regarding: {kind: Pod, apiVersion: v1, namespace: default, name: p}}`,
 	"PriorityClass.scheduling.k8s.io": `value: 1`,
 
+	"RoleBinding.rbac.authorization.k8s.io":        `roleRef: {apiGroup: rbac.authorization.k8s.io, kind: Role, name: r}`,
+	"ClusterRoleBinding.rbac.authorization.k8s.io": `roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: r}`,
+
 	"FlowSchema.flowcontrol.apiserver.k8s.io":                 `spec: {priorityLevelConfiguration: {name: l}}`,
 	"PriorityLevelConfiguration.flowcontrol.apiserver.k8s.io": `spec: {type: Limited, limited: {limitResponse: {type: Reject}}}`,
 }
@@ -57,6 +60,8 @@ var minimal = map[string]string{
 
 	"ServicePort": `{name: q, port: 81}`, "Taint": `{key: k, effect: NoSchedule}`, "EndpointSubset": `{addresses: [{ip: 10.0.0.1}], ports: [{port: 80}]}`,
 	"EndpointAddress": `ip: 10.0.0.2`, "EndpointPort": `port: 80`, "Endpoint": `addresses: [10.0.0.1]`, "ForZone": `name: z`, "ForNode": `name: z`,
+	"PolicyRule": `{verbs: [get], apiGroups: [""], resources: [pods]}`, "AggregationRule": `clusterRoleSelectors: [{matchLabels: {a: b}}]`,
+	"Subject": `{kind: User, apiGroup: rbac.authorization.k8s.io, name: u}`, "RoleRef": `{apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: r}`,
 	"ObjectReference": `{kind: Pod, namespace: default, name: p}`, "EventSource": `component: c`,
 }
 

@@ -233,6 +233,8 @@ var table = map[string]message{
 
 	"flowcontrol.v1.FlowSchema":                 {accepted: "metadata", whole: "spec status"},
 	"flowcontrol.v1.PriorityLevelConfiguration": {accepted: "metadata", whole: "spec status"},
+	"policy.v1.PodDisruptionBudget":             {accepted: "metadata spec", whole: "status"},
+	"policy.v1.PodDisruptionBudgetSpec":         {accepted: "minAvailable selector maxUnavailable unhealthyPodEvictionPolicy"},
 	"core.v1.LimitRange":                        {accepted: "metadata spec"},
 	"core.v1.LimitRangeSpec":                    {accepted: "limits"},
 	"core.v1.LimitRangeItem":                    {accepted: "type max min default defaultRequest maxLimitRequestRatio"},
@@ -240,6 +242,11 @@ var table = map[string]message{
 	"core.v1.ResourceQuotaSpec":                 {accepted: "hard scopes scopeSelector"},
 	"core.v1.ScopeSelector":                     {accepted: "matchExpressions"},
 	"core.v1.ScopedResourceSelectorRequirement": {accepted: "scopeName operator values"},
+	"rbac.v1.Role":                              {accepted: "metadata", whole: "rules"},
+	"rbac.v1.ClusterRole":                       {accepted: "metadata", whole: "rules aggregationRule"},
+	"rbac.v1.RoleBinding":                       {accepted: "metadata", whole: "subjects roleRef"},
+	"rbac.v1.ClusterRoleBinding":                {accepted: "metadata", whole: "subjects roleRef"},
+
 	// Kinds that are data in Kubernetes too.
 	"core.v1.PodTemplate":        {accepted: "metadata", whole: "template"},
 	"apps.v1.ControllerRevision": {accepted: "metadata data revision"},
@@ -255,11 +262,11 @@ var leaves = map[string]bool{
 var storedOnly = map[string]string{
 	"DaemonSet.apps": "no controller runs its pods", "StatefulSet.apps": "no controller runs its pods", "Job.batch": "no controller runs its pods",
 	"CronJob.batch": "no controller makes its jobs", "ReplicationController": "no controller runs its pods; use a Deployment",
-	"HorizontalPodAutoscaler.autoscaling": "nothing measures pods", "PodDisruptionBudget.policy": "evictions do not look at it",
+	"HorizontalPodAutoscaler.autoscaling": "no controller scales by it", "PodDisruptionBudget.policy": "evictions look at its status, which no controller keeps",
 	"PersistentVolume": "nothing binds it", "PersistentVolumeClaim": "nothing binds it",
 	"IPAddress.networking.k8s.io": "addresses are claimed in another way", "ServiceCIDR.networking.k8s.io": "the range of services is configured",
 	"CertificateSigningRequest.certificates.k8s.io": "nothing signs what is approved",
-	"RuntimeClass.node.k8s.io":                      "nodes take the name of a pod's class as that of the runtime's handler",
+	"RuntimeClass.node.k8s.io":                      "the handler is not looked up: nodes take the name of a pod's class for it",
 	"DeviceClass.resource.k8s.io":                   "devices are not allocated", "ResourceClaim.resource.k8s.io": "devices are not allocated",
 	"ResourceClaimTemplate.resource.k8s.io": "devices are not allocated", "ResourceSlice.resource.k8s.io": "devices are not allocated",
 	"Ingress.networking.k8s.io": "there is no ingress controller", "IngressClass.networking.k8s.io": "there is no ingress controller",
@@ -267,6 +274,4 @@ var storedOnly = map[string]string{
 	"CSIDriver.storage.k8s.io":        "nodes have no CSI drivers", "CSINode.storage.k8s.io": "nodes have no CSI drivers",
 	"CSIStorageCapacity.storage.k8s.io": "nodes have no CSI drivers", "StorageClass.storage.k8s.io": "nothing provisions volumes",
 	"VolumeAttachment.storage.k8s.io": "nodes have no CSI drivers", "VolumeAttributesClass.storage.k8s.io": "nothing provisions volumes",
-	"ClusterRole.rbac.authorization.k8s.io": "rights are those of fixed roles", "ClusterRoleBinding.rbac.authorization.k8s.io": "rights are those of fixed roles",
-	"Role.rbac.authorization.k8s.io": "rights are those of fixed roles", "RoleBinding.rbac.authorization.k8s.io": "rights are those of fixed roles",
 }
