@@ -118,11 +118,11 @@ func (s *Server) NodeList(ctx context.Context, labelSelector, fieldSelector stri
 // Pod returns what a pod uses. NotFound when the pod is not there, does not run, or its node has not told yet.
 func (s *Server) Pod(ctx context.Context, namespace, name string) (*metricsv1beta1.PodMetrics, error) {
 	if e := s.config.Objects.Peek(pods, namespace, name); e != nil {
-		node, _ := e.Field("spec.nodeName")
-		usage := s.config.Used(ctx)[node]
-		for _, p := range usage.GetPods() {
-			if p.GetUid() == e.UID {
-				return s.pod(e, usage, p), nil
+		for _, usage := range s.config.Used(ctx) {
+			for _, p := range usage.GetPods() {
+				if p.GetUid() == e.UID {
+					return s.pod(e, usage, p), nil
+				}
 			}
 		}
 	}
