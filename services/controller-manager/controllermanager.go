@@ -23,6 +23,7 @@ import (
 	"dhow.dev/pkg/leader"
 	"dhow.dev/pkg/transport"
 	"dhow.dev/services/controller-manager/internal/deployment"
+	"dhow.dev/services/controller-manager/internal/disruption"
 	"dhow.dev/services/controller-manager/internal/endpoints"
 	"dhow.dev/services/controller-manager/internal/endpointslice"
 	"dhow.dev/services/controller-manager/internal/garbage"
@@ -34,6 +35,7 @@ import (
 	"dhow.dev/services/controller-manager/internal/replicaset"
 	"dhow.dev/services/controller-manager/internal/resourcequota"
 	"dhow.dev/services/controller-manager/internal/serviceaccount"
+	"dhow.dev/services/controller-manager/internal/storageprotection"
 )
 
 // Health is the name under which the health service tells whether this process does the work; under the empty name it tells that it is well, also
@@ -209,6 +211,8 @@ func controllers(config Config, stores *inventory.Stores, watcher *metadata.Watc
 		serviceaccount.NewTokens(serviceaccount.TokensConfig{Conn: conn, Logger: logger, Workers: workers, CACert: config.CACert}),
 		namespace.New(namespace.Config{Conn: conn, Stores: stores, Watcher: watcher, Logger: logger, Now: now, Workers: workers}),
 		resourcequota.New(resourcequota.Config{Conn: conn, Stores: stores, Watcher: watcher, Logger: logger, Workers: workers}),
+		disruption.New(disruption.Config{Conn: conn, Stores: stores, Logger: logger, Now: now, Workers: workers}),
+		storageprotection.New(storageprotection.Config{Conn: conn, Stores: stores, Logger: logger, Workers: workers}),
 		garbage.New(garbage.Config{Conn: conn, Watcher: watcher, Logger: logger, Workers: garbageCrew}),
 	}
 }

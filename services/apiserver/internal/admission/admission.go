@@ -106,8 +106,6 @@ type Config struct {
 	Authorizer authorizer.Authorizer
 	// AutomountTokens gives pods the volume with their service account's token. Node agents have to know projected token volumes.
 	AutomountTokens bool
-	// ProtectStorage gives volumes and claims the finalizers that keep them while they are used. Needs the controllers that take the finalizers away.
-	ProtectStorage bool
 }
 
 // plugin is one rule of admission. It implements mutator, validator or both.
@@ -139,7 +137,7 @@ func New(cfg Config) *Chain {
 		nodeTaints{},
 		podSecurity{},
 		defaultStorageClass{},
-		storageProtection{enabled: cfg.ProtectStorage},
+		storageProtection{},
 		claimResize{},
 		runtimeClass{},
 		certificateApproval{authorizer: cfg.Authorizer},

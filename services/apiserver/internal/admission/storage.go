@@ -64,11 +64,11 @@ func (defaultStorageClass) mutate(ctx context.Context, q *Request) error {
 	return err
 }
 
-// storageProtection holds volumes and claims while they are used.
-type storageProtection struct{ enabled bool }
+// storageProtection holds volumes and claims while they are used: a controller of the controller manager takes the finalizers away.
+type storageProtection struct{}
 
-func (s storageProtection) mutate(_ context.Context, q *Request) error {
-	if !s.enabled || q.Operation != Create || q.Subresource != "" {
+func (storageProtection) mutate(_ context.Context, q *Request) error {
+	if q.Operation != Create || q.Subresource != "" {
 		return nil
 	}
 	finalizer := ""

@@ -84,7 +84,7 @@ var values = map[string]string{
 	"Container.restartPolicyRules": "[{action: Restart, exitCodes: {operator: In, values: [1]}}]", "ContainerPort.protocol": "UDP", "ContainerPort.hostIP": "10.0.0.1",
 	"EnvVar.name": "B", "HTTPGetAction.scheme": "HTTPS", "VolumeMount.mountPropagation": "HostToContainer", "VolumeMount.recursiveReadOnly": "IfPossible",
 	"VolumeMount.subPath": "a", "VolumeMount.name": "v", "Probe.successThreshold": "1", "Lifecycle.stopSignal": "SIGUSR1", "SleepAction.seconds": "2",
-	"ContainerResizePolicy.resourceName": "memory", "ContainerResizePolicy.restartPolicy": "RestartContainer", "ServiceAccountTokenProjection.expirationSeconds": "700",
+	"PodDisruptionBudgetSpec.unhealthyPodEvictionPolicy": "AlwaysAllow", "ContainerResizePolicy.resourceName": "memory", "ContainerResizePolicy.restartPolicy": "RestartContainer", "ServiceAccountTokenProjection.expirationSeconds": "700",
 	"ObjectFieldSelector.apiVersion": "v1", "ObjectFieldSelector.fieldPath": "metadata.uid", "ResourceFieldSelector.resource": "requests.cpu",
 	"SecurityContext.procMount": "Default", "SecurityContext.allowPrivilegeEscalation": "true", "SeccompProfile.type": "Unconfined", "AppArmorProfile.type": "Unconfined",
 	"SeccompProfile.localhostProfile": "p", "AppArmorProfile.localhostProfile": "p", "PodSecurityContext.supplementalGroupsPolicy": "Strict",

@@ -262,8 +262,8 @@ var leaves = map[string]bool{
 var storedOnly = map[string]string{
 	"DaemonSet.apps": "no controller runs its pods", "StatefulSet.apps": "no controller runs its pods", "Job.batch": "no controller runs its pods",
 	"CronJob.batch": "no controller makes its jobs", "ReplicationController": "no controller runs its pods; use a Deployment",
-	"HorizontalPodAutoscaler.autoscaling": "no controller scales by it", "PodDisruptionBudget.policy": "evictions look at its status, which no controller keeps",
-	"PersistentVolume": "nothing binds it", "PersistentVolumeClaim": "nothing binds it",
+	"HorizontalPodAutoscaler.autoscaling": "no controller scales by it",
+	"PersistentVolume":                    "nothing binds it", "PersistentVolumeClaim": "nothing binds it",
 	"IPAddress.networking.k8s.io": "addresses are claimed in another way", "ServiceCIDR.networking.k8s.io": "the range of services is configured",
 	"CertificateSigningRequest.certificates.k8s.io": "nothing signs what is approved",
 	"RuntimeClass.node.k8s.io":                      "the handler is not looked up: nodes take the name of a pod's class for it",

@@ -120,7 +120,7 @@ func TestLimitRanger(t *testing.T) {
 }
 
 func TestClassesAndProtection(t *testing.T) {
-	k := guarded(t, admission.Config{ProtectStorage: true})
+	k := guarded(t, admission.Config{})
 	claim := func(name string) string {
 		return `{metadata: {name: ` + name + `}, spec: {accessModes: [ReadWriteOnce], resources: {requests: {storage: 1Gi}}}}`
 	}

@@ -9,6 +9,7 @@ import (
 	appsv1 "dhow.dev/gen/go/dhow/apps/v1"
 	corev1 "dhow.dev/gen/go/dhow/core/v1"
 	discoveryv1 "dhow.dev/gen/go/dhow/discovery/v1"
+	policyv1 "dhow.dev/gen/go/dhow/policy/v1"
 	"dhow.dev/pkg/informer"
 	"dhow.dev/pkg/object"
 	"dhow.dev/services/controller-manager/internal/ownership"
@@ -51,6 +52,10 @@ type Stores struct {
 	// ResourceQuotas and PersistentVolumeClaims are for the accounts of quotas.
 	ResourceQuotas         *informer.Store[*corev1.ResourceQuota]
 	PersistentVolumeClaims *informer.Store[*corev1.PersistentVolumeClaim]
+	// PodDisruptionBudgets are for evictions.
+	PodDisruptionBudgets *informer.Store[*policyv1.PodDisruptionBudget]
+	// PersistentVolumes are for their protection while they are used.
+	PersistentVolumes *informer.Store[*corev1.PersistentVolume]
 	// ServiceAccounts holds only those named default, ConfigMaps only those named kube-root-ca.crt.
 	ServiceAccounts *informer.Store[*corev1.ServiceAccount]
 	ConfigMaps      *informer.Store[*corev1.ConfigMap]
@@ -101,8 +106,12 @@ func New(conn grpc.ClientConnInterface, logger *slog.Logger) *Stores {
 		PersistentVolumeClaims: informer.Add(inf, informer.Options[*corev1.PersistentVolumeClaim]{Indexes: map[string]func(*corev1.PersistentVolumeClaim) []string{
 			ByNamespace: namespace[*corev1.PersistentVolumeClaim],
 		}}),
-		ServiceAccounts: informer.Add(inf, informer.Options[*corev1.ServiceAccount]{FieldSelector: "metadata.name=" + DefaultServiceAccount}),
-		ConfigMaps:      informer.Add(inf, informer.Options[*corev1.ConfigMap]{FieldSelector: "metadata.name=" + RootCAConfigMap}),
+		PodDisruptionBudgets: informer.Add(inf, informer.Options[*policyv1.PodDisruptionBudget]{Indexes: map[string]func(*policyv1.PodDisruptionBudget) []string{
+			ByNamespace: namespace[*policyv1.PodDisruptionBudget],
+		}}),
+		PersistentVolumes: informer.Add(inf, informer.Options[*corev1.PersistentVolume]{}),
+		ServiceAccounts:   informer.Add(inf, informer.Options[*corev1.ServiceAccount]{FieldSelector: "metadata.name=" + DefaultServiceAccount}),
+		ConfigMaps:        informer.Add(inf, informer.Options[*corev1.ConfigMap]{FieldSelector: "metadata.name=" + RootCAConfigMap}),
 	}
 }
 
