@@ -12,10 +12,12 @@ import (
 
 	authorizationv1 "dhow.dev/gen/go/dhow/authorization/v1"
 	corev1 "dhow.dev/gen/go/dhow/core/v1"
+	metricsv1beta1 "dhow.dev/gen/go/dhow/metrics/v1beta1"
 	policyv1 "dhow.dev/gen/go/dhow/policy/v1"
 	"dhow.dev/pkg/resource"
 	"dhow.dev/services/apiserver/internal/authorizer"
 	"dhow.dev/services/apiserver/internal/grpcapi"
+	"dhow.dev/services/apiserver/internal/metrics"
 	"dhow.dev/services/apiserver/internal/registry"
 )
 
@@ -44,6 +46,14 @@ func answers(callers authentication, writes *registry.Registry, reviews *authori
 		}),
 	})
 	return all
+}
+
+// views are the kinds that are made when they are read, at the gRPC door.
+func views(usage *metrics.Server) map[*resource.Resource]grpcapi.View {
+	return map[*resource.Resource]grpcapi.View{
+		resource.For[*metricsv1beta1.NodeMetrics](): usage.NodeView(),
+		resource.For[*metricsv1beta1.PodMetrics]():  usage.PodView(),
+	}
 }
 
 // question makes an answer of a function on structs.

@@ -20,6 +20,7 @@ import (
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/health"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	kschema "k8s.io/apimachinery/pkg/runtime/schema"
 
 	storev1 "dhow.dev/gen/go/dhow/store/v1"
@@ -32,12 +33,15 @@ import (
 	"dhow.dev/services/apiserver/internal/admission"
 	"dhow.dev/services/apiserver/internal/allocator"
 	"dhow.dev/services/apiserver/internal/authorizer"
+	"dhow.dev/services/apiserver/internal/authorizer/defaults"
 	"dhow.dev/services/apiserver/internal/cache"
 	"dhow.dev/services/apiserver/internal/codec"
 	"dhow.dev/services/apiserver/internal/component"
 	"dhow.dev/services/apiserver/internal/encryption"
 	"dhow.dev/services/apiserver/internal/expiry"
+	flows "dhow.dev/services/apiserver/internal/fairness/bootstrap"
 	"dhow.dev/services/apiserver/internal/grpcapi"
+	"dhow.dev/services/apiserver/internal/metrics"
 	"dhow.dev/services/apiserver/internal/registry"
 	"dhow.dev/services/apiserver/internal/session"
 	"dhow.dev/services/apiserver/internal/strategy"
@@ -259,22 +263,36 @@ func run(ctx context.Context, config Config) error {
 		},
 		Self: isReady,
 	})
+	usage, err := metrics.New(metrics.Config{Used: sessions.Used, Objects: objects})
+	if err != nil {
+		return err
+	}
 	api := grpcapi.New(grpcapi.Config{
 		Cache: objects, Registry: writes, Authorizer: rights,
 		Tunnels: sessions, Sessions: sessions, Components: board, Scheduler: config.Scheduler,
-		Tokens: callers.issuer, Virtual: answers(callers, writes, authorizer.NewReviews(rights)), Extras: sessions.Extras(), Logger: logger, Version: version.Version,
+		Tokens: callers.issuer, Virtual: answers(callers, writes, authorizer.NewReviews(rights)), Views: views(usage),
+		Extras: sessions.Extras(), Logger: logger, Version: version.Version,
 	})
+	auditor, err := newAuditor(running, tasks, config, structs)
+	if err != nil {
+		return err
+	}
+	options := api.Options()
+	if auditor != nil {
+		// Before what refuses: refusals are recorded.
+		options = append(auditor.Options(), options...)
+	}
 	checks := health.NewServer()
 	checks.SetServingStatus("", healthpb.HealthCheckResponse_NOT_SERVING)
 	front := transport.NewServer(transport.ServerConfig{
-		Credentials: config.Credentials, Tokens: callers.verifier.Token, Logger: logger, Health: checks, Lifetime: running, Options: api.Options(),
+		Credentials: config.Credentials, Tokens: callers.verifier.Token, Logger: logger, Health: checks, Lifetime: running, Options: options,
 	})
 	api.Register(front)
 
 	if config.Kubernetes != nil {
 		parts := door{
 			config: config, cache: objects, registry: writes, codec: structs, strategies: strategies, rights: rights, callers: callers, sessions: sessions,
-			ready: isReady,
+			usage: usage, board: board, auditor: auditor, ready: isReady,
 		}
 		if err := parts.open(running, tasks); err != nil {
 			return err
@@ -291,9 +309,13 @@ func run(ctx context.Context, config Config) error {
 		if err := start.run(running, objects.Ready()); err != nil {
 			return err
 		}
-		if err := start.reconcile(running, objects); err != nil {
+		keeper := defaults.Keeper{Cache: objects, Registry: writes, Codec: structs}
+		if err := start.reconcile(running, keeper); err != nil {
 			return err
 		}
+		tasks.Go(func() error {
+			return flows.Conditions{Cache: objects, Keeper: keeper, Now: metav1.Now, Logger: logger}.Run(running)
+		})
 		checks.SetServingStatus("", healthpb.HealthCheckResponse_SERVING)
 		logger.LogAttrs(running, slog.LevelInfo, "API server serves", logkey.Address(config.Listener.Addr().String()))
 		if config.Started != nil {

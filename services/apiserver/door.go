@@ -21,9 +21,11 @@ import (
 	"dhow.dev/services/apiserver/internal/authorizer/policy"
 	"dhow.dev/services/apiserver/internal/cache"
 	"dhow.dev/services/apiserver/internal/codec"
+	"dhow.dev/services/apiserver/internal/component"
 	"dhow.dev/services/apiserver/internal/conversion"
 	"dhow.dev/services/apiserver/internal/discovery"
 	"dhow.dev/services/apiserver/internal/fairness"
+	flows "dhow.dev/services/apiserver/internal/fairness/bootstrap"
 	apihealth "dhow.dev/services/apiserver/internal/health"
 	"dhow.dev/services/apiserver/internal/impersonate"
 	"dhow.dev/services/apiserver/internal/metrics"
@@ -54,6 +56,10 @@ type door struct {
 	rights     *authorizer.Roles
 	callers    authentication
 	sessions   *session.Manager
+	usage      *metrics.Server
+	board      *component.Board
+	// auditor may be nil.
+	auditor *audit.Auditor
 	// ready says why requests should go elsewhere, nil when they need not.
 	ready func() error
 }
@@ -61,50 +67,47 @@ type door struct {
 // open adds the door's tasks.
 func (d door) open(ctx context.Context, tasks *errgroup.Group) error {
 	logger := d.config.Logger
-	queues, err := fairness.New(fairness.Config{Cache: d.cache, Seats: d.config.MaxRequests, Logger: logger})
+	turns, err := fairness.New(fairness.Config{Cache: d.cache, Seats: d.config.MaxRequests, Logger: logger})
 	if err != nil {
 		return err
 	}
 	config := restapi.Config{
 		Cache: d.cache, Registry: d.registry, Codec: d.codec, Patcher: patch.New(d.codec, d.strategies), Convert: conversion.Encoded,
-		Authorizer: d.rights, Authenticator: d.callers.verifier, Fairness: queues, Impersonation: impersonate.New(impersonate.Config{Authorizer: d.rights, Logger: logger}),
-		Extras: d.sessions.Extras(), Paths: d.paths(), Logger: logger, Lifetime: ctx,
+		Authorizer: d.rights, Authenticator: d.callers.verifier, Fairness: turns, Impersonation: impersonate.New(impersonate.Config{Authorizer: d.rights, Logger: logger}),
+		Extras: d.sessions.Extras(), Paths: d.paths(), Virtual: d.virtual(), Logger: logger, Lifetime: ctx,
 	}
-	if config.Auditor, err = d.auditor(ctx, tasks); err != nil {
-		return err
+	if d.auditor != nil {
+		config.Auditor = d.auditor
 	}
 	if config.Subresources, err = d.subresources(); err != nil {
-		return err
-	}
-	if config.Virtual, err = d.virtual(); err != nil {
 		return err
 	}
 	handler, err := restapi.New(config)
 	if err != nil {
 		return err
 	}
-	tasks.Go(func() error { return queues.Run(ctx) })
+	tasks.Go(func() error { return turns.Run(ctx) })
 	tasks.Go(func() error { return restapi.Serve(ctx, d.config.Kubernetes, d.config.KubernetesTLS, handler, logger) })
 	return nil
 }
 
-// auditor returns the filter that records requests, nil without a policy.
-func (d door) auditor(ctx context.Context, tasks *errgroup.Group) (restapi.Filter, error) {
-	if d.config.Audit.PolicyFile == "" {
+// newAuditor returns what records requests at both doors, nil without a policy.
+func newAuditor(ctx context.Context, tasks *errgroup.Group, config Config, structs *codec.Codec) (*audit.Auditor, error) {
+	if config.Audit.PolicyFile == "" {
 		return nil, nil
 	}
-	policy, err := audit.LoadPolicy(d.config.Audit.PolicyFile)
+	policy, err := audit.LoadPolicy(config.Audit.PolicyFile)
 	if err != nil {
 		return nil, err
 	}
-	settings := d.config.Audit.Log
-	settings.Logger = d.config.Logger
+	settings := config.Audit.Log
+	settings.Logger = config.Logger
 	lines, err := audit.OpenLog(settings)
 	if err != nil {
 		return nil, err
 	}
 	tasks.Go(func() error { return lines.Run(ctx) })
-	return audit.New(audit.Config{Policy: policy, Sink: lines, Scheme: d.codec.Scheme(), Logger: d.config.Logger})
+	return audit.New(audit.Config{Policy: policy, Sink: lines, Scheme: structs.Scheme(), Logger: config.Logger})
 }
 
 // paths are what is served beside resources.
@@ -124,13 +127,10 @@ func (d door) paths() map[string]http.Handler {
 }
 
 // virtual answer for kinds that are not stored.
-func (d door) virtual() (map[kschema.GroupResource]http.Handler, error) {
-	usage, err := metrics.New(metrics.Config{Used: d.sessions.Used, Objects: d.cache})
-	if err != nil {
-		return nil, err
-	}
+func (d door) virtual() map[kschema.GroupResource]http.Handler {
 	all, reviews := d.callers.virtual(), authorizer.NewReviews(d.rights)
-	maps.Copy(all, usage.Handlers())
+	maps.Copy(all, d.usage.Handlers())
+	all[kschema.GroupResource{Resource: "componentstatuses"}] = apihealth.Components(d.board.Status)
 	kind := func(plural string) kschema.GroupResource {
 		return kschema.GroupResource{Group: kauthorizationv1.GroupName, Resource: plural}
 	}
@@ -149,7 +149,7 @@ func (d door) virtual() (map[kschema.GroupResource]http.Handler, error) {
 	all[kschema.GroupResource{Resource: "bindings"}] = restapi.Question(func(ctx context.Context, q restapi.Asked[kcorev1.Binding]) (runtime.Object, error) {
 		return nil, d.registry.BindOne(ctx, q.Namespace, q.Object.Name, q.Object, q.Options.DryRun)
 	})
-	return all, nil
+	return all
 }
 
 // answered keeps a nil pointer from becoming an object.
@@ -187,9 +187,12 @@ func (d door) subresources() (map[restapi.Subresource]http.Handler, error) {
 
 var errNoDoorTLS = errors.New("Kubernetes needs KubernetesTLS: the door has no mode without")
 
-// reconcile makes and repairs the default roles of RBAC.
-func (b bootstrap) reconcile(ctx context.Context, objects *cache.Cache) error {
+// reconcile makes and repairs the default roles of RBAC and the default flows and levels of the fair queues.
+func (b bootstrap) reconcile(ctx context.Context, keeper defaults.Keeper) error {
 	return b.retry(ctx, func() error {
-		return policy.Reconcile(ctx, defaults.Keeper{Cache: objects, Registry: b.registry, Codec: b.codec})
+		if err := policy.Reconcile(ctx, keeper); err != nil {
+			return err
+		}
+		return flows.Reconcile(ctx, keeper)
 	})
 }
