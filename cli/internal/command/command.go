@@ -231,7 +231,7 @@ func targets(args []string) ([]target, error) {
 	var kinds []*resource.Resource
 	for word := range strings.SplitSeq(args[0], ",") {
 		if word == "all" {
-			for _, r := range resource.All() {
+			for _, r := range resource.Stored() {
 				if r.In("all") {
 					kinds = append(kinds, r)
 				}

@@ -113,7 +113,7 @@ func (s *session) completeTargets(c *cobra.Command, args []string, word string) 
 		return s.completeNames(r)(c, args[1:], word)
 	}
 	var kinds []string
-	for _, r := range resource.All() {
+	for _, r := range resource.Stored() {
 		name := r.Plural
 		if shortest, err := resource.Find(name); err != nil || shortest != r {
 			name = r.String()
