@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -41,8 +42,8 @@ func (s *server) Invoke(_ context.Context, method string, request, reply any, _ 
 func TestATokenIsReplacedInTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &server{}
-		changed := 0
-		k := token.New(token.Config{Conn: s, Logger: slog.New(slog.DiscardHandler), Changed: func(uids []string) { changed += len(uids) }})
+		var changed atomic.Int64
+		k := token.New(token.Config{Conn: s, Logger: slog.New(slog.DiscardHandler), Changed: func(uids []string) { changed.Add(int64(len(uids))) }})
 		p := podtest.Pod(t, `{metadata: {name: p}, spec: {serviceAccountName: robot}}`)
 		get := func() string {
 			t.Helper()
@@ -61,13 +62,13 @@ func TestATokenIsReplacedInTime(t *testing.T) {
 		}
 		time.Sleep(47 * time.Minute)
 		synctest.Wait()
-		if changed != 0 || get() != "1" {
-			t.Errorf("replaced before its time (%d)", changed)
+		if changed.Load() != 0 || get() != "1" {
+			t.Errorf("replaced before its time (%d)", changed.Load())
 		}
 		time.Sleep(2 * time.Minute) // beyond four fifths
 		synctest.Wait()
-		if changed != 1 {
-			t.Errorf("told %d times", changed)
+		if changed.Load() != 1 {
+			t.Errorf("told %d times", changed.Load())
 		}
 		// An API server that is away costs nothing while the token is good.
 		s.fails = true
@@ -76,8 +77,8 @@ func TestATokenIsReplacedInTime(t *testing.T) {
 		}
 		time.Sleep(time.Minute)
 		synctest.Wait()
-		if changed != 2 {
-			t.Errorf("told %d times", changed)
+		if changed.Load() != 2 {
+			t.Errorf("told %d times", changed.Load())
 		}
 		s.fails = false
 		if get() != "2" {

@@ -3,6 +3,7 @@ package usage_test
 import (
 	"context"
 	"log/slog"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -15,20 +16,20 @@ import (
 func TestRatesOverTheWindow(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		began := time.Now()
-		idle := false
+		var idle atomic.Bool
 		var reports []*nodev1.NodeUsage
 		m := usage.New(usage.Config{
 			Logger: slog.New(slog.DiscardHandler),
 			Containers: func(context.Context) ([]cri.Usage, error) {
 				// Half a core; nothing at all once idle.
 				cpu := time.Since(began) / 2
-				if idle {
+				if idle.Load() {
 					cpu = time.Minute
 				}
 				return []cri.Usage{{PodUID: "u", PodNamespace: "n", PodName: "p", Name: "c", ID: "1", CPU: cpu, At: time.Now(), Memory: 42}}, nil
 			},
 			Node: func() (time.Duration, uint64, error) {
-				if idle {
+				if idle.Load() {
 					return time.Minute, 7, nil
 				}
 				return 2 * time.Since(began), 7, nil
@@ -51,7 +52,7 @@ func TestRatesOverTheWindow(t *testing.T) {
 			t.Errorf("%v", r)
 		}
 		// What stays as it is is told once.
-		idle = true
+		idle.Store(true)
 		time.Sleep(10 * usage.Interval)
 		synctest.Wait()
 		before := len(reports)
