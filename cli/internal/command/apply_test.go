@@ -265,10 +265,10 @@ func TestApplyGuestbook(t *testing.T) {
 
 func TestApplyShowsWarnings(t *testing.T) {
 	c := newCluster(t)
-	const budget = "apiVersion: policy/v1\nkind: PodDisruptionBudget\nmetadata: {name: web}\nspec: {minAvailable: 2}\n"
+	const ingress = "apiVersion: networking.k8s.io/v1\nkind: Ingress\nmetadata: {name: web}\nspec: {defaultBackend: {service: {name: web, port: {number: 2}}}}\n"
 	for _, args := range [][]string{{"--dry-run"}, {"--atomic"}, {}} {
-		r := c.apply(strings.Replace(budget, "2", strconv.Itoa(3+len(args)), 1), args...)
-		if r.code != 0 || r.out == "" || !strings.HasPrefix(r.err, "Warning: poddisruptionbudget.policy/web: ") || !strings.Contains(r.err, "not enforced yet") {
+		r := c.apply(strings.Replace(ingress, "2", strconv.Itoa(3+len(args)), 1), args...)
+		if r.code != 0 || r.out == "" || !strings.HasPrefix(r.err, "Warning: ingress.networking.k8s.io/web: ") || !strings.Contains(r.err, "not enforced yet") {
 			t.Errorf("%v: exit code %d\n%s%s", args, r.code, r.out, r.err)
 		}
 	}
