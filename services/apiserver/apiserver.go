@@ -313,9 +313,11 @@ func run(ctx context.Context, config Config) error {
 		if err := start.reconcile(running, keeper); err != nil {
 			return err
 		}
-		tasks.Go(func() error {
-			return flows.Conditions{Cache: objects, Keeper: keeper, Now: metav1.Now, Logger: logger}.Run(running)
-		})
+		if config.Kubernetes != nil { // whose queues the objects describe
+			tasks.Go(func() error {
+				return flows.Conditions{Cache: objects, Keeper: keeper, Now: metav1.Now, Logger: logger}.Run(running)
+			})
+		}
 		checks.SetServingStatus("", healthpb.HealthCheckResponse_SERVING)
 		logger.LogAttrs(running, slog.LevelInfo, "API server serves", logkey.Address(config.Listener.Addr().String()))
 		if config.Started != nil {
