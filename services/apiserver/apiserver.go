@@ -236,7 +236,7 @@ func run(ctx context.Context, config Config) error {
 	strategies := strategy.New(strategy.Config{TolerationSeconds: config.TolerationSeconds, Lookup: lookup{cache: objects, codec: structs}})
 	writes, err := registry.New(registry.Config{
 		Store: store, Cache: current{objects}, Codec: structs, Encryption: keys, Allocators: claimants, Tracer: tracer,
-		Strategies: strategies, Admission: admission.New(admission.Config{Authorizer: rights, AutomountTokens: config.AutomountTokens}),
+		Strategies: strategies, Admission: admission.New(admission.Config{Authorizer: rights, Escalation: rights.CheckEscalation, AutomountTokens: config.AutomountTokens}),
 	})
 	if err != nil {
 		return err

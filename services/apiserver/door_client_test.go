@@ -10,6 +10,7 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	autoscalingv1 "k8s.io/api/autoscaling/v1"
 	corev1 "k8s.io/api/core/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -27,6 +28,8 @@ import (
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/tools/pager"
 
+	"dhow.dev/pkg/identity"
+	"dhow.dev/pkg/pki"
 	"dhow.dev/services/apiserver"
 )
 
@@ -365,4 +368,30 @@ func asStatus(err error, into *apierrors.APIStatus) bool {
 	status, ok := err.(apierrors.APIStatus)
 	*into = status
 	return ok
+}
+
+// TestDoorEscalation: who may write roles cannot write one that gives more than he has.
+func TestDoorEscalation(t *testing.T) {
+	k := newKubernetesCluster(t)
+	ctx, root := within(t), clientset(t, k.root)
+	rule := func(resources ...string) []rbacv1.PolicyRule {
+		return []rbacv1.PolicyRule{{APIGroups: []string{"", rbacv1.GroupName}, Resources: resources, Verbs: []string{"create", "get"}}}
+	}
+	if _, err := root.RbacV1().Roles("default").Create(ctx, &rbacv1.Role{ObjectMeta: metav1.ObjectMeta{Name: "writer"}, Rules: rule("roles")}, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := root.RbacV1().RoleBindings("default").Create(ctx, &rbacv1.RoleBinding{
+		ObjectMeta: metav1.ObjectMeta{Name: "writer"}, RoleRef: rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "Role", Name: "writer"},
+		Subjects: []rbacv1.Subject{{APIGroup: rbacv1.GroupName, Kind: "User", Name: "jane"}},
+	}, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	k.issue(t, "jane", pki.Request{Identity: identity.Identity{Name: "jane"}, Client: true})
+	jane := clientset(t, k.as("jane", strings.TrimPrefix(k.root.Host, "https://"))).RbacV1().Roles("default")
+	if _, err := jane.Create(ctx, &rbacv1.Role{ObjectMeta: metav1.ObjectMeta{Name: "same"}, Rules: rule("roles")}, metav1.CreateOptions{}); err != nil {
+		t.Errorf("a role with what jane has: %v", err)
+	}
+	if _, err := jane.Create(ctx, &rbacv1.Role{ObjectMeta: metav1.ObjectMeta{Name: "more"}, Rules: rule("secrets")}, metav1.CreateOptions{}); !apierrors.IsForbidden(err) {
+		t.Errorf("a role with more: %v, want Forbidden", err)
+	}
 }

@@ -104,6 +104,8 @@ func (q *Request) title() string {
 type Config struct {
 	// Authorizer decides who may approve and sign certificates. Nil: nobody is refused for it.
 	Authorizer authorizer.Authorizer
+	// Escalation refuses roles and bindings that give rights which the caller does not hold. Old is nil for what is created. Nil: nothing is refused.
+	Escalation func(ctx context.Context, obj, old runtime.Object) error
 	// AutomountTokens gives pods the volume with their service account's token. Node agents have to know projected token volumes.
 	AutomountTokens bool
 }
@@ -143,6 +145,7 @@ func New(cfg Config) *Chain {
 		certificateApproval{authorizer: cfg.Authorizer},
 		certificateSigning{authorizer: cfg.Authorizer},
 		certificateSubject{},
+		escalation{check: cfg.Escalation},
 		defaultIngressClass{},
 		resourceQuota{},
 	} {
