@@ -136,7 +136,7 @@ func TestOneLook(t *testing.T) {
 	for _, args := range []string{
 		"get pods", "get pods -o wide", "get pods -A --show-labels", "get deployments -o wide", "get svc -o wide", "get limitranges", "get rolebindings -o wide", "get rolebindings",
 		"get sc", "get hpa", "get namespaces", "get clusterroles --no-headers", "get nodes -o wide", "get pvc -o wide", "get events", "get events -o wide", "get ing", "get cronjobs -o wide", "get pdb",
-		"get priorityclasses", "get runtimeclasses", "get events.events.k8s.io", "get hpa.v1.autoscaling", "get deploy,svc", "get pods,sc -o name",
+		"get priorityclasses", "get runtimeclasses", "get flowschemas", "get prioritylevelconfigurations", "get events.events.k8s.io", "get hpa.v1.autoscaling", "get deploy,svc", "get pods,sc -o name",
 	} {
 		out, errors := c.kubectl(strings.Fields(args)...)
 		if errors != "" {
@@ -163,6 +163,7 @@ func TestKubectlLearns(t *testing.T) {
 		"api-resources --categories=all -o name":           {"deployments.apps\n", "pods\n"},
 		"api-versions":                                     {"apps/v1\n", "v1\n"},
 		"get --raw /readyz?verbose":                        {"[+]ping ok\n", "readyz check passed"},
+		"get componentstatuses":                            {"NAME        STATUS    MESSAGE   ERROR", "store       Healthy   ok"},
 		"get --raw /livez/ping":                            {"ok"},
 		"get --raw /metrics":                               {"go_goroutines"},
 	} {
