@@ -84,7 +84,7 @@ func TestStreamsOnTheRealRuntime(t *testing.T) {
 	t.Run("attach with a terminal that changes its size", func(t *testing.T) {
 		start := corev1.PodAttachRequest_Start_builder{Namespace: "default", Name: "shell", Container: "tty", Stdin: true, Stdout: true, Tty: true}.Build()
 		// The shell asks for its size until it is the one that was sent.
-		ask := "until stty size | grep -q '43 132'; do usleep 10000; done; echo si''ze $(stty size)\n"
+		ask := "until stty size 2>/dev/null | grep -q '43 132'; do usleep 10000; done; echo si''ze $(stty size)\n"
 		heard, err := c.talk(nodev1.OpenTunnel_builder{Attach: start}.Build(), []*nodev1.TunnelResponse{resize(132, 43), stdin(ask)},
 			func(heard string) bool { return strings.Contains(heard, "size 43 132") })
 		if err != nil || !strings.Contains(heard, "size 43 132") {
@@ -93,7 +93,7 @@ func TestStreamsOnTheRealRuntime(t *testing.T) {
 	})
 	t.Run("exec with a terminal", func(t *testing.T) {
 		start := corev1.PodExecRequest_Start_builder{Namespace: "default", Name: "shell", Container: "web", Stdin: true, Stdout: true, Tty: true,
-			Command: []string{"sh", "-c", "until stty size | grep -q '12 34'; do usleep 10000; done; echo done"}}.Build()
+			Command: []string{"sh", "-c", "until stty size 2>/dev/null | grep -q '12 34'; do usleep 10000; done; echo done"}}.Build()
 		heard, err := c.talk(nodev1.OpenTunnel_builder{Exec: start}.Build(), []*nodev1.TunnelResponse{resize(34, 12)}, never)
 		if err != nil || heard != "done\r\n" {
 			t.Errorf("%q %v", heard, err)
