@@ -114,7 +114,8 @@ func (w *world) schedule(change func(*scheduler.Config)) (stop func()) {
 func (w *world) node(name, cpu string) {
 	w.t.Helper()
 	o := fixture.Node(fmt.Sprintf(`{"metadata":{"name":%q,"labels":{"kubernetes.io/hostname":%q}},"status":{
-		"capacity":{"cpu":%q,"memory":"8Gi","pods":"110"},"allocatable":{"cpu":%q,"memory":"8Gi","pods":"110"}}}`, name, name, cpu, cpu))
+		"capacity":{"cpu":%q,"memory":"8Gi","pods":"110"},"allocatable":{"cpu":%q,"memory":"8Gi","pods":"110"},
+		"conditions":[{"type":"Ready","status":"True"}]}}`, name, name, cpu, cpu)) // one that is not ready is tainted until a controller has seen it
 	created, err := w.nodes.Create(w.ctx, o, nil)
 	if err != nil {
 		w.t.Fatal(err)
