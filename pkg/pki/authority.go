@@ -2,7 +2,7 @@
 //
 // One authority per cluster signs a certificate for each service, node and user. Certificates name identities as Kubernetes reads
 // them: the common name is the user, the organizations its groups. Whoever holds ca.key can be anyone, so it stays with the
-// process that issues; the others get their own key pair and ca.crt. Key pairs are files that are read again when they change, so
+// processes that issue (`dhow up`, and the controller-manager for certificate requests); the others get their own key pair and ca.crt. Key pairs are files that are read again when they change, so
 // that rotation needs no restart.
 package pki
 
@@ -67,7 +67,7 @@ func LoadOrCreate(dir string) (*Authority, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("cluster authority: create its folder: %w", err)
 	}
-	keyFile, certificateFile := filepath.Join(dir, authorityKey), filepath.Join(dir, authorityCertificate)
+	certificateFile, keyFile := AuthorityFiles(dir)
 	if !exists(keyFile) {
 		// A certificate without its key is an authority kept elsewhere: signing with a new one would split the cluster in two.
 		if exists(certificateFile) {
@@ -100,7 +100,16 @@ func LoadOrCreate(dir string) (*Authority, error) {
 
 // Load returns the authority in the folder, or an error that says which file is missing or wrong.
 func Load(dir string) (*Authority, error) {
-	keyFile, certificateFile := filepath.Join(dir, authorityKey), filepath.Join(dir, authorityCertificate)
+	return LoadFiles(AuthorityFiles(dir))
+}
+
+// AuthorityFiles names the files of the authority in a folder.
+func AuthorityFiles(dir string) (certificateFile, keyFile string) {
+	return filepath.Join(dir, authorityCertificate), filepath.Join(dir, authorityKey)
+}
+
+// LoadFiles is Load for files of any name.
+func LoadFiles(certificateFile, keyFile string) (*Authority, error) {
 	key, err := readKey(keyFile)
 	if err != nil {
 		return nil, fmt.Errorf("cluster authority: %w", err)
@@ -149,17 +158,9 @@ func (a *Authority) sign(request Request, public crypto.PublicKey) ([]byte, erro
 	if request.Server && len(request.DNSNames) == 0 && len(request.IPs) == 0 {
 		return nil, fmt.Errorf("issue certificate for %q: a server's certificate needs a DNS name or an address", request.Identity.Name)
 	}
-	ttl := request.TTL
-	if ttl == 0 {
-		ttl = DefaultTTL
-	}
-	now := a.now()
-	notAfter := now.Add(ttl)
-	if notAfter.After(a.certificate.NotAfter) {
-		notAfter = a.certificate.NotAfter
-	}
-	if !notAfter.After(now) {
-		return nil, fmt.Errorf("issue certificate for %q: it would not be valid any more: the TTL is %s, the authority is valid until %s", request.Identity.Name, ttl, a.certificate.NotAfter.Format(time.DateTime))
+	notBefore, notAfter, err := a.validity(request.Identity.Name, request.TTL)
+	if err != nil {
+		return nil, err
 	}
 	serial, err := newSerial()
 	if err != nil {
@@ -168,7 +169,7 @@ func (a *Authority) sign(request Request, public crypto.PublicKey) ([]byte, erro
 	template := &x509.Certificate{
 		SerialNumber: serial,
 		Subject:      pkix.Name{CommonName: request.Identity.Name, Organization: slices.Clone(request.Identity.Groups)},
-		NotBefore:    now.Add(-skew), NotAfter: notAfter,
+		NotBefore:    notBefore, NotAfter: notAfter,
 		KeyUsage:              x509.KeyUsageDigitalSignature,
 		BasicConstraintsValid: true,
 		DNSNames:              request.DNSNames,
@@ -185,6 +186,22 @@ func (a *Authority) sign(request Request, public crypto.PublicKey) ([]byte, erro
 		return nil, fmt.Errorf("issue certificate for %q: %w", request.Identity.Name, err)
 	}
 	return encodePEM("CERTIFICATE", der), nil
+}
+
+// validity is from when to when a certificate is valid that is issued now.
+func (a *Authority) validity(name string, ttl time.Duration) (notBefore, notAfter time.Time, err error) {
+	if ttl == 0 {
+		ttl = DefaultTTL
+	}
+	now := a.now()
+	notAfter = now.Add(ttl)
+	if notAfter.After(a.certificate.NotAfter) {
+		notAfter = a.certificate.NotAfter
+	}
+	if !notAfter.After(now) {
+		return notBefore, notAfter, fmt.Errorf("issue certificate for %q: it would not be valid any more: the TTL is %s, the authority is valid until %s", name, ttl, a.certificate.NotAfter.Format(time.DateTime))
+	}
+	return now.Add(-skew), notAfter, nil
 }
 
 func selfSign(key crypto.Signer, now time.Time) ([]byte, error) {

@@ -3,8 +3,11 @@ package pki
 import (
 	"bytes"
 	"context"
+	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/asn1"
 	"errors"
 	"io/fs"
 	"log/slog"
@@ -179,6 +182,54 @@ func TestIssuedCertificate(t *testing.T) {
 	}
 	if chain, err = parseCertificates(pem); err != nil || chain[0].NotAfter.After(a.certificate.NotAfter) {
 		t.Errorf("outlives its authority: %v", err)
+	}
+}
+
+func TestSign(t *testing.T) {
+	a := authority(t, t.TempDir())
+	key, err := newKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	der, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{
+		Subject: pkix.Name{CommonName: "ann", Organization: []string{"staff"}}, DNSNames: []string{"a.example"},
+		// A request to be an authority, which is not for the asker to say.
+		ExtraExtensions: []pkix.Extension{{Id: asn1.ObjectIdentifier{2, 5, 29, 19}, Critical: true, Value: []byte{0x30, 0x03, 0x01, 0x01, 0xff}}},
+	}, key.signer)
+	if err != nil {
+		t.Fatal(err)
+	}
+	request, err := x509.ParseCertificateRequest(der)
+	if err != nil {
+		t.Fatal(err)
+	}
+	terms := Terms{KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}, TTL: time.Hour}
+	signed, err := a.Sign(request, terms)
+	if err != nil {
+		t.Fatal(err)
+	}
+	chain, err := parseCertificates(signed)
+	if err != nil {
+		t.Fatal(err)
+	}
+	leaf := chain[0]
+	roots := x509.NewCertPool()
+	roots.AddCert(a.certificate)
+	if _, err := leaf.Verify(x509.VerifyOptions{Roots: roots, KeyUsages: terms.ExtKeyUsage}); err != nil {
+		t.Error(err)
+	}
+	if leaf.IsCA || leaf.Subject.String() != "CN=ann,O=staff" || !slices.Equal(leaf.DNSNames, []string{"a.example"}) || leaf.KeyUsage != terms.KeyUsage || !equalKeys(leaf.PublicKey, key.signer.Public()) {
+		t.Errorf("signed %+v", leaf)
+	}
+	if lasts := leaf.NotAfter.Sub(leaf.NotBefore); lasts != time.Hour+skew {
+		t.Errorf("valid for %s", lasts)
+	}
+	if _, err := a.Sign(request, Terms{KeyUsage: x509.KeyUsageCertSign}); err == nil {
+		t.Error("made another authority")
+	}
+	request.Signature[len(request.Signature)-1] ^= 1
+	if _, err := a.Sign(request, terms); err == nil {
+		t.Error("signed a request that another key has signed")
 	}
 }
 

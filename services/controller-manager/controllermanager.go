@@ -21,7 +21,9 @@ import (
 
 	"dhow.dev/pkg/event"
 	"dhow.dev/pkg/leader"
+	"dhow.dev/pkg/pki"
 	"dhow.dev/pkg/transport"
+	"dhow.dev/services/controller-manager/internal/certificate"
 	"dhow.dev/services/controller-manager/internal/deployment"
 	"dhow.dev/services/controller-manager/internal/disruption"
 	"dhow.dev/services/controller-manager/internal/endpoints"
@@ -61,6 +63,8 @@ type Config struct {
 
 	// CACert is the cluster's root certificate, PEM, put into every namespace. Empty: not put.
 	CACert []byte
+	// ClusterSigner signs what was approved of certificate requests to the cluster's own signers. Nil: nothing signs them.
+	ClusterSigner *pki.Authority
 	// NodeEvictionRate is how many nodes a second in a zone may begin to lose their pods, the first one at once; 0: 0.1.
 	NodeEvictionRate float64
 	// EvictionStartGrace is how long after its start the service evicts nothing from nodes that were not ready before, so that they can come back
@@ -213,6 +217,7 @@ func controllers(config Config, stores *inventory.Stores, watcher *metadata.Watc
 		resourcequota.New(resourcequota.Config{Conn: conn, Stores: stores, Watcher: watcher, Logger: logger, Workers: workers}),
 		disruption.New(disruption.Config{Conn: conn, Stores: stores, Logger: logger, Now: now, Workers: workers}),
 		storageprotection.New(storageprotection.Config{Conn: conn, Stores: stores, Logger: logger, Workers: workers}),
+		certificate.New(certificate.Config{Conn: conn, Logger: logger, Now: now, Authority: config.ClusterSigner, Workers: workers}),
 		garbage.New(garbage.Config{Conn: conn, Watcher: watcher, Logger: logger, Workers: garbageCrew}),
 	}
 }

@@ -2,12 +2,14 @@ package controllermanager
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
 	"time"
 
 	"dhow.dev/pkg/daemon"
+	"dhow.dev/pkg/pki"
 	"dhow.dev/pkg/transport"
 )
 
@@ -17,13 +19,15 @@ const apiServerName = "apiserver.dhow"
 // Main runs the service of a process of its own, with flags instead of a Config.
 func Main(ctx context.Context, arguments []string, stderr io.Writer) error {
 	var config Config
-	var listen, apiServer string
+	var listen, apiServer, signingCertificate, signingKey string
 	d := daemon.New("dhow-controller-manager", stderr)
 	d.StringVar(&listen, "listen", "127.0.0.1:6442", "address of health and reflection")
 	d.StringVar(&apiServer, "apiserver", "127.0.0.1:7443", "address of the API server; several, separated by commas, are equal")
 	d.BoolVar(&config.LeaderElect, "leader-elect", true, "work only while holding the lease kube-system/kube-controller-manager")
 	d.StringVar(&config.Identity, "leader-elect-identity", "", "name of this process in the lease (default host name and process id)")
 	d.DurationVar(&config.LeaseDuration, "leader-elect-lease-duration", 15*time.Second, "how long a leader that has vanished is waited for")
+	d.StringVar(&signingCertificate, "cluster-signing-cert-file", "", "certificate of the authority that signs approved certificate requests; empty: nothing signs them")
+	d.StringVar(&signingKey, "cluster-signing-key-file", "", "key of that authority")
 	d.Float64Var(&config.NodeEvictionRate, "node-eviction-rate", 0.1, "nodes a second in a zone that may begin to lose their pods")
 	d.DurationVar(&config.EvictionStartGrace, "eviction-start-grace", 40*time.Second, "for this long after the start nothing is evicted from nodes that were not ready before; negative: no such time")
 	d.IntVar(&config.FinishedPods, "finished-pods", 12500, "how many finished pods may stay; negative: any number")
@@ -32,10 +36,18 @@ func Main(ctx context.Context, arguments []string, stderr io.Writer) error {
 	if err := d.Parse(arguments); err != nil {
 		return err
 	}
+	if (signingCertificate == "") != (signingKey == "") {
+		return errors.New("--cluster-signing-cert-file and --cluster-signing-key-file belong together: give both or neither")
+	}
 	return d.Run(ctx, func(ctx context.Context, env daemon.Environment) (err error) {
 		// The authority's certificate is also what is put into every namespace.
 		if config.CACert, err = os.ReadFile(d.Files.Authority); err != nil {
 			return fmt.Errorf("--tls-cacert: %w", err)
+		}
+		if signingKey != "" {
+			if config.ClusterSigner, err = pki.LoadFiles(signingCertificate, signingKey); err != nil {
+				return fmt.Errorf("--cluster-signing-cert-file, --cluster-signing-key-file: %w", err)
+			}
 		}
 		conn, err := transport.Dial(apiServer, transport.TLSClient(env.Pair, apiServerName))
 		if err != nil {

@@ -129,7 +129,7 @@ func (p *inProcess) run(ctx context.Context) error {
 		"controller-manager": func(ctx context.Context) error {
 			return controllermanager.Run(ctx, controllermanager.Config{
 				Listener: p.memory.Listen("controller-manager"), Credentials: p.memory.ServerCredentials(), Logger: p.logger("controller-manager"), APIServer: conns["controller-manager to apiserver"],
-				CACert: p.c.ca.CertificatePEM(), EvictionStartGrace: config.NodeGrace, NodeEvictionRate: evictionRate,
+				CACert: p.c.ca.CertificatePEM(), ClusterSigner: p.c.ca, EvictionStartGrace: config.NodeGrace, NodeEvictionRate: evictionRate,
 			})
 		},
 	}

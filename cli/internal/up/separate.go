@@ -87,12 +87,14 @@ func newSeparate(c *cluster) (*separateServices, error) {
 	if err != nil {
 		return nil, err
 	}
+	signingCertificate, signingKey := pki.AuthorityFiles(c.dir.pki())
 	clients := strings.Join([]string{s.firstLocal(), s.secondLocal()}, ",")
 	s.services = []service{
 		{"store", "dhow-store", append(s.tls("store"), "--listen", s.local(storePort), "--data-dir", c.dir.path("store"))},
 		firstServer, secondServer,
 		{"scheduler", "dhow-scheduler", append(s.tls("scheduler"), "--listen", s.local(schedulerPort), "--apiserver", clients, "--leader-elect=false")},
 		{"controller-manager", "dhow-controller-manager", append(s.tls("controller-manager"), "--listen", s.local(controllerManagerPort), "--apiserver", clients,
+			"--cluster-signing-cert-file", signingCertificate, "--cluster-signing-key-file", signingKey,
 			"--eviction-start-grace", c.config.NodeGrace.String(), "--node-eviction-rate", fmt.Sprint(evictionRate), "--leader-elect=false")},
 	}
 	for i := range s.services {

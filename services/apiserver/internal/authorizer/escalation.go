@@ -162,7 +162,7 @@ func (r *rule) expressed() []rbacv1.PolicyRule {
 		if len(resources) == 2 && resources[0] == all && resources[1] == "*/*" {
 			resources = resources[:1]
 		}
-		rules = append(rules, rbacv1.PolicyRule{Verbs: r.verbs, APIGroups: r.groups, Resources: resources})
+		rules = append(rules, rbacv1.PolicyRule{Verbs: r.verbs, APIGroups: r.groups, Resources: resources, ResourceNames: r.names})
 	}
 	if len(r.paths) > 0 {
 		rules = append(rules, rbacv1.PolicyRule{Verbs: r.verbs, NonResourceURLs: r.paths})

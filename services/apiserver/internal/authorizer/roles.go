@@ -4,6 +4,8 @@ import (
 	"iter"
 	"slices"
 
+	certificatesv1 "k8s.io/api/certificates/v1"
+
 	"dhow.dev/pkg/identity"
 )
 
@@ -15,6 +17,8 @@ type rule struct {
 	resources []string
 	// except takes away from resources.
 	except []string
+	// names are the objects that it is about; none means all.
+	names []string
 	// paths are what is no resource; as in RBAC they may end in `*`.
 	paths []string
 }
@@ -106,6 +110,9 @@ func controllerRules() []rule {
 		{verbs: []string{"update", "patch"}, groups: []string{all}, resources: []string{"*/status", "*/scale"}},
 		{verbs: []string{"update"}, groups: []string{""}, resources: []string{"namespaces/finalize"}},
 		{verbs: []string{"create"}, groups: []string{""}, resources: []string{"pods/eviction", "serviceaccounts/token"}},
+		{verbs: []string{"sign"}, groups: []string{certificatesv1.GroupName}, resources: []string{"signers"}, names: []string{
+			certificatesv1.KubeAPIServerClientSignerName, certificatesv1.KubeAPIServerClientKubeletSignerName, certificatesv1.KubeletServingSignerName,
+		}},
 	}
 }
 
@@ -123,7 +130,7 @@ func (r *rule) allows(a Attributes) bool {
 	if a.Path != "" {
 		return slices.ContainsFunc(r.paths, func(pattern string) bool { return pathMatches(pattern, a.Path) })
 	}
-	return has(r.groups, a.Group) && matches(r.resources, a) && !matches(r.except, a)
+	return has(r.groups, a.Group) && matches(r.resources, a) && !matches(r.except, a) && (len(r.names) == 0 || slices.Contains(r.names, a.Name))
 }
 
 func matches(patterns []string, a Attributes) bool {

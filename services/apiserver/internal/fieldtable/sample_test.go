@@ -29,6 +29,8 @@ var bases = map[string]string{
 	"RoleBinding.rbac.authorization.k8s.io":        `roleRef: {apiGroup: rbac.authorization.k8s.io, kind: Role, name: r}`,
 	"ClusterRoleBinding.rbac.authorization.k8s.io": `roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: r}`,
 
+	"CertificateSigningRequest.certificates.k8s.io": `spec: {signerName: example.com/x, usages: [client auth], request: ` + signingRequest + `}`,
+
 	"FlowSchema.flowcontrol.apiserver.k8s.io":                 `spec: {priorityLevelConfiguration: {name: l}}`,
 	"PriorityLevelConfiguration.flowcontrol.apiserver.k8s.io": `spec: {type: Limited, limited: {limitResponse: {type: Reject}}}`,
 }
@@ -106,7 +108,13 @@ var values = map[string]string{
 	"NodeSpec.podCIDR": "10.244.0.0/24", "NodeSpec.podCIDRs": "[10.244.0.0/24]", "Taint.effect": "NoExecute", "Secret.type": "Opaque",
 	"Event.type": "Normal", "Event.eventTime": `"2026-01-02T03:04:05.000000Z"`, "ObjectReference.namespace": "default", "ObjectReference.kind": "Pod", "ObjectReference.apiVersion": "v1",
 	"PriorityClass.preemptionPolicy": "Never", "ControllerRevision.data": "{a: b}", "LeaseSpec.preferredHolder": "a",
+
+	"CertificateSigningRequestSpec.request": signingRequest, "CertificateSigningRequestSpec.signerName": "example.com/y", "CertificateSigningRequestSpec.usages": "[server auth]",
+	"CertificateSigningRequestSpec.expirationSeconds": "700",
 }
+
+// signingRequest is a PKCS#10 request of no use, in PEM, as JSON has bytes.
+const signingRequest = "LS0tLS1CRUdJTiBDRVJUSUZJQ0FURSBSRVFVRVNULS0tLS0KTUlIR01HNENBUUF3RERFS01BZ0dBMVVFQXhNQmVEQlpNQk1HQnlxR1NNNDlBZ0VHQ0NxR1NNNDlBd0VIQTBJQQpCQmNvRjU5TlRsY2l0RHowaWlpNE9ReTFGRVl4QlFpU1d0VGVTZmozSHRYSm9mb0J5dUdsN3RSOTYwSzJLaDlKCmdjQzdCcURleGRmQ3hEYkJ0U1JoY0lhZ0FEQUtCZ2dxaGtqT1BRUURBZ05JQURCRkFpRUFoZ0dBT2UyWUV0UWQKblNxVWdwM1RKZyt1eWM2enVNWkxjbWwzVUZ5d21YSUNJQi9pUjdGVFVsWnhXaG00dkF6VEpBN2VBWnZDYjJZeQpsL01ySGh6VmRNSDMKLS0tLS1FTkQgQ0VSVElGSUNBVEUgUkVRVUVTVC0tLS0tCg=="
 
 // endings are the values of fields that mean something else where they are.
 var endings = map[string]string{
