@@ -5,6 +5,7 @@ import (
 	"errors"
 	"maps"
 	"net/http"
+	"slices"
 
 	kauthorizationv1 "k8s.io/api/authorization/v1"
 	kcorev1 "k8s.io/api/core/v1"
@@ -123,6 +124,7 @@ func (d door) paths() map[string]http.Handler {
 	} {
 		maps.Copy(all, paths)
 	}
+	all["/"] = discovery.Index(slices.Collect(maps.Keys(all)))
 	return all
 }
 

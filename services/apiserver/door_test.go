@@ -194,7 +194,7 @@ func TestDoorCodes(t *testing.T) {
 		{method: "POST", path: maps + "?dryRun=Some", body: config("d", ""), code: 422, reason: "Invalid"},
 		{method: "POST", path: maps + "?fieldValidation=Never", body: config("d", ""), code: 422, reason: "Invalid"},
 		{method: "POST", path: maps, body: config("", `,"generateName":"gen-"`), code: 201, contains: []string{`"name":"gen-`}},
-		{method: "POST", path: "/api/v1/configmaps", body: config("d", ""), code: 400, reason: "BadRequest"},
+		{method: "POST", path: "/api/v1/configmaps", body: config("d", ""), code: 405, reason: "MethodNotAllowed"},
 		{method: "POST", path: maps, body: config("d", `,"namespace":"other"`), code: 400, reason: "BadRequest"},
 		{method: "POST", path: maps, body: `{"kind":"Pod","apiVersion":"v1"}`, code: 400, reason: "BadRequest"},
 		{method: "POST", path: maps, body: `{`, code: 400, reason: "BadRequest"},
@@ -271,6 +271,38 @@ func TestDoorCodes(t *testing.T) {
 			contains: []string{`configmaps is forbidden: User \"nobody\" cannot list resource \"configmaps\" in API group \"\" in the namespace \"default\"`},
 		}.run(t, nobody, k.root.Host)
 	})
+}
+
+// TestDoorMethods: what a path does not have is refused, and nothing happens.
+func TestDoorMethods(t *testing.T) {
+	k := newKubernetesCluster(t)
+	client, err := rest.HTTPClientFor(k.root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	kept := clientset(t, k.root).CoreV1().ConfigMaps("default")
+	if _, err := kept.Create(within(t), labelled("kept", nil), metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	const notAllowed, notFound = metav1.StatusReasonMethodNotAllowed, metav1.StatusReasonNotFound
+	for _, x := range []exchange{
+		// A collection is deleted in one namespace, never in all.
+		{method: "DELETE", path: "/api/v1/configmaps", code: 405, reason: notAllowed},
+		{method: "POST", path: "/api/v1/configmaps", body: "{}", code: 405, reason: notAllowed},
+		{method: "GET", path: "/api/v1/configmaps/kept", code: 404, reason: notFound},
+		{method: "DELETE", path: "/api/v1/configmaps/kept", code: 404, reason: notFound},
+		{method: "DELETE", path: "/api/v1/watch/configmaps", code: 405, reason: notAllowed},
+		{method: "DELETE", path: "/api/v1/watch/namespaces/default/configmaps", code: 405, reason: notAllowed},
+		{method: "PUT", path: "/api/v1/namespaces/default/configmaps", body: "{}", code: 405, reason: notAllowed},
+		{method: "GET", path: "/apis/authentication.k8s.io/v1/selfsubjectreviews", code: 405, reason: notAllowed},
+		{method: "DELETE", path: "/apis/authentication.k8s.io/v1/selfsubjectreviews", code: 405, reason: notAllowed},
+		{method: "GET", path: "/apis/authorization.k8s.io/v1/subjectaccessreviews", code: 405, reason: notAllowed},
+		{method: "GET", path: "/", code: 200, contains: []string{`"/apis/apps/v1"`, `"/readyz"`, `"/openapi/v2"`}},
+		{method: "GET", path: "/nothing", code: 404, reason: notFound},
+		{method: "GET", path: "/api/v1/configmaps", code: 200, contains: []string{`"kept"`}},
+	} {
+		x.run(t, client, k.root.Host)
+	}
 }
 
 // TestDoorHasHTTP2 and answers what is too large for one HTTP/1.1 header with an error, not with a hang.

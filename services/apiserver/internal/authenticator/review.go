@@ -91,6 +91,10 @@ type question[T any] interface {
 
 func handler[T any, Q question[T]](ask func(context.Context, Q) (Q, error)) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method != http.MethodPost {
+			respond.Error(w, r, apierrors.NewMethodNotSupported(authenticationv1.Resource("reviews"), r.Method))
+			return
+		}
 		asked := Q(new(T))
 		if err := respond.Decode(r, asked); err != nil {
 			respond.Error(w, r, err)

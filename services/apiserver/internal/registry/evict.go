@@ -112,8 +112,13 @@ func (r *Registry) target(pod *corev1.Pod) {
 
 // spend takes the pod's disruption off its budget, or says why it cannot.
 func (r *Registry) spend(ctx context.Context, tx *txn, pod *corev1.Pod) error {
+	// Consistent with the store: a budget that was made a moment ago, on whichever API server, counts.
+	names, err := r.cache.Select(ctx, budgets, pod.Namespace, "", "")
+	if err != nil || len(names) == 0 {
+		return err
+	}
 	var matching []string
-	err := tx.List(ctx, budgets, pod.Namespace, func(o codec.Object) bool {
+	err = tx.List(ctx, budgets, pod.Namespace, func(o codec.Object) bool {
 		budget, ok := o.(*policyv1.PodDisruptionBudget)
 		if !ok {
 			return true

@@ -119,9 +119,13 @@ var verbs = map[string]string{
 
 // judge finds the verb.
 func (i *Info) judge(method string) {
-	legacy := i.Verb == "watch" && method == http.MethodGet
+	legacy := i.Verb == "watch"
 	i.Verb = verbs[method]
 	switch {
+	case legacy && method != http.MethodGet:
+		// No verb at all: nothing allows it.
+		i.Verb = ""
+		return
 	case legacy:
 		i.Verb = "watch"
 	case i.Name != "":

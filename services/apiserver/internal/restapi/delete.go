@@ -4,19 +4,13 @@ import (
 	"net/http"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 
+	"dhow.dev/services/apiserver/internal/discovery"
 	"dhow.dev/services/apiserver/internal/registry"
 	"dhow.dev/services/apiserver/internal/request"
 	"dhow.dev/services/apiserver/internal/respond"
 )
-
-// returned are the kinds whose last state is the answer to their deletion; of others it is a Status. Kubernetes' stores say so one by one (ReturnDeletedObject).
-var returned = map[schema.GroupResource]bool{
-	{Resource: "pods"}: true, {Resource: "services"}: true, {Resource: "serviceaccounts"}: true, {Resource: "persistentvolumes"}: true,
-	{Resource: "persistentvolumeclaims"}: true, {Resource: "podtemplates"}: true, {Resource: "resourcequotas"}: true,
-}
 
 func (d *Door) delete(w http.ResponseWriter, r *http.Request, info *request.Info) {
 	p, err := d.rendering(r, info, asTable, asMetadata)
@@ -37,7 +31,7 @@ func (d *Door) delete(w http.ResponseWriter, r *http.Request, info *request.Info
 	for _, text := range result.Warnings {
 		respond.Warn(w, text)
 	}
-	if result.Deleted && !returned[info.Kind.GroupResource()] {
+	if result.Deleted && !discovery.ReturnsDeleted(info.Kind.GroupVersionKind().GroupKind()) {
 		status, err := deleted(info, fresh{data: result.Object})
 		if err != nil {
 			respond.Error(w, r, err)

@@ -169,6 +169,17 @@ func (d *Door) servePath(w http.ResponseWriter, r *http.Request, info *request.I
 
 func (d *Door) serveResource(w http.ResponseWriter, r *http.Request, info *request.Info) {
 	kind := info.Kind
+	if kind.Namespaced && info.Namespace == "" {
+		// Over all namespaces things are looked at, and nothing else: a deletion of a collection without namespace would be one of everything.
+		switch {
+		case info.Name != "" && info.Verb != "list" && info.Verb != "watch":
+			respond.Error(w, r, NotServed())
+			return
+		case info.Verb != "list" && info.Verb != "watch":
+			respond.Error(w, r, NotAllowed())
+			return
+		}
+	}
 	if info.Subresource != "" {
 		d.serveSubresource(w, r, info)
 		return
