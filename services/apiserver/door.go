@@ -23,7 +23,6 @@ import (
 	"dhow.dev/services/apiserver/internal/cache"
 	"dhow.dev/services/apiserver/internal/codec"
 	"dhow.dev/services/apiserver/internal/component"
-	"dhow.dev/services/apiserver/internal/conversion"
 	"dhow.dev/services/apiserver/internal/discovery"
 	"dhow.dev/services/apiserver/internal/fairness"
 	flows "dhow.dev/services/apiserver/internal/fairness/bootstrap"
@@ -31,7 +30,6 @@ import (
 	"dhow.dev/services/apiserver/internal/impersonate"
 	"dhow.dev/services/apiserver/internal/metrics"
 	"dhow.dev/services/apiserver/internal/openapi"
-	"dhow.dev/services/apiserver/internal/patch"
 	"dhow.dev/services/apiserver/internal/registry"
 	"dhow.dev/services/apiserver/internal/restapi"
 	"dhow.dev/services/apiserver/internal/session"
@@ -73,7 +71,7 @@ func (d door) open(ctx context.Context, tasks *errgroup.Group) error {
 		return err
 	}
 	config := restapi.Config{
-		Cache: d.cache, Registry: d.registry, Codec: d.codec, Patcher: patch.New(d.codec, d.strategies), Convert: conversion.Encoded,
+		Cache: d.cache, Registry: d.registry, Codec: d.codec,
 		Authorizer: d.rights, Authenticator: d.callers.verifier, Fairness: turns, Impersonation: impersonate.New(impersonate.Config{Authorizer: d.rights, Logger: logger}),
 		Extras: d.sessions.Extras(), Paths: d.paths(), Virtual: d.virtual(), Logger: logger, Lifetime: ctx,
 	}

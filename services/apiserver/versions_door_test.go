@@ -13,11 +13,13 @@ import (
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
 	certificatesv1 "k8s.io/api/certificates/v1"
 	corev1 "k8s.io/api/core/v1"
+	eventsv1 "k8s.io/api/events/v1"
 	flowcontrolv1 "k8s.io/api/flowcontrol/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/watch"
+	autoscalingv1apply "k8s.io/client-go/applyconfigurations/autoscaling/v1"
 	"k8s.io/client-go/kubernetes"
 )
 
@@ -65,15 +67,19 @@ func TestVersionsThroughTheDoor(t *testing.T) {
 			if o := next(watch.Modified); *o.Spec.TargetCPUUtilizationPercentage != 44 {
 				t.Errorf("watched %+v", o.Spec)
 			}
+			if _, err := old.Apply(within(t), autoscalingv1apply.HorizontalPodAutoscaler(name, "default").WithLabels(map[string]string{"a": "b"}), metav1.ApplyOptions{FieldManager: "ann"}); err != nil {
+				t.Fatal(err)
+			}
+			next(watch.Modified)
 			now, err := current.Get(within(t), name, metav1.GetOptions{})
-			if err != nil || len(now.Spec.Metrics) != 2 || len(now.Annotations) != 0 {
+			if err != nil || len(now.Spec.Metrics) != 2 || now.Labels["a"] != "b" || len(now.Annotations) != 0 {
 				t.Errorf("in v2: %+v, %v", now, err)
 			}
-			list, err := old.List(within(t), metav1.ListOptions{FieldSelector: "metadata.name=" + name})
+			list, err := old.List(within(t), metav1.ListOptions{LabelSelector: "a=b", FieldSelector: "metadata.name=" + name})
 			if err != nil || len(list.Items) != 1 || *list.Items[0].Spec.TargetCPUUtilizationPercentage != 44 {
 				t.Errorf("%+v, %v", list, err)
 			}
-			if err := clients.AutoscalingV1().RESTClient().Delete().Namespace("default").Resource("horizontalpodautoscalers").Name(name).Do(within(t)).Error(); err != nil {
+			if err := old.Delete(within(t), name, metav1.DeleteOptions{}); err != nil {
 				t.Fatal(err)
 			}
 			if o := next(watch.Deleted); o.Name != name || *o.Spec.TargetCPUUtilizationPercentage != 44 {
@@ -89,6 +95,9 @@ func TestVersionsThroughTheDoor(t *testing.T) {
 			found, err := events.List(within(t), metav1.ListOptions{FieldSelector: "regarding.name=p-" + name})
 			if err != nil || len(found.Items) != 1 || found.Items[0].Note != "hello" {
 				t.Errorf("%+v, %v", found, err)
+			}
+			if _, err := events.Create(within(t), &eventsv1.Event{ObjectMeta: metav1.ObjectMeta{Name: name + "-2"}}, metav1.CreateOptions{}); !apierrors.IsInvalid(err) {
+				t.Errorf("an event that says nothing: %v, want Invalid", err)
 			}
 		})
 	}

@@ -23,7 +23,7 @@ func (d *Door) delete(w http.ResponseWriter, r *http.Request, info *request.Info
 		respond.Error(w, r, err)
 		return
 	}
-	result, err := d.config.Registry.Delete(r.Context(), info.Kind.StoredAs(), namespaceOf(info), info.Name, removal(o))
+	result, err := d.config.Registry.Delete(r.Context(), info.Kind, namespaceOf(info), info.Name, removal(o))
 	if err != nil {
 		respond.Error(w, r, err)
 		return
@@ -45,12 +45,7 @@ func (d *Door) delete(w http.ResponseWriter, r *http.Request, info *request.Info
 	if !result.Deleted && o.OrphanDependents != nil && !*o.OrphanDependents { //nolint:staticcheck // they send it
 		code = http.StatusAccepted
 	}
-	last, err := d.written(info, result)
-	if err != nil {
-		respond.Error(w, r, err)
-		return
-	}
-	p.one(w, r, code, last)
+	p.one(w, r, code, written(info, result))
 }
 
 // deleted is the Status that says that an object is gone.
@@ -96,6 +91,6 @@ func (d *Door) deleteCollection(w http.ResponseWriter, r *http.Request, info *re
 }
 
 func (d *Door) removeAll(r *http.Request, info *request.Info, list *metav1.ListOptions, options registry.DeleteOptions) error {
-	_, err := d.config.Registry.DeleteCollection(r.Context(), info.Kind.StoredAs(), namespaceOf(info), list.LabelSelector, list.FieldSelector, options)
+	_, err := d.config.Registry.DeleteCollection(r.Context(), info.Kind, namespaceOf(info), list.LabelSelector, list.FieldSelector, options)
 	return err
 }

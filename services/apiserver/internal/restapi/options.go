@@ -147,7 +147,7 @@ func deleteOptions(r *http.Request, info *request.Info) (*metav1.DeleteOptions, 
 	if len(data) == 0 {
 		err = parameters(info.Query, o, metav1.Convert_url_Values_To_v1_DeleteOptions)
 	} else {
-		err = decodeOptions(data, media, o)
+		err = decodeOptions(data, media, info, o)
 	}
 	if err != nil {
 		return nil, err
@@ -156,11 +156,11 @@ func deleteOptions(r *http.Request, info *request.Info) (*metav1.DeleteOptions, 
 }
 
 // decodeOptions decodes DeleteOptions, which clients send as a kind of any group.
-func decodeOptions(data []byte, media respond.Media, o *metav1.DeleteOptions) error {
-	for _, version := range []schema.GroupVersion{{Version: "v1"}, {Group: metav1.GroupName, Version: "v1"}} {
+func decodeOptions(data []byte, media respond.Media, info *request.Info, o *metav1.DeleteOptions) error {
+	for _, version := range []schema.GroupVersion{{Version: "v1"}, {Group: info.Group, Version: info.Version}, {Group: metav1.GroupName, Version: "v1"}} {
 		o.SetGroupVersionKind(version.WithKind("DeleteOptions"))
 		err := respond.DecodeBytes(data, media, o)
-		if err == nil || version.Group != "" {
+		if err == nil || version.Group == metav1.GroupName {
 			return err
 		}
 		*o = metav1.DeleteOptions{}

@@ -25,7 +25,6 @@ import (
 	"dhow.dev/services/apiserver/internal/authorizer"
 	"dhow.dev/services/apiserver/internal/cache"
 	"dhow.dev/services/apiserver/internal/codec"
-	"dhow.dev/services/apiserver/internal/patch"
 	"dhow.dev/services/apiserver/internal/registry"
 	"dhow.dev/services/apiserver/internal/request"
 	"dhow.dev/services/apiserver/internal/respond"
@@ -56,10 +55,6 @@ type Config struct {
 	Auditor, Impersonation, Fairness Filter
 	// Extras append to an object what is known but not stored. Keyed by kind.
 	Extras map[*resource.Resource]func(*cache.Entry) []byte
-	// Convert makes an encoded object one of another version of its kind, and Patcher patches objects of versions that are not stored. Needed where a kind has
-	// several versions.
-	Convert func(object []byte, from, to *resource.Resource) ([]byte, error)
-	Patcher *patch.Patcher
 	// Paths are what is served beside resources: a path, or a prefix that ends in a slash.
 	Paths map[string]http.Handler
 	// Subresources answer for a part of an object, whatever the verb.
