@@ -62,8 +62,6 @@ type Config struct {
 	Audit Audit
 	// MaxRequests is how many requests of the Kubernetes API are worked on at once, others wait in fair queues; 0: Kubernetes' 600.
 	MaxRequests int
-	// AutomountTokens gives pods the volume with their service account's token, as Kubernetes does; node agents must know such volumes.
-	AutomountTokens bool
 	// Logger gets the service's records. Nil discards them.
 	Logger *slog.Logger
 
@@ -236,7 +234,7 @@ func run(ctx context.Context, config Config) error {
 	strategies := strategy.New(strategy.Config{TolerationSeconds: config.TolerationSeconds, Lookup: lookup{cache: objects, codec: structs}})
 	writes, err := registry.New(registry.Config{
 		Store: store, Cache: current{objects}, Codec: structs, Encryption: keys, Allocators: claimants, Tracer: tracer,
-		Strategies: strategies, Admission: admission.New(admission.Config{Authorizer: rights, Escalation: rights.CheckEscalation, AutomountTokens: config.AutomountTokens}),
+		Strategies: strategies, Admission: admission.New(admission.Config{Authorizer: rights, Escalation: rights.CheckEscalation, AutomountTokens: true}),
 	})
 	if err != nil {
 		return err

@@ -106,7 +106,7 @@ type Config struct {
 	Authorizer authorizer.Authorizer
 	// Escalation refuses roles and bindings that give rights which the caller does not hold. Old is nil for what is created. Nil: nothing is refused.
 	Escalation func(ctx context.Context, obj, old runtime.Object) error
-	// AutomountTokens gives pods the volume with their service account's token. Node agents have to know projected token volumes.
+	// AutomountTokens gives pods the volume with their service account's token.
 	AutomountTokens bool
 }
 
