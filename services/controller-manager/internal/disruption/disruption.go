@@ -16,14 +16,14 @@ import (
 	policyk8s "k8s.io/api/policy/v1"
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	"k8s.io/apimachinery/pkg/api/meta"
 	metak8s "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
-	"k8s.io/apimachinery/pkg/util/intstr"
 
+	appsv1 "dhow.dev/gen/go/dhow/apps/v1"
 	corev1 "dhow.dev/gen/go/dhow/core/v1"
 	policyv1 "dhow.dev/gen/go/dhow/policy/v1"
 	"dhow.dev/pkg/client"
+	"dhow.dev/pkg/event"
 	"dhow.dev/pkg/informer"
 	"dhow.dev/pkg/object"
 	"dhow.dev/services/controller-manager/internal/inventory"
@@ -32,13 +32,11 @@ import (
 	"dhow.dev/services/controller-manager/internal/reconcile"
 )
 
-// evictionTimeout is how long an eviction counts whose pod does not end. Kubernetes: 2 minutes.
-const evictionTimeout = 2 * time.Minute
-
 // Config is what the controller is made of.
 type Config struct {
 	Conn    grpc.ClientConnInterface
 	Stores  *inventory.Stores
+	Events  *event.Recorder
 	Logger  *slog.Logger
 	Now     func() time.Time
 	Workers int
@@ -48,29 +46,72 @@ type Config struct {
 type Controller struct {
 	*reconcile.Runner[object.Key]
 	stores  *inventory.Stores
+	owners  owners
 	budgets *client.Client[*policyv1.PodDisruptionBudget]
+	events  event.Source
 	now     func() time.Time
 }
 
 // New returns the controller, listening to the stores.
 func New(cfg Config) *Controller {
-	c := &Controller{stores: cfg.Stores, budgets: client.For[*policyv1.PodDisruptionBudget](cfg.Conn), now: cfg.Now}
-	c.Runner = reconcile.New(reconcile.Config[object.Key]{Name: "disruption", Source: cfg.Stores, Workers: cfg.Workers, Reconcile: c.reconcile, Logger: cfg.Logger})
-	cfg.Stores.PodDisruptionBudgets.OnChangeTraced(func(_, b *policyv1.PodDisruptionBudget, cause *informer.Trace) {
+	s := cfg.Stores
+	c := &Controller{
+		stores: s, budgets: client.For[*policyv1.PodDisruptionBudget](cfg.Conn), events: cfg.Events.Source("controllermanager"), now: cfg.Now,
+		owners: owners{s.ReplicaSets, s.Deployments, s.StatefulSets, s.ReplicationControllers},
+	}
+	c.Runner = reconcile.New(reconcile.Config[object.Key]{Name: "disruption", Source: s, Workers: cfg.Workers, Reconcile: c.reconcile, Logger: cfg.Logger})
+	s.PodDisruptionBudgets.OnChangeTraced(func(_, b *policyv1.PodDisruptionBudget, cause *informer.Trace) {
 		if b != nil {
 			c.Add(object.KeyOf(b), cause)
 		}
 	})
-	cfg.Stores.Pods.OnChangeTraced(func(old, pod *corev1.Pod, cause *informer.Trace) {
-		if pod == nil {
-			pod = old
+	s.Pods.OnChangeTraced(c.podChanged)
+	// Kubernetes counts when pods change and when the budget does. What their owners want changes the sum as well.
+	listen(c, s.ReplicaSets, func(o *appsv1.ReplicaSet) int32 { return o.GetSpec().GetReplicas() })
+	listen(c, s.Deployments, func(o *appsv1.Deployment) int32 { return o.GetSpec().GetReplicas() })
+	listen(c, s.StatefulSets, func(o *appsv1.StatefulSet) int32 { return o.GetSpec().GetReplicas() })
+	listen(c, s.ReplicationControllers, func(o *corev1.ReplicationController) int32 { return o.GetSpec().GetReplicas() })
+	return c
+}
+
+// listen has the budgets of a namespace counted when an owner of pods there wants another number, comes, goes, or gets another owner.
+func listen[T interface {
+	comparable
+	object.Object
+}](c *Controller, store *informer.Store[T], replicas func(T) int32) {
+	var none T
+	store.OnChangeTraced(func(old, o T, cause *informer.Trace) {
+		if old != none && o != none && replicas(old) == replicas(o) && ownership.ControllerUID(old) == ownership.ControllerUID(o) {
+			return
 		}
-		namespace := pod.GetMetadata().GetNamespace()
-		for _, b := range c.stores.PodDisruptionBudgets.ByIndex(inventory.ByNamespace, namespace) {
+		if o == none {
+			o = old
+		}
+		for _, b := range c.stores.PodDisruptionBudgets.ByIndex(inventory.ByNamespace, o.GetMetadata().GetNamespace()) {
 			c.Add(object.KeyOf(b), cause)
 		}
 	})
-	return c
+}
+
+// podChanged has those budgets counted that select a pod, or did.
+func (c *Controller) podChanged(old, pod *corev1.Pod, cause *informer.Trace) {
+	if old != nil && pod != nil && podstate.IsReady(old) == podstate.IsReady(pod) && object.IsDeleted(old) == object.IsDeleted(pod) &&
+		ownership.ControllerUID(old) == ownership.ControllerUID(pod) && maps.Equal(old.GetMetadata().GetLabels(), pod.GetMetadata().GetLabels()) {
+		return
+	}
+	some := pod
+	if some == nil {
+		some = old
+	}
+	for _, b := range c.stores.PodDisruptionBudgets.ByIndex(inventory.ByNamespace, some.GetMetadata().GetNamespace()) {
+		selector, err := ownership.Selector(b.GetSpec().GetSelector())
+		if err != nil {
+			continue // its own turn says so
+		}
+		if old != nil && selector.Matches(labels.Set(old.GetMetadata().GetLabels())) || pod != nil && selector.Matches(labels.Set(pod.GetMetadata().GetLabels())) {
+			c.Add(object.KeyOf(b), cause)
+		}
+	}
 }
 
 func (c *Controller) reconcile(ctx context.Context, turn *reconcile.Turn[object.Key]) error {
@@ -78,29 +119,20 @@ func (c *Controller) reconcile(ctx context.Context, turn *reconcile.Turn[object.
 	if !ok || object.IsDeleted(stored) {
 		return nil
 	}
-	data, err := proto.Marshal(stored)
+	budget, err := decode(stored)
 	if err != nil {
-		return fmt.Errorf("encode budget %s: %w", turn.Key, err)
-	}
-	budget := &policyk8s.PodDisruptionBudget{}
-	if err := budget.Unmarshal(data); err != nil {
-		return fmt.Errorf("decode budget %s: %w", turn.Key, err)
-	}
-	before := budget.Status.DeepCopy()
-	if err := c.count(turn, budget); err != nil {
 		return err
 	}
-	if apiequality.Semantic.DeepEqual(before, &budget.Status) {
+	next := c.status(turn, stored, budget)
+	if apiequality.Semantic.DeepEqual(budget.Status, next) {
 		return nil
 	}
-	if data, err = budget.Marshal(); err != nil {
-		return fmt.Errorf("encode budget %s: %w", turn.Key, err)
+	budget.Status = next
+	changed, err := encode(budget)
+	if err != nil {
+		return err
 	}
-	next := &policyv1.PodDisruptionBudget{}
-	if err := proto.Unmarshal(data, next); err != nil {
-		return fmt.Errorf("decode budget %s: %w", turn.Key, err)
-	}
-	written, err := c.budgets.UpdateStatus(ctx, next)
+	written, err := c.budgets.UpdateStatus(ctx, changed)
 	switch {
 	case err == nil:
 		turn.Wrote(written)
@@ -111,11 +143,13 @@ func (c *Controller) reconcile(ctx context.Context, turn *reconcile.Turn[object.
 	return fmt.Errorf("status of budget %s: %w", turn.Key, err)
 }
 
-// count brings the budget's status up to date.
-func (c *Controller) count(turn *reconcile.Turn[object.Key], budget *policyk8s.PodDisruptionBudget) error {
+// status returns what the budget's status should be. When it cannot be counted, nothing may be evicted and the rest stays as it was: the cause is in the
+// cluster, and a change of it brings the budget back.
+func (c *Controller) status(turn *reconcile.Turn[object.Key], stored *policyv1.PodDisruptionBudget, budget *policyk8s.PodDisruptionBudget) policyk8s.PodDisruptionBudgetStatus {
 	selector, err := metak8s.LabelSelectorAsSelector(budget.Spec.Selector)
 	if err != nil {
-		return fmt.Errorf("selector of budget %s: %w", turn.Key, err)
+		c.events.Report(stored, event.Warning, "NoPods", "Failed to get pods: %v", err)
+		return failed(budget, err, c.now())
 	}
 	var pods []*corev1.Pod
 	for _, p := range c.stores.Pods.ByIndex(inventory.ByNamespace, turn.Key.Namespace) {
@@ -123,118 +157,49 @@ func (c *Controller) count(turn *reconcile.Turn[object.Key], budget *policyk8s.P
 			pods = append(pods, p)
 		}
 	}
-	expected, desired, err := c.wanted(budget, pods)
+	if len(pods) == 0 {
+		c.events.Report(stored, event.Normal, "NoPods", "No matching pods found")
+	}
+	sum, err := count(budget, pods, c.owners.scale, c.now())
 	if err != nil {
-		return fmt.Errorf("budget %s: %w", turn.Key, err)
+		c.events.Report(stored, event.Warning, "CalculateExpectedPodCountFailed", "Failed to calculate the number of expected pods: %v", err)
+		return failed(budget, err, c.now())
 	}
-	status := &budget.Status
-	disrupted := map[string]metak8s.Time{}
-	healthy := int32(0)
-	for _, p := range pods {
-		name := p.GetMetadata().GetName()
-		if object.IsDeleted(p) {
-			continue
-		}
-		if since, ok := status.DisruptedPods[name]; ok {
-			if left := evictionTimeout - c.now().Sub(since.Time); left > 0 {
-				disrupted[name] = since
-				turn.Again(left)
-				continue
-			}
-		}
-		if isReady(p) {
-			healthy++
-		}
+	if sum.unmanaged {
+		c.events.Report(stored, event.Warning, "UnmanagedPods", "Pods selected by this PodDisruptionBudget (selector: %v) were found to be unmanaged. "+
+			"As a result, the status of the PDB cannot be calculated correctly, which may result in undefined behavior. "+
+			"To account for these pods please set \".spec.minAvailable\" field of the PDB to an integer value.", budget.Spec.Selector)
 	}
-	if len(disrupted) == 0 {
-		disrupted = nil
+	for _, p := range sum.notDeleted {
+		c.events.Report(p, event.Warning, "NotDeleted", "Pod was expected by PDB %s to be deleted but it wasn't", turn.Key)
 	}
-	if !maps.EqualFunc(status.DisruptedPods, disrupted, func(a, b metak8s.Time) bool { return a.Equal(&b) }) {
-		status.DisruptedPods = disrupted
+	if sum.again > 0 {
+		turn.Again(sum.again)
 	}
-	status.ObservedGeneration, status.ExpectedPods, status.DesiredHealthy, status.CurrentHealthy = budget.Generation, expected, desired, healthy
-	status.DisruptionsAllowed = max(0, healthy-desired)
-	if expected <= 0 {
-		status.DisruptionsAllowed = 0
-	}
-	condition := metak8s.Condition{
-		Type: policyk8s.DisruptionAllowedCondition, Status: metak8s.ConditionTrue, Reason: policyk8s.SufficientPodsReason, ObservedGeneration: budget.Generation,
-	}
-	if status.DisruptionsAllowed == 0 {
-		condition.Status, condition.Reason = metak8s.ConditionFalse, policyk8s.InsufficientPodsReason
-	}
-	meta.SetStatusCondition(&status.Conditions, condition)
-	return nil
+	return sum.status
 }
 
-func isReady(p *corev1.Pod) bool {
-	for _, c := range p.GetStatus().GetConditions() {
-		if c.GetType() == podstate.ConditionReady {
-			return c.GetStatus() == podstate.True
-		}
+// decode makes a struct of k8s.io/api of a message: the bytes are the same.
+func decode(stored *policyv1.PodDisruptionBudget) (*policyk8s.PodDisruptionBudget, error) {
+	data, err := proto.Marshal(stored)
+	if err != nil {
+		return nil, fmt.Errorf("encode budget %s: %w", object.KeyOf(stored), err)
 	}
-	return false
+	budget := &policyk8s.PodDisruptionBudget{}
+	if err := budget.Unmarshal(data); err != nil {
+		return nil, fmt.Errorf("decode budget %s: %w", object.KeyOf(stored), err)
+	}
+	return budget, nil
 }
 
-// wanted returns how many pods there should be, and how many of them healthy.
-func (c *Controller) wanted(budget *policyk8s.PodDisruptionBudget, pods []*corev1.Pod) (expected, desired int32, err error) {
-	least, most := budget.Spec.MinAvailable, budget.Spec.MaxUnavailable
-	switch {
-	case most != nil:
-		expected = c.replicas(pods)
-		n, err := intstr.GetScaledValueFromIntOrPercent(most, int(expected), true)
-		if err != nil {
-			return 0, 0, fmt.Errorf("maxUnavailable: %w", err)
-		}
-		return expected, max(0, expected-int32(n)), nil
-	case least != nil && least.Type == intstr.Int:
-		return int32(len(pods)), least.IntVal, nil
-	case least != nil:
-		expected = c.replicas(pods)
-		n, err := intstr.GetScaledValueFromIntOrPercent(least, int(expected), true)
-		if err != nil {
-			return 0, 0, fmt.Errorf("minAvailable: %w", err)
-		}
-		return expected, int32(n), nil
+func encode(budget *policyk8s.PodDisruptionBudget) (*policyv1.PodDisruptionBudget, error) {
+	data, err := budget.Marshal()
+	if err != nil {
+		return nil, fmt.Errorf("encode budget %s/%s: %w", budget.Namespace, budget.Name, err)
 	}
-	return int32(len(pods)), 0, nil
-}
-
-// replicas sums what the controllers of the pods want, each once. Pods that nobody controls do not count, as in Kubernetes.
-func (c *Controller) replicas(pods []*corev1.Pod) int32 {
-	sum := int32(0)
-	seen := map[string]bool{}
-	for _, p := range pods {
-		owner := ownership.ControllerUID(p)
-		if owner == "" || seen[owner] {
-			continue
-		}
-		seen[owner] = true
-		sum += c.wants(p, owner, seen)
+	message := &policyv1.PodDisruptionBudget{}
+	if err := proto.Unmarshal(data, message); err != nil {
+		return nil, fmt.Errorf("decode budget %s/%s: %w", budget.Namespace, budget.Name, err)
 	}
-	return sum
-}
-
-// wants returns what a pod's controller wants: of a replica set of a deployment, the deployment.
-func (c *Controller) wants(pod *corev1.Pod, owner string, seen map[string]bool) int32 {
-	namespace := pod.GetMetadata().GetNamespace()
-	for _, rs := range c.stores.ReplicaSets.ByIndex(inventory.ByNamespace, namespace) {
-		if rs.GetMetadata().GetUid() != owner {
-			continue
-		}
-		above := ownership.ControllerUID(rs)
-		if above == "" {
-			return rs.GetSpec().GetReplicas()
-		}
-		if seen[above] {
-			return 0
-		}
-		seen[above] = true
-		for _, d := range c.stores.Deployments.ByIndex(inventory.ByNamespace, namespace) {
-			if d.GetMetadata().GetUid() == above {
-				return d.GetSpec().GetReplicas()
-			}
-		}
-	}
-	return 0
+	return message, nil
 }

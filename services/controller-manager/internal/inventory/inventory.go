@@ -52,8 +52,10 @@ type Stores struct {
 	// ResourceQuotas and PersistentVolumeClaims are for the accounts of quotas.
 	ResourceQuotas         *informer.Store[*corev1.ResourceQuota]
 	PersistentVolumeClaims *informer.Store[*corev1.PersistentVolumeClaim]
-	// PodDisruptionBudgets are for evictions.
-	PodDisruptionBudgets *informer.Store[*policyv1.PodDisruptionBudget]
+	// PodDisruptionBudgets are for evictions, StatefulSets and ReplicationControllers for how many pods they want.
+	PodDisruptionBudgets   *informer.Store[*policyv1.PodDisruptionBudget]
+	StatefulSets           *informer.Store[*appsv1.StatefulSet]
+	ReplicationControllers *informer.Store[*corev1.ReplicationController]
 	// PersistentVolumes are for their protection while they are used.
 	PersistentVolumes *informer.Store[*corev1.PersistentVolume]
 	// ServiceAccounts holds only those named default, ConfigMaps only those named kube-root-ca.crt.
@@ -109,9 +111,11 @@ func New(conn grpc.ClientConnInterface, logger *slog.Logger) *Stores {
 		PodDisruptionBudgets: informer.Add(inf, informer.Options[*policyv1.PodDisruptionBudget]{Indexes: map[string]func(*policyv1.PodDisruptionBudget) []string{
 			ByNamespace: namespace[*policyv1.PodDisruptionBudget],
 		}}),
-		PersistentVolumes: informer.Add(inf, informer.Options[*corev1.PersistentVolume]{}),
-		ServiceAccounts:   informer.Add(inf, informer.Options[*corev1.ServiceAccount]{FieldSelector: "metadata.name=" + DefaultServiceAccount}),
-		ConfigMaps:        informer.Add(inf, informer.Options[*corev1.ConfigMap]{FieldSelector: "metadata.name=" + RootCAConfigMap}),
+		StatefulSets:           informer.Add(inf, informer.Options[*appsv1.StatefulSet]{}),
+		ReplicationControllers: informer.Add(inf, informer.Options[*corev1.ReplicationController]{}),
+		PersistentVolumes:      informer.Add(inf, informer.Options[*corev1.PersistentVolume]{}),
+		ServiceAccounts:        informer.Add(inf, informer.Options[*corev1.ServiceAccount]{FieldSelector: "metadata.name=" + DefaultServiceAccount}),
+		ConfigMaps:             informer.Add(inf, informer.Options[*corev1.ConfigMap]{FieldSelector: "metadata.name=" + RootCAConfigMap}),
 	}
 }
 
