@@ -200,6 +200,7 @@ func controllers(config Config, stores *inventory.Stores, watcher *metadata.Watc
 		Conn: conn, Stores: stores, Events: events, Logger: logger, Now: now, Workers: evictionCrew,
 		EvictionRate: config.NodeEvictionRate, StartGrace: config.EvictionStartGrace,
 	})
+	budgets := disruption.Config{Conn: conn, Stores: stores, Events: events, Logger: logger, Now: now, Workers: workers}
 	return []runner{
 		deployment.New(deployment.Config{Conn: conn, Stores: stores, Events: events, Logger: logger, Now: now, Workers: workers}),
 		replicaset.New(replicaset.Config{Conn: conn, Stores: stores, Events: events, Logger: logger, Now: now, Workers: workers}),
@@ -215,7 +216,8 @@ func controllers(config Config, stores *inventory.Stores, watcher *metadata.Watc
 		serviceaccount.NewTokens(serviceaccount.TokensConfig{Conn: conn, Logger: logger, Workers: workers, CACert: config.CACert}),
 		namespace.New(namespace.Config{Conn: conn, Stores: stores, Watcher: watcher, Logger: logger, Now: now, Workers: workers}),
 		resourcequota.New(resourcequota.Config{Conn: conn, Stores: stores, Watcher: watcher, Logger: logger, Workers: workers}),
-		disruption.New(disruption.Config{Conn: conn, Stores: stores, Events: events, Logger: logger, Now: now, Workers: workers}),
+		disruption.New(budgets),
+		disruption.NewTargets(budgets),
 		storageprotection.New(storageprotection.Config{Conn: conn, Stores: stores, Logger: logger, Workers: workers}),
 		certificate.New(certificate.Config{Conn: conn, Logger: logger, Now: now, Authority: config.ClusterSigner, Workers: workers}),
 		garbage.New(garbage.Config{Conn: conn, Watcher: watcher, Logger: logger, Workers: garbageCrew}),

@@ -2,6 +2,7 @@ package controllermanager_test
 
 import (
 	"testing"
+	"time"
 
 	"google.golang.org/protobuf/proto"
 
@@ -82,6 +83,43 @@ func TestDisruptionBudgetOfDeployment(t *testing.T) {
 	})
 	edit(c, "default", "stray", func(p *corev1.Pod) { p.GetMetadata().SetLabels(nil) })
 	allows(c, "web", "counted again", 6, 3, 6, 3, "SufficientPods")
+}
+
+// A pod that was to be disrupted long ago, and is not, says so no more; what its node's agent says stays.
+func TestStaleDisruptionTarget(t *testing.T) {
+	c := newCluster(t, nil)
+	create(c, corev1.Node_builder{Metadata: metav1.ObjectMeta_builder{Name: proto.String("node-1")}.Build()}.Build())
+	mark := func(name, reason string, ago time.Duration) {
+		t.Helper()
+		at := &metav1.Time{}
+		at.SetSeconds(time.Now().Add(-ago).Unix())
+		spec := template("web", "image:1").GetSpec()
+		spec.SetNodeName("node-1")
+		p := create(c, corev1.Pod_builder{Metadata: meta(name), Spec: spec}.Build())
+		p.SetStatus(corev1.PodStatus_builder{Phase: proto.String("Running"), Conditions: []*corev1.PodCondition{corev1.PodCondition_builder{
+			Type: proto.String("DisruptionTarget"), Status: proto.String("True"), Reason: proto.String(reason), LastTransitionTime: at,
+		}.Build()}}.Build())
+		if _, err := client.For[*corev1.Pod](c.conn).UpdateStatus(c.ctx, p); err != nil {
+			t.Fatal(err)
+		}
+	}
+	status := func(p *corev1.Pod) string {
+		for _, condition := range p.GetStatus().GetConditions() {
+			if condition.GetType() == "DisruptionTarget" {
+				return condition.GetStatus()
+			}
+		}
+		return ""
+	}
+	mark("by-agent", "TerminationByKubelet", time.Hour)
+	mark("just-now", "EvictionByEvictionAPI", 0)
+	mark("long-ago", "EvictionByEvictionAPI", time.Hour)
+	eventuallyOne(c, "default", "long-ago", "the condition is taken back", func(p *corev1.Pod) bool { return status(p) == "False" })
+	for _, name := range []string{"by-agent", "just-now"} {
+		if got := status(get[*corev1.Pod](c, "default", name)); got != "True" {
+			t.Errorf("%s: %s", name, got)
+		}
+	}
 }
 
 func daemonSet(name string) *appsv1.DaemonSet {
