@@ -24,6 +24,7 @@ import (
 	"dhow.dev/pkg/pki"
 	"dhow.dev/pkg/transport"
 	"dhow.dev/services/controller-manager/internal/certificate"
+	"dhow.dev/services/controller-manager/internal/clusterrole"
 	"dhow.dev/services/controller-manager/internal/deployment"
 	"dhow.dev/services/controller-manager/internal/disruption"
 	"dhow.dev/services/controller-manager/internal/endpoints"
@@ -218,6 +219,7 @@ func controllers(config Config, stores *inventory.Stores, watcher *metadata.Watc
 		resourcequota.New(resourcequota.Config{Conn: conn, Stores: stores, Watcher: watcher, Logger: logger, Workers: workers}),
 		disruption.New(budgets),
 		disruption.NewTargets(budgets),
+		clusterrole.New(clusterrole.Config{Conn: conn, Logger: logger, Workers: workers}),
 		storageprotection.New(storageprotection.Config{Conn: conn, Stores: stores, Logger: logger, Workers: workers}),
 		certificate.New(certificate.Config{Conn: conn, Logger: logger, Now: now, Authority: config.ClusterSigner, Workers: workers}),
 		garbage.New(garbage.Config{Conn: conn, Watcher: watcher, Logger: logger, Workers: garbageCrew}),
