@@ -45,8 +45,12 @@ test-race: ## the concurrent packages under the race detector
 	@go test -race $$(tools/race-packages.sh)
 
 .PHONY: e2e
-e2e: setup build ## end-to-end tests: real containers, real network namespaces (root)
+e2e: setup build helm ## end-to-end tests: real containers, real network namespaces (root)
 	@tools/e2e.sh
+
+.PHONY: helm
+helm: ## build the Helm command lines that the end-to-end tests drive
+	@tools/helm.sh
 
 .PHONY: test
 test: setup lint test-unit test-race e2e ## every test tier

@@ -8,8 +8,6 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation/field"
 )
 
-
-
 // EphemeralContainersUpdate looks at a pod that got ephemeral containers: they are added, and then neither change nor go.
 func EphemeralContainersUpdate(p, old *corev1.Pod) field.ErrorList {
 	at := field.NewPath("spec", "ephemeralContainers")
