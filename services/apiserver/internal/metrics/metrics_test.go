@@ -30,7 +30,7 @@ func (o objects) Peek(_ *resource.Resource, namespace, name string) *cache.Entry
 	if !ok {
 		return nil
 	}
-	return &cache.Entry{Namespace: namespace, Name: name, UID: "uid-of-" + name, Labels: labels}
+	return &cache.Entry{Namespace: namespace, Name: name, UID: "uid-of-" + namespace + "-" + name, Labels: labels}
 }
 
 func pod(namespace, name, uid string, cpu uint64) *nodev1.PodUsage {
@@ -48,10 +48,10 @@ func world(t *testing.T) (*metrics.Server, versioned.Interface) {
 			at := metav1.Time_builder{Seconds: proto.Int64(1000)}.Build()
 			node := nodev1.Usage_builder{CpuNanocores: 1_500_000_000, MemoryBytes: 2 << 30}.Build()
 			return map[string]*nodev1.NodeUsage{
-				"n2":   nodev1.NodeUsage_builder{Timestamp: at, WindowMilliseconds: 15000, Node: node, Pods: []*nodev1.PodUsage{pod("other", "web", "uid-of-web", 7)}}.Build(),
+				"n2":   nodev1.NodeUsage_builder{Timestamp: at, WindowMilliseconds: 15000, Node: node, Pods: []*nodev1.PodUsage{pod("other", "web", "uid-of-other-web", 7)}}.Build(),
 				"gone": nodev1.NodeUsage_builder{Timestamp: at, Node: node}.Build(),
 				"n1": nodev1.NodeUsage_builder{Timestamp: at, WindowMilliseconds: 15000, Node: node, Pods: []*nodev1.PodUsage{
-					pod("default", "web", "uid-of-web", 250_000_000), pod("default", "db", "uid of one before it", 9), pod("default", "gone", "uid-of-gone", 9),
+					pod("default", "web", "uid-of-default-web", 250_000_000), pod("default", "db", "uid of one before it", 9), pod("default", "gone", "uid-of-default-gone", 9),
 				}}.Build(),
 			}
 		},
