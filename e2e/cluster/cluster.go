@@ -309,6 +309,9 @@ func eventually(ctx context.Context, ask func(context.Context) error) (last erro
 		if ctx.Err() == nil || last == nil {
 			last = err
 		}
+		if ctx.Err() != nil { // select would choose by chance when a tick is due as well
+			return last
+		}
 		select {
 		case <-ctx.Done():
 			return last
