@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -208,9 +209,20 @@ func TestDoorDynamicAndMetadata(t *testing.T) {
 		t.Fatal(err)
 	}
 	event := <-events.ResultChan()
-	if m, ok := event.Object.(*metav1.PartialObjectMetadata); !ok || event.Type != watch.Deleted || m.Name != "s" || m.ResourceVersion <= made.GetResourceVersion() {
+	if m, ok := event.Object.(*metav1.PartialObjectMetadata); !ok || event.Type != watch.Deleted || m.Name != "s" || !newer(t, m.ResourceVersion, made.GetResourceVersion()) {
 		t.Errorf("%+v", event)
 	}
+}
+
+// newer compares versions as the numbers that they are.
+func newer(t *testing.T, version, than string) bool {
+	t.Helper()
+	a, err := strconv.ParseInt(version, 10, 64)
+	b, other := strconv.ParseInt(than, 10, 64)
+	if err != nil || other != nil {
+		t.Fatalf("versions %q and %q", version, than)
+	}
+	return a > b
 }
 
 // TestDoorWatchSelections: what enters a selection is added, what leaves it deleted, in both encodings and as tables.
