@@ -80,6 +80,7 @@ func TestWithTheRealServices(t *testing.T) {
 metadata: {name: web}
 spec:
   nodeName: n1
+  automountServiceAccountToken: false # no controllers run here to make the account
   containers:
   - name: main
     image: dhow.test/busybox:1
