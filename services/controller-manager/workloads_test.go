@@ -70,7 +70,9 @@ func TestReplicaSetMakesScalesAndReplaces(t *testing.T) {
 	edit(c, "default", "web", func(rs *appsv1.ReplicaSet) { rs.GetSpec().SetReplicas(2) })
 	eventuallyOne(c, "default", "web", "two ready", ready(2))
 
-	victim := list[*corev1.Pod](c, "default", "app=web")[0]
+	// The status counts no pod that is being deleted: the 118 may still be there.
+	pods := eventually(c, "default", "the others are gone", func(pods []*corev1.Pod) bool { return len(pods) == 2 })
+	victim := pods[0]
 	remove[*corev1.Pod](c, "default", victim.GetMetadata().GetName(), nil)
 	eventually(c, "default", "the deleted pod is replaced", func(pods []*corev1.Pod) bool {
 		return len(pods) == 2 && !slices.Contains(names(pods), victim.GetMetadata().GetName())
