@@ -288,35 +288,18 @@ func (s *Situation) collect(p *Plan) {
 
 // finished says whether all containers have ended and none will be started again.
 func (s *Situation) finished() bool {
-	policy := s.Pod.GetSpec().GetRestartPolicy()
-	if policy != "Never" && policy != "OnFailure" {
-		return false
-	}
-	if policy == "Never" {
-		for _, c := range s.Pod.GetSpec().GetInitContainers() {
-			if r := s.Runtime.Newest(c.GetName()); !status.IsSidecar(c) && r != nil && r.State == cri.StateExited && r.ExitCode != 0 {
-				return true
-			}
+	for _, c := range s.Pod.GetSpec().GetInitContainers() {
+		if r := s.Runtime.Newest(c.GetName()); !status.IsSidecar(c) && r != nil && r.State == cri.StateExited && r.ExitCode != 0 && !status.Restarts(s.Pod, c, r.ExitCode) {
+			return true
 		}
 	}
 	for _, c := range s.Pod.GetSpec().GetContainers() {
 		r := s.Runtime.Newest(c.GetName())
-		if r == nil || r.State != cri.StateExited || s.restarts(r) {
+		if r == nil || r.State != cri.StateExited || status.Restarts(s.Pod, c, r.ExitCode) {
 			return false
 		}
 	}
 	return len(s.Pod.GetSpec().GetContainers()) > 0
-}
-
-// restarts says whether an ended run is followed by another.
-func (s *Situation) restarts(r *cri.Container) bool {
-	switch s.Pod.GetSpec().GetRestartPolicy() {
-	case "Never":
-		return false
-	case "OnFailure":
-		return r.ExitCode != 0
-	}
-	return true
 }
 
 // bringUp goes on with the first thing that is missing.
@@ -353,7 +336,7 @@ func (s *Situation) bringUp(p *Plan) {
 			s.start(p, c, nil)
 			continue
 		}
-		if r.State == cri.StateExited && s.restarts(r) {
+		if r.State == cri.StateExited && status.Restarts(s.Pod, c, r.ExitCode) {
 			s.start(p, c, r)
 		}
 	}
@@ -463,7 +446,7 @@ func (s *Situation) initialize(p *Plan, sandbox *cri.Sandbox) bool {
 			return false
 		case r.State == cri.StateExited && r.ExitCode == 0:
 		case r.State == cri.StateExited:
-			if s.Pod.GetSpec().GetRestartPolicy() != "Never" {
+			if status.Restarts(s.Pod, c, r.ExitCode) {
 				s.start(p, c, r)
 			}
 			return false

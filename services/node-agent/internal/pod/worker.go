@@ -343,9 +343,7 @@ func (w *worker) report(now time.Time, plan Plan) {
 	}
 	for name, wait := range plan.Wait {
 		c := containers[name]
-		if m := w.memory[name]; m == nil || m.Waiting == nil {
-			w.backOffEvent(name, wait)
-		}
+		w.backOffEvent(name, wait)
 		c.Waiting = wait
 		containers[name] = c
 	}

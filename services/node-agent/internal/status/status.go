@@ -95,6 +95,22 @@ func IsTerminal(phase string) bool { return phase == PhaseSucceeded || phase == 
 // IsSidecar says whether an init container goes on running beside the others.
 func IsSidecar(c *corev1.Container) bool { return c.GetRestartPolicy() == "Always" }
 
+// Restarts says whether a container that ended with an exit code is started again: by its own rules, else its own policy, else the pod's. An init
+// container that succeeded is asked about by nobody.
+func Restarts(pod *corev1.Pod, c *corev1.Container, exitCode int32) bool {
+	for _, rule := range c.GetRestartPolicyRules() {
+		listed := slices.Contains(rule.GetExitCodes().GetValues(), exitCode)
+		if op := rule.GetExitCodes().GetOperator(); op == "In" && listed || op == "NotIn" && !listed {
+			return true // a restart is all that a rule can ask for
+		}
+	}
+	policy := pod.GetSpec().GetRestartPolicy()
+	if c.HasRestartPolicy() {
+		policy = c.GetRestartPolicy()
+	}
+	return policy != "Never" && (policy != "OnFailure" || exitCode != 0)
+}
+
 // Ephemeral returns a pod's ephemeral containers as containers, whose fields they have.
 func Ephemeral(pod *corev1.Pod) []*corev1.Container {
 	var list []*corev1.Container
@@ -361,7 +377,6 @@ func (in *Input) phase(s *corev1.PodStatus) {
 }
 
 func (in *Input) livePhase(s *corev1.PodStatus) string {
-	policy := in.Pod.GetSpec().GetRestartPolicy()
 	regularStarted := slices.ContainsFunc(s.GetContainerStatuses(), func(c *corev1.ContainerStatus) bool { return c.GetContainerId() != "" })
 	pendingInit, failedInit, sidecarRuns := 0, 0, false
 	for i, c := range in.Pod.GetSpec().GetInitContainers() {
@@ -373,14 +388,14 @@ func (in *Input) livePhase(s *corev1.PodStatus) string {
 				pendingInit++
 			}
 		case state.HasTerminated() && state.GetTerminated().GetExitCode() == 0:
-		case state.HasTerminated() && policy == "Never":
+		case state.HasTerminated() && !Restarts(in.Pod, c, state.GetTerminated().GetExitCode()):
 			failedInit++
 		default:
 			pendingInit++
 		}
 	}
-	var running, waitingCount, stopped, succeeded int
-	for _, c := range s.GetContainerStatuses() {
+	var running, waitingCount, stopped, succeeded, restarting int
+	for i, c := range s.GetContainerStatuses() {
 		state := c.GetState()
 		switch {
 		case state.HasRunning():
@@ -390,8 +405,12 @@ func (in *Input) livePhase(s *corev1.PodStatus) string {
 			if state.GetTerminated().GetExitCode() == 0 {
 				succeeded++
 			}
+			if Restarts(in.Pod, in.Pod.GetSpec().GetContainers()[i], state.GetTerminated().GetExitCode()) {
+				restarting++
+			}
 		case c.GetLastState().HasTerminated():
 			stopped++
+			restarting++
 		default:
 			waitingCount++
 		}
@@ -409,14 +428,12 @@ func (in *Input) livePhase(s *corev1.PodStatus) string {
 		return PhasePending
 	case running > 0 || sidecarRuns:
 		return PhaseRunning
-	case stopped > 0 && policy == "Always":
+	case restarting > 0:
 		return PhaseRunning
 	case stopped > 0 && stopped == succeeded:
 		return PhaseSucceeded
-	case stopped > 0 && policy == "Never":
-		return PhaseFailed
 	case stopped > 0:
-		return PhaseRunning // OnFailure: it will be started again
+		return PhaseFailed
 	}
 	return PhasePending
 }

@@ -331,6 +331,11 @@ func (r *Runtime) CreateContainer(ctx context.Context, sandboxID string, config 
 // StartContainer implements cri.Runtime.
 func (r *Runtime) StartContainer(ctx context.Context, id string) error {
 	if err := r.enter(ctx, "StartContainer", id); err != nil {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		if c := r.containers[id]; c != nil && c.State == cri.StateCreated && ctx.Err() == nil {
+			r.exit(c, 128, "StartError") // as containerd does
+		}
 		return err
 	}
 	defer r.mu.Unlock()
