@@ -42,6 +42,8 @@ type View interface {
 	// Amend changes another object in the write's commit, on the condition that nobody else does meanwhile. An object that does not exist is passed over.
 	// Change is called again when the commit was refused.
 	Amend(ctx context.Context, res *resource.Resource, namespace, name string, change func(codec.Object) error) error
+	// Make creates another object in the write's commit, unless there is one of its name. It is for Validate.
+	Make(res *resource.Resource, obj codec.Object) error
 }
 
 // Request is one write on its way.
@@ -135,6 +137,7 @@ func New(cfg Config) *Chain {
 	for _, p := range []plugin{
 		limitRanger{},
 		serviceAccount{automount: cfg.AutomountTokens},
+		defaultAccounts{},
 		nodeRestriction{},
 		nodeTaints{},
 		podSecurity{},

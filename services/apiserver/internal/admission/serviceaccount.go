@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	utilrand "k8s.io/apimachinery/pkg/util/rand"
 
 	"dhow.dev/pkg/resource"
@@ -23,10 +24,19 @@ const (
 	tokenSeconds = 3607
 )
 
+// defaultAccounts makes the account `default` together with its namespace, so that no pod loses the race against the controller, which brings back
+// one that was deleted. (In Kubernetes the controller makes it, and pods wait for it.)
+type defaultAccounts struct{}
+
+func (defaultAccounts) validate(_ context.Context, q *Request) error {
+	ns, ok := q.Object.(*corev1.Namespace)
+	if !ok || q.Operation != Create || q.Subresource != "" {
+		return nil
+	}
+	return q.View.Make(serviceAccounts, &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Namespace: ns.Name, Name: defaultAccount}})
+}
+
 // serviceAccount holds pods to service accounts that exist, and mounts their tokens.
-//
-// The account `default` may be missing: the controller makes it in every namespace, and a pod must not lose the race against it. Kubernetes waits a second for
-// it instead.
 type serviceAccount struct{ automount bool }
 
 func (s serviceAccount) mutate(ctx context.Context, q *Request) error {
@@ -49,10 +59,8 @@ func (s serviceAccount) mutate(ctx context.Context, q *Request) error {
 	switch {
 	case err != nil:
 		return err
-	case !found && name != defaultAccount:
-		return q.forbidden("error looking up service account %s/%s: serviceaccount %q not found", q.Namespace, name, name)
 	case !found:
-		account = &corev1.ServiceAccount{}
+		return q.forbidden("error looking up service account %s/%s: serviceaccount %q not found", q.Namespace, name, name)
 	}
 	if s.automount && mounts(pod, account) {
 		mountToken(pod)

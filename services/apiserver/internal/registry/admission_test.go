@@ -29,6 +29,9 @@ func guardedOn(t *testing.T, store *fakestore.Store, cfg admission.Config) *clus
 	t.Helper()
 	k := clusterOn(t, store, nil)
 	k.admission = admission.New(cfg)
+	if len(store.Keys("/registry/core/serviceaccounts/shop/default")) == 0 {
+		k.create("sa", `{metadata: {name: default}}`) // its namespace was made without admission
+	}
 	return k
 }
 
@@ -80,7 +83,7 @@ func TestServiceAccountAdmission(t *testing.T) {
 			t.Errorf("%s: %+v", name, o.(*corev1.Pod).Spec.Volumes)
 		}
 	}
-	// The account of every namespace need not be there yet.
+	// Every namespace has its account from the beginning.
 	o, _ = k.create("pod", pod("b", ""))
 	if p := o.(*corev1.Pod); p.Spec.ServiceAccountName != "default" || len(p.Spec.Volumes) != 1 {
 		t.Errorf("%+v", p.Spec)
@@ -318,5 +321,39 @@ func TestQuotaIsNeverOverdrawn(t *testing.T) {
 	}
 	if got := servers[0].used("q"); got != "count/configmaps=20" {
 		t.Error(got)
+	}
+}
+
+// TestNamespacesHaveTheirAccount: the account is made in the namespace's commit, pods of which may follow in it; one that is taken away is missed.
+func TestNamespacesHaveTheirAccount(t *testing.T) {
+	k := guarded(t, admission.Config{})
+	creation := func(word, namespace, document string) Operation {
+		return Operation{Resource: res(word), Action: ActionCreate, Input: Input{Namespace: namespace, Data: []byte(document), Text: true}}
+	}
+	if _, _, err := k.Commit(t.Context(), []Operation{creation("ns", "", `metadata: {name: fresh}`), creation("pod", "fresh", pod("a", ""))}, false); err != nil {
+		t.Fatal(err)
+	}
+	// Who brings the account himself writes what he likes.
+	own := `{metadata: {name: default}, automountServiceAccountToken: false}`
+	results, revision, err := k.Commit(t.Context(), []Operation{creation("ns", "", `metadata: {name: own}`), creation("sa", "own", own), creation("pod", "own", pod("a", ""))}, false)
+	if err != nil || len(results) != 3 || revision == 0 {
+		t.Fatal(results, revision, err)
+	}
+	made, _ := k.must("sa")(results[1], nil)
+	account := made.(*corev1.ServiceAccount)
+	if account.AutomountServiceAccountToken == nil || *account.AutomountServiceAccountToken || account.UID == "" {
+		t.Errorf("%+v", account)
+	}
+	if _, err := k.Delete(t.Context(), res("sa"), "fresh", "default", DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	_, err = k.Create(t.Context(), res("pod"), Input{Namespace: "fresh", Data: []byte(pod("b", "")), Text: true}, WriteOptions{})
+	fails(t, err, apierrors.IsForbidden, `pods "b" is forbidden: error looking up service account fresh/default: serviceaccount "default" not found`)
+	// A dry run makes nothing.
+	if _, err := k.Create(t.Context(), res("ns"), text(`metadata: {name: dry}`), WriteOptions{DryRun: true}); err != nil {
+		t.Fatal(err)
+	}
+	if keys := k.store.Keys("/registry/core/serviceaccounts/dry/"); len(keys) != 0 {
+		t.Errorf("%v", keys)
 	}
 }

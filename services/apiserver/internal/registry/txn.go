@@ -63,6 +63,8 @@ type txn struct {
 	plain map[string][]byte
 	// amended are the objects that are read because another one's write changes them; an operation of the commit may still be about them.
 	amended map[string]bool
+	// made are the objects that exist because another one's write makes them; an operation of the commit may create them instead.
+	made map[string]bool
 	// held are the turns of this attempt, by object key.
 	held map[string]*turn
 }
@@ -205,7 +207,7 @@ func results(outcomes []*outcome, revisions map[string]int64) []Result {
 func (r *Registry) begin(known map[string]*storev1.Entry) *txn {
 	return &txn{
 		registry: r, known: known, reads: map[string]int64{}, unconfirmed: map[string]bool{}, claims: map[string]int64{}, writes: map[string]*storev1.Operation{},
-		plain: map[string][]byte{}, amended: map[string]bool{}, held: map[string]*turn{},
+		plain: map[string][]byte{}, amended: map[string]bool{}, made: map[string]bool{}, held: map[string]*turn{},
 	}
 }
 
@@ -261,6 +263,11 @@ func (tx *txn) probe(res *resource.Resource, namespace, name string) (Entry, boo
 	key := Key(res, namespace, name)
 	if err := tx.once(key, res, name); err != nil {
 		return Entry{}, false, err
+	}
+	if tx.made[key] {
+		delete(tx.made, key)
+		delete(tx.amended, key)
+		return Entry{}, false, nil
 	}
 	if tx.amended[key] {
 		delete(tx.amended, key)

@@ -5,11 +5,14 @@ import (
 	"sync"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/util/uuid"
 
 	"dhow.dev/pkg/resource"
 	"dhow.dev/services/apiserver/internal/admission"
 	"dhow.dev/services/apiserver/internal/codec"
+	"dhow.dev/services/apiserver/internal/strategy"
 )
 
 var _ admission.View = (*txn)(nil)
@@ -133,6 +136,36 @@ func (tx *txn) Amend(ctx context.Context, res *resource.Resource, namespace, nam
 	if err != nil || string(data) == string(entry.Object) {
 		return err
 	}
+	return tx.put(res, key, data)
+}
+
+// Make is of admission.View. The object passes its kind's defaults, and no admission: what makes it answers for it.
+func (tx *txn) Make(res *resource.Resource, obj codec.Object) error {
+	r := tx.registry
+	key := Key(res, obj.GetNamespace(), obj.GetName())
+	if _, read := tx.reads[key]; read {
+		return nil // an operation of the commit is about it
+	}
+	_, taken, err := tx.probe(res, obj.GetNamespace(), obj.GetName())
+	if err != nil {
+		return err
+	}
+	if taken {
+		delete(tx.reads, key)
+		delete(tx.unconfirmed, key)
+		return nil
+	}
+	s := r.strategies.For(res)
+	obj.SetUID(uuid.NewUUID())
+	obj.SetCreationTimestamp(metav1.NewTime(r.now().Truncate(0)).Rfc3339Copy())
+	s.Default(obj)
+	strategy.PrepareForCreate(res, obj)
+	s.PrepareForCreate(obj)
+	data, err := r.codec.EncodeProto(obj)
+	if err != nil {
+		return err
+	}
+	tx.amended[key], tx.made[key] = true, true
 	return tx.put(res, key, data)
 }
 
