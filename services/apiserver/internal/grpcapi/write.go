@@ -9,6 +9,7 @@ import (
 
 	clusterv1 "dhow.dev/gen/go/dhow/cluster/v1"
 	metav1 "dhow.dev/gen/go/dhow/meta/v1"
+	"dhow.dev/pkg/identity"
 	"dhow.dev/pkg/rawcodec"
 	"dhow.dev/pkg/resource"
 	"dhow.dev/services/apiserver/internal/authorizer"
@@ -27,12 +28,15 @@ var writeVerbs = map[string]string{"Create": "create", "Update": "update", "Appl
 func (a *API) write(r *resource.Resource, service, name string) rpc {
 	return unary(a, service, name, rule[*metav1.ObjectWriteRequest]{
 		attributes: func(_ context.Context, q *metav1.ObjectWriteRequest) ([]authorizer.Attributes, error) {
-			return a.writing(r, writeVerbs[name], name == "Apply", q)
+			return a.writing(r, writeVerbs[name], q)
 		},
 	}, func(ctx context.Context, q *metav1.ObjectWriteRequest) (any, error) {
-		in, options := registry.Input{Data: q.GetObject()}, writeOptions(q.GetOptions())
+		namespace, _, err := cache.NameOf(q.GetObject())
+		if err != nil {
+			return nil, apierrors.NewBadRequest("object: " + err.Error())
+		}
+		in, options := registry.Input{Data: q.GetObject()}, a.writeOptions(r, namespace, q.GetOptions())
 		var result registry.Result
-		var err error
 		switch name {
 		case "Create":
 			result, err = a.config.Registry.Create(ctx, r, in, options)
@@ -46,7 +50,7 @@ func (a *API) write(r *resource.Resource, service, name string) rpc {
 }
 
 // writing makes the attributes of a write of an encoded object. Kubernetes does not tell the authorizer the name of what is to be created.
-func (a *API) writing(r *resource.Resource, verb string, mayCreate bool, q *metav1.ObjectWriteRequest) ([]authorizer.Attributes, error) {
+func (a *API) writing(r *resource.Resource, verb string, q *metav1.ObjectWriteRequest) ([]authorizer.Attributes, error) {
 	namespace, name, err := cache.NameOf(q.GetObject())
 	if err != nil {
 		return nil, apierrors.NewBadRequest("object: " + err.Error())
@@ -56,12 +60,7 @@ func (a *API) writing(r *resource.Resource, verb string, mayCreate bool, q *meta
 	}
 	own := to(verb, r, namespace, name)
 	own.Subresource = q.GetOptions().GetSubresource()
-	all := []authorizer.Attributes{own}
-	// To apply what does not exist is to create it. A race only decides which error a caller without the right to create gets.
-	if mayCreate && a.config.Cache.Peek(r, namespace, name) == nil {
-		all = append(all, to("create", r, namespace, ""))
-	}
-	return all, nil
+	return []authorizer.Attributes{own}, nil
 }
 
 func (a *API) patch(r *resource.Resource, service string) rpc {
@@ -74,7 +73,7 @@ func (a *API) patch(r *resource.Resource, service string) rpc {
 		if err != nil {
 			return nil, err
 		}
-		result, err := a.config.Registry.Patch(ctx, r, in, writeOptions(q.GetOptions()))
+		result, err := a.config.Registry.Patch(ctx, r, in, a.writeOptions(r, q.GetNamespace(), q.GetOptions()))
 		return answer(ctx, result, err)
 	})
 }
@@ -82,11 +81,7 @@ func (a *API) patch(r *resource.Resource, service string) rpc {
 func (a *API) patching(r *resource.Resource, q *metav1.PatchRequest) []authorizer.Attributes {
 	own := to("patch", r, q.GetNamespace(), q.GetName())
 	own.Subresource = q.GetOptions().GetSubresource()
-	all := []authorizer.Attributes{own}
-	if q.GetType() == metav1.PatchType_PATCH_TYPE_APPLY && a.config.Cache.Peek(r, q.GetNamespace(), q.GetName()) == nil {
-		all = append(all, to("create", r, q.GetNamespace(), ""))
-	}
-	return all
+	return []authorizer.Attributes{own}
 }
 
 func (a *API) delete(r *resource.Resource, service string) rpc {
@@ -133,7 +128,7 @@ func (a *API) commitObjects(service string) rpc {
 	}, func(ctx context.Context, q *clusterv1.CommitRequest) (any, error) {
 		operations := make([]registry.Operation, 0, len(q.GetOperations()))
 		for _, op := range q.GetOperations() {
-			o, err := operation(op)
+			o, err := a.operation(op)
 			if err != nil {
 				return nil, err
 			}
@@ -159,13 +154,13 @@ func (a *API) operating(op *clusterv1.Operation) ([]authorizer.Attributes, error
 	}
 	switch op.WhichAction() {
 	case clusterv1.Operation_Create_case:
-		return a.writing(r, "create", false, op.GetCreate())
+		return a.writing(r, "create", op.GetCreate())
 	case clusterv1.Operation_Update_case:
-		return a.writing(r, "update", false, op.GetUpdate())
+		return a.writing(r, "update", op.GetUpdate())
 	case clusterv1.Operation_Patch_case:
 		return a.patching(r, op.GetPatch()), nil
 	case clusterv1.Operation_Apply_case:
-		return a.writing(r, "patch", true, op.GetApply())
+		return a.writing(r, "patch", op.GetApply())
 	case clusterv1.Operation_Delete_case:
 		return []authorizer.Attributes{to("delete", r, op.GetDelete().GetNamespace(), op.GetDelete().GetName())}, nil
 	}
@@ -174,14 +169,16 @@ func (a *API) operating(op *clusterv1.Operation) ([]authorizer.Attributes, error
 
 var errNoAction = apierrors.NewBadRequest("operations: each needs one of create, update, patch, apply and delete")
 
-func operation(op *clusterv1.Operation) (registry.Operation, error) {
+func (a *API) operation(op *clusterv1.Operation) (registry.Operation, error) {
 	r, err := lookup(op.GetGroup(), op.GetResource())
 	if err != nil {
 		return registry.Operation{}, err
 	}
 	o := registry.Operation{Resource: r}
 	carry := func(action registry.Action, q *metav1.ObjectWriteRequest) {
-		o.Action, o.Input, o.Options = action, registry.Input{Data: q.GetObject()}, writeOptions(q.GetOptions())
+		var namespace string
+		namespace, _, err = cache.NameOf(q.GetObject())
+		o.Action, o.Input, o.Options = action, registry.Input{Data: q.GetObject()}, a.writeOptions(r, namespace, q.GetOptions())
 	}
 	switch op.WhichAction() {
 	case clusterv1.Operation_Create_case:
@@ -191,7 +188,7 @@ func operation(op *clusterv1.Operation) (registry.Operation, error) {
 	case clusterv1.Operation_Apply_case:
 		carry(registry.ActionApply, op.GetApply())
 	case clusterv1.Operation_Patch_case:
-		o.Action, o.Options = registry.ActionPatch, writeOptions(op.GetPatch().GetOptions())
+		o.Action, o.Options = registry.ActionPatch, a.writeOptions(r, op.GetPatch().GetNamespace(), op.GetPatch().GetOptions())
 		o.Patch, err = patchInput(op.GetPatch())
 	case clusterv1.Operation_Delete_case:
 		q := op.GetDelete()
@@ -222,6 +219,17 @@ func encode(result registry.Result) rawcodec.Frame {
 		return rawcodec.New(result.Object)
 	}
 	return cache.WithRevision(result.Object, result.Revision)
+}
+
+// writeOptions are the options of a write of an object of the kind, which may turn out to create it.
+func (a *API) writeOptions(r *resource.Resource, namespace string, o *metav1.WriteOptions) registry.WriteOptions {
+	options := writeOptions(o)
+	options.MayCreate = func(ctx context.Context) error {
+		own := to("create", r, namespace, "")
+		own.User, _ = identity.FromContext(ctx)
+		return a.config.Authorizer.Authorize(ctx, own)
+	}
+	return options
 }
 
 func writeOptions(o *metav1.WriteOptions) registry.WriteOptions {

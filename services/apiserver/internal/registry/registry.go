@@ -128,6 +128,8 @@ type WriteOptions struct {
 	DryRun       bool
 	// Force takes over fields of other managers. Apply only.
 	Force bool
+	// MayCreate is asked before an update or apply creates the object; an error of it is the answer. Nil: it may.
+	MayCreate func(ctx context.Context) error
 	// FieldValidation is for JSON and YAML; empty is strict.
 	FieldValidation codec.FieldValidation
 	// Subresource is empty, `status`, or one that the kind has besides (subresource.go). The input of `scale` is an autoscaling/v1 Scale, and so is
@@ -233,7 +235,8 @@ func (r *Registry) Create(ctx context.Context, res *resource.Resource, in Input,
 	return r.one(ctx, "create", options.DryRun, Operation{Resource: res, Action: ActionCreate, Input: in, Options: options})
 }
 
-// Update replaces an object, or its status or finalizers as the subresource says. Without a resourceVersion it is unconditional.
+// Update replaces an object, or its status or finalizers as the subresource says. Without a resourceVersion it is unconditional. A missing object is created if
+// its kind is one of those that Kubernetes creates so (createdByUpdate).
 func (r *Registry) Update(ctx context.Context, res *resource.Resource, in Input, options WriteOptions) (Result, error) {
 	return r.one(ctx, "update", options.DryRun, Operation{Resource: res, Action: ActionUpdate, Input: in, Options: options})
 }

@@ -31,7 +31,17 @@ const (
 	maxManager = 128
 )
 
+// createdByUpdate are the kinds of which an update creates what is not there, those whose strategies AllowCreateOnUpdate in Kubernetes.
+var createdByUpdate = map[schema.GroupResource]bool{
+	{Resource: "endpoints"}: true, {Resource: "events"}: true, {Resource: "limitranges"}: true, {Resource: "services"}: true,
+	{Group: "coordination.k8s.io", Resource: "leases"}: true, {Group: "node.k8s.io", Resource: "runtimeclasses"}: true,
+	{Group: "rbac.authorization.k8s.io", Resource: "clusterroles"}: true, {Group: "rbac.authorization.k8s.io", Resource: "clusterrolebindings"}: true,
+	{Group: "rbac.authorization.k8s.io", Resource: "roles"}: true, {Group: "rbac.authorization.k8s.io", Resource: "rolebindings"}: true,
+}
+
 func (r *Registry) updateStep(op Operation) step {
+	born := &birth{uid: uuid.NewUUID()}
+	creates := createdByUpdate[op.Resource.GroupResource()] && op.Options.Subresource == ""
 	return func(ctx context.Context, tx *txn) (*outcome, error) {
 		if err := checkSubresource(op.Resource, op.Options.Subresource); err != nil {
 			return nil, err
@@ -44,6 +54,9 @@ func (r *Registry) updateStep(op Operation) step {
 			return nil, err
 		}
 		entry, old, err := r.current(ctx, tx, op.Resource, obj.GetNamespace(), obj.GetName())
+		if creates && apierrors.IsNotFound(err) {
+			return r.updateNew(ctx, tx, op, obj, warnings, born)
+		}
 		if err != nil {
 			return nil, err
 		}
@@ -52,6 +65,42 @@ func (r *Registry) updateStep(op Operation) step {
 		}
 		return r.update(ctx, tx, change{resource: op.Resource, view: op.view, options: op.Options, entry: entry, old: old, obj: obj, warnings: warnings})
 	}
+}
+
+// updateNew creates the object that an update is of.
+func (r *Registry) updateNew(ctx context.Context, tx *txn, op Operation, obj codec.Object, warnings []string, born *birth) (*outcome, error) {
+	res := op.Resource
+	if uid := obj.GetUID(); uid != "" {
+		return nil, apierrors.NewConflict(res.GroupResource(), obj.GetName(),
+			fmt.Errorf("Precondition failed: UID in precondition: %v, UID in object meta: ", uid)) //nolint:staticcheck // Kubernetes' words
+	}
+	// Who names a version means the object that he has read.
+	if v := obj.GetResourceVersion(); v != "" && v != "0" {
+		return nil, apierrors.NewConflict(res.GroupResource(), obj.GetName(), errors.New(modified))
+	}
+	obj.SetResourceVersion("")
+	obj.SetManagedFields(nil)
+	if op.Options.FieldManager != "" {
+		absorb(obj)
+		if err := r.patches.Begin(res, obj, op.Options.FieldManager); err != nil {
+			return nil, err
+		}
+	}
+	return r.createMissing(ctx, tx, op, obj, warnings, born)
+}
+
+// createMissing creates what an update or apply did not find.
+func (r *Registry) createMissing(ctx context.Context, tx *txn, op Operation, obj codec.Object, warnings []string, born *birth) (*outcome, error) {
+	if op.Options.MayCreate != nil {
+		if err := op.Options.MayCreate(ctx); err != nil {
+			return nil, err
+		}
+	}
+	if errs := r.heldTo(op.view, obj, nil); len(errs) > 0 {
+		return nil, invalid(op.Resource, obj, errs)
+	}
+	delete(tx.reads, Key(op.Resource, obj.GetNamespace(), obj.GetName())) // create reads it again
+	return r.create(ctx, tx, op.Resource, obj, warnings, born)
 }
 
 func (r *Registry) patchStep(op Operation) step {
@@ -152,11 +201,7 @@ func (r *Registry) applyNew(ctx context.Context, tx *txn, op Operation, config p
 	if obj.GetResourceVersion() != "" {
 		return nil, apierrors.NewConflict(res.GroupResource(), obj.GetName(), errors.New("the configuration has a resourceVersion, and no existing object was found"))
 	}
-	if errs := r.heldTo(op.view, obj, nil); len(errs) > 0 {
-		return nil, invalid(res, obj, errs)
-	}
-	delete(tx.reads, Key(res, obj.GetNamespace(), obj.GetName())) // create reads it again
-	return r.create(ctx, tx, res, obj, config.Warnings(), born)
+	return r.createMissing(ctx, tx, op, obj, config.Warnings(), born)
 }
 
 func (r *Registry) configuration(ctx context.Context, op Operation) (patch.Configuration, error) {

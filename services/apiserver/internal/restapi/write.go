@@ -37,6 +37,7 @@ func (d *Door) update(w http.ResponseWriter, r *http.Request, info *request.Info
 		return
 	}
 	d.write(w, r, info, updateOptions, func(in registry.Input, options registry.WriteOptions) (registry.Result, error) {
+		options.MayCreate = d.mayCreate(info)
 		return d.config.Registry.Update(r.Context(), info.Kind, in, options)
 	})
 }
@@ -143,25 +144,22 @@ func (d *Door) patch(w http.ResponseWriter, r *http.Request, info *request.Info)
 	if err == nil {
 		err = respond.CheckDepth(data)
 	}
-	if err == nil && format == patch.Apply {
-		err = d.mayCreate(r.Context(), info)
-	}
 	if err != nil {
 		respond.Error(w, r, err)
 		return
 	}
 	in := registry.PatchInput{Namespace: namespaceOf(info), Name: info.Name, Type: format, Data: data}
+	options.MayCreate = d.mayCreate(info)
 	result, err := d.config.Registry.Patch(r.Context(), info.Kind, in, options)
 	d.result(w, r, info, p, result, err)
 }
 
-// mayCreate holds who applies what does not exist to the right to create it. A race only decides which error a caller without that right gets.
-func (d *Door) mayCreate(ctx context.Context, info *request.Info) error {
-	if info.Subresource != "" || d.config.Cache.Peek(info.Kind, namespaceOf(info), info.Name) != nil {
-		return nil
+// mayCreate holds who updates or applies what does not exist to the right to create it.
+func (d *Door) mayCreate(info *request.Info) func(context.Context) error {
+	return func(ctx context.Context) error {
+		caller, _ := identity.FromContext(ctx)
+		a := Attributes(info, caller)
+		a.Verb, a.Name = "create", ""
+		return d.config.Authorizer.Authorize(ctx, a)
 	}
-	caller, _ := identity.FromContext(ctx)
-	a := Attributes(info, caller)
-	a.Verb, a.Name = "create", ""
-	return d.config.Authorizer.Authorize(ctx, a)
 }
