@@ -13,14 +13,33 @@ import (
 	"dhow.dev/services/node-agent/internal/status"
 )
 
-// admit checks once more what the scheduler has checked: it may have decided on an older state of the node. m.mu is held.
+// admit checks once more what the scheduler has checked: it may have decided on an older state of the node; and what only the node knows. m.mu is held.
 func (m *Manager) admit(p *corev1.Pod) *status.End {
+	if end := m.Host.refuse(p); end != nil {
+		return end
+	}
+	if m.Pressure != nil {
+		if end := m.Pressure(p); end != nil {
+			return end
+		}
+	}
 	others := m.others(p.GetMetadata().GetUid())
 	var labels map[string]string
 	if m.NodeLabels != nil {
 		labels = m.NodeLabels()
 	}
-	return Admit(m.NodeName, labels, m.Allocatable, others, p)
+	end := Admit(m.NodeName, labels, m.Allocatable, others, p)
+	if end == nil || !IsCritical(p) || !strings.HasPrefix(end.Reason, "OutOf") {
+		return end
+	}
+	victims, ok := m.victims(labels, others, p)
+	if !ok {
+		return end
+	}
+	for _, v := range victims {
+		m.evict(v.GetMetadata().GetUid(), &status.End{Reason: "Preempting", Message: "Preempted in order to admit critical pod", Disrupted: true})
+	}
+	return nil
 }
 
 // others are the pods that have resources of the node, but for one. m.mu is held.
@@ -40,6 +59,9 @@ func Admit(node string, labels map[string]string, allocatable map[string]*metav1
 		if have, ok := labels[k]; labels != nil && (!ok || have != v) {
 			return &status.End{Reason: "NodeAffinity", Message: fmt.Sprintf("Pod was rejected: Predicate NodeAffinity failed: node %q has no label %s=%s", node, k, v)}
 		}
+	}
+	if required := p.GetSpec().GetAffinity().GetNodeAffinity().GetRequiredDuringSchedulingIgnoredDuringExecution(); labels != nil && required != nil && !matches(required, node, labels) {
+		return &status.End{Reason: "NodeAffinity", Message: "Pod was rejected: Predicate NodeAffinity failed: node(s) didn't match Pod's node affinity/selector"}
 	}
 	var used cgroup.Amount
 	for _, o := range others {

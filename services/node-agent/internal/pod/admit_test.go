@@ -4,6 +4,7 @@ import (
 	"testing"
 
 	"google.golang.org/protobuf/proto"
+	k8scorev1 "k8s.io/api/core/v1"
 
 	corev1 "dhow.dev/gen/go/dhow/core/v1"
 	metav1 "dhow.dev/gen/go/dhow/meta/v1"
@@ -33,6 +34,12 @@ func TestAdmit(t *testing.T) {
 		{spec: `{nodeSelector: {disk: ssd}, containers: [{name: c}]}`},
 		{spec: `{nodeSelector: {disk: ssd}, containers: [{name: c}]}`, labels: map[string]string{"disk": "ssd"}},
 		{spec: `{nodeSelector: {disk: ssd}, containers: [{name: c}]}`, labels: map[string]string{"disk": "hdd"}, want: "NodeAffinity"},
+		{spec: affinity("{key: disk, operator: In, values: [ssd]}"), labels: map[string]string{"disk": "ssd"}},
+		{spec: affinity("{key: disk, operator: In, values: [ssd]}"), labels: map[string]string{"disk": "hdd"}, want: "NodeAffinity"},
+		{spec: affinity("{key: disk, operator: NotIn, values: [ssd]}"), labels: map[string]string{}},
+		{spec: affinity("{key: disk, operator: DoesNotExist}"), labels: map[string]string{"disk": "hdd"}, want: "NodeAffinity"},
+		{spec: affinity("{key: size, operator: Gt, values: ['10']}"), labels: map[string]string{"size": "11"}},
+		{spec: affinity("{key: size, operator: Lt, values: ['10']}"), labels: map[string]string{"size": "11"}, want: "NodeAffinity"},
 	} {
 		var others []*corev1.Pod
 		for range c.others {
@@ -47,4 +54,64 @@ func TestAdmit(t *testing.T) {
 			t.Errorf("%s beside %d: %q, want %q", c.spec, c.others, got, c.want)
 		}
 	}
+}
+
+// affinity is a spec with a required node affinity of one expression.
+func affinity(expression string) string {
+	return `{affinity: {nodeAffinity: {requiredDuringSchedulingIgnoredDuringExecution: {nodeSelectorTerms: [{matchExpressions: [` + expression + `]}]}}}, containers: [{name: c}]}`
+}
+
+// TestThePodsThatAMachineRefuses are those that no other pod is to blame for.
+func TestThePodsThatAMachineRefuses(t *testing.T) {
+	for _, c := range []struct {
+		spec, reason string
+		host         pod.Host
+	}{
+		{spec: `{securityContext: {sysctls: [{name: net.ipv4.ip_unprivileged_port_start, value: "0"}]}, containers: [{name: c, image: "app:1"}]}`},
+		{spec: `{securityContext: {sysctls: [{name: kernel.msgmax, value: "1"}]}, containers: [{name: c, image: "app:1"}]}`, reason: "SysctlForbidden"},
+		{spec: `{securityContext: {sysctls: [{name: kernel/msgmax, value: "1"}]}, containers: [{name: c, image: "app:1"}]}`, host: pod.Host{Sysctls: []string{"kernel.msg*"}}},
+		{spec: `{hostNetwork: true, securityContext: {sysctls: [{name: net.ipv4.tcp_syncookies, value: "1"}]}, containers: [{name: c, image: "app:1"}]}`, reason: "SysctlForbidden"},
+		{spec: `{os: {name: windows}, containers: [{name: c, image: "app:1"}]}`, reason: "PodOSNotSupported"},
+		{spec: `{securityContext: {appArmorProfile: {type: RuntimeDefault}}, containers: [{name: c, image: "app:1"}]}`, reason: "AppArmor"},
+		{spec: `{securityContext: {appArmorProfile: {type: Unconfined}}, containers: [{name: c, image: "app:1"}]}`},
+		{spec: `{containers: [{name: c, image: "app:1", securityContext: {appArmorProfile: {type: Localhost, localhostProfile: p}}}]}`, host: pod.Host{AppArmor: true}},
+	} {
+		test(t, func(t *testing.T, w *world) {
+			w.manager.Host = c.host
+			w.set(podtest.Pod(t, "{metadata: {name: p}, spec: "+c.spec+"}"))
+			s := w.is()
+			if s.Reason != c.reason || (s.Phase == "Failed") != (c.reason != "") {
+				t.Errorf("%s: %s %s: %s", c.spec, s.Phase, s.Reason, s.Message)
+			}
+		})
+	}
+}
+
+// TestACriticalPodTakesTheRoomOfOthers sends away the pod of the lowest priority that makes room, and no other.
+func TestACriticalPodTakesTheRoomOfOthers(t *testing.T) {
+	test(t, func(t *testing.T, w *world) {
+		for _, text := range []string{
+			`{metadata: {name: small, uid: small}, spec: {priority: 1, containers: [{name: c, image: "app:1", resources: {requests: {cpu: 200m}}}]}}`,
+			`{metadata: {name: low, uid: low}, spec: {priority: 1, containers: [{name: c, image: "app:1", resources: {requests: {cpu: 800m}}}]}}`,
+			`{metadata: {name: high, uid: high}, spec: {priority: 5, containers: [{name: c, image: "app:1", resources: {requests: {cpu: "1"}}}]}}`,
+		} {
+			w.set(podtest.Pod(t, text))
+		}
+		p := podtest.Pod(t, `{metadata: {name: p}, spec: {priority: 10, containers: [{name: c, image: "app:1", resources: {requests: {cpu: 500m}}}]}}`)
+		w.set(p)
+		if s := w.is(); s.Reason != "OutOfcpu" {
+			t.Fatalf("an ordinary pod: %+v", s)
+		}
+		w.set(podtest.Pod(t, `{metadata: {name: critical, uid: critical}, spec: {priority: 2000001000, containers: [{name: c, image: "app:1", resources: {requests: {cpu: 500m}}}]}}`))
+		w.is()
+		for name, phase := range map[string]k8scorev1.PodPhase{"small": "Running", "low": "Failed", "high": "Running", "critical": "Running"} {
+			if s := podtest.Status(t, w.status[name]); s.Phase != phase {
+				t.Errorf("%s is %s: %s", name, s.Phase, s.Reason)
+			}
+		}
+		low := podtest.Status(t, w.status["low"])
+		if c := condition(low, k8scorev1.DisruptionTarget); low.Reason != "Preempting" || c == nil || c.Reason != "TerminationByKubelet" {
+			t.Errorf("%+v", low)
+		}
+	})
 }

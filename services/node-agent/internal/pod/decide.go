@@ -153,6 +153,9 @@ func (s *Situation) grace() time.Duration {
 	case s.Gone:
 		return orphanGrace // removed at once: it was forced
 	}
+	if s.End != nil && s.End.Grace != nil {
+		return min(*s.End.Grace, s.specGrace())
+	}
 	return s.specGrace()
 }
 

@@ -93,6 +93,11 @@ type Config struct {
 	// Listed is told the IDs of all sandboxes once, before the first pod is started. Nil: nobody is told.
 	Listed func(sandboxes map[string]bool)
 
+	// Host is what the machine can do for pods.
+	Host Host
+	// Pressure says why no new pod like this is taken at the moment. Nil: there is never a reason.
+	Pressure func(*corev1.Pod) *status.End
+
 	DNS DNS
 	// LogDir holds the pods' log folders, SeccompDir the profiles that pods name.
 	LogDir, SeccompDir string

@@ -46,13 +46,17 @@ func (in *Input) conditions(s *corev1.PodStatus) {
 	if before[ConditionScheduled] == nil {
 		verdicts = append(verdicts, verdict{kind: ConditionScheduled, status: "True"})
 	}
+	disrupted := in.End != nil && in.End.Disrupted
+	if disrupted {
+		verdicts = append(verdicts, verdict{kind: ConditionDisruption, status: "True", reason: "TerminationByKubelet", message: in.End.Message})
+	}
 	var list []*corev1.PodCondition
 	for _, v := range verdicts {
 		list = append(list, in.condition(v, before[v.kind]))
 	}
 	// Others' conditions: the scheduler's, readiness gates, disruption targets.
 	for _, c := range in.Pod.GetStatus().GetConditions() {
-		if !owned(c.GetType()) {
+		if !owned(c.GetType()) && !(disrupted && c.GetType() == ConditionDisruption) {
 			list = append(list, c)
 		}
 	}

@@ -47,6 +47,7 @@ const (
 	ConditionScheduled       = "PodScheduled"
 	ConditionResizePending   = "PodResizePending"
 	ConditionResizing        = "PodResizeInProgress"
+	ConditionDisruption      = "DisruptionTarget"
 )
 
 // Waiting says why a container does not run.
@@ -67,6 +68,10 @@ type Container struct {
 // End says that the pod ended for a reason of its own: it was rejected, evicted or took too long.
 type End struct {
 	Reason, Message string
+	// Disrupted says that the node ends the pod for the sake of others, which the condition DisruptionTarget tells the pod's controllers.
+	Disrupted bool
+	// Grace replaces the pod's own termination grace when it is shorter; nil: it is not replaced.
+	Grace *time.Duration
 }
 
 // Input is everything a status depends on.
@@ -357,7 +362,8 @@ func InitDone(pod *corev1.Pod, statuses []*corev1.ContainerStatus) (unfinished [
 }
 
 func (in *Input) phase(s *corev1.PodStatus) {
-	if in.End != nil {
+	// Until its containers have ended a pod has not failed: controllers would replace it beside itself.
+	if in.End != nil && in.Stopped {
 		s.SetPhase(PhaseFailed)
 		s.SetReason(in.End.Reason)
 		s.SetMessage(in.End.Message)
