@@ -30,6 +30,7 @@ import (
 	"dhow.dev/services/apiserver/internal/impersonate"
 	"dhow.dev/services/apiserver/internal/metrics"
 	"dhow.dev/services/apiserver/internal/openapi"
+	"dhow.dev/services/apiserver/internal/profiling"
 	"dhow.dev/services/apiserver/internal/registry"
 	"dhow.dev/services/apiserver/internal/restapi"
 	"dhow.dev/services/apiserver/internal/session"
@@ -118,7 +119,7 @@ func (d door) paths() map[string]http.Handler {
 		apihealth.New(apihealth.Config{Version: version.Kubernetes, Build: version.Version, Logger: d.config.Logger, Checks: []apihealth.Check{
 			{Name: "cache", Ready: true, Run: func(context.Context) error { return d.ready() }},
 		}}),
-		d.callers.paths(),
+		d.callers.paths(), profiling.Paths(),
 	} {
 		maps.Copy(all, paths)
 	}
