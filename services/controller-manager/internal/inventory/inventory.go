@@ -5,11 +5,13 @@ import (
 	"log/slog"
 
 	"google.golang.org/grpc"
+	corek8s "k8s.io/api/core/v1"
 
 	appsv1 "dhow.dev/gen/go/dhow/apps/v1"
 	corev1 "dhow.dev/gen/go/dhow/core/v1"
 	discoveryv1 "dhow.dev/gen/go/dhow/discovery/v1"
 	policyv1 "dhow.dev/gen/go/dhow/policy/v1"
+	storagev1 "dhow.dev/gen/go/dhow/storage/v1"
 	"dhow.dev/pkg/informer"
 	"dhow.dev/pkg/object"
 	"dhow.dev/services/controller-manager/internal/ownership"
@@ -18,16 +20,22 @@ import (
 
 // Indexes of the stores.
 const (
-	// ByNamespace finds objects by their namespace: pods, replica sets, deployments, services, quotas, volume claims.
+	// ByNamespace finds objects by their namespace: pods, workloads, services, quotas, volume claims.
 	ByNamespace = "namespace"
-	// ByController finds objects by the UID of their controller: pods, replica sets.
+	// ByController finds objects by the UID of their controller: pods, replica sets, revisions.
 	ByController = "controller"
-	// Orphans finds objects without a controller by their namespace: pods, replica sets.
+	// Orphans finds objects without a controller by their namespace: pods, replica sets, revisions.
 	Orphans = "orphans"
 	// ByNode finds pods by the node that they are bound to, "" for those that are not.
 	ByNode = "node"
 	// Finished finds the pods that have ended, under the value "true".
 	Finished = "finished"
+	// ByClaim finds pods by namespace/name of the volume claims that they use, volumes by that of the claim that they are reserved for.
+	ByClaim = "claim"
+	// ByClass finds volume claims that are not bound to a volume by the name of their storage class, "" for those without.
+	ByClass = "class"
+	// ByVolume finds attachments by the name of their volume.
+	ByVolume = "volume"
 	// ByService finds endpoint slices by namespace/name of their Service.
 	ByService = "service"
 )
@@ -53,11 +61,17 @@ type Stores struct {
 	ResourceQuotas         *informer.Store[*corev1.ResourceQuota]
 	PersistentVolumeClaims *informer.Store[*corev1.PersistentVolumeClaim]
 	// PodDisruptionBudgets are for evictions, StatefulSets and ReplicationControllers for how many pods they want.
-	PodDisruptionBudgets   *informer.Store[*policyv1.PodDisruptionBudget]
-	StatefulSets           *informer.Store[*appsv1.StatefulSet]
+	PodDisruptionBudgets *informer.Store[*policyv1.PodDisruptionBudget]
+	StatefulSets         *informer.Store[*appsv1.StatefulSet]
+	DaemonSets           *informer.Store[*appsv1.DaemonSet]
+	// ControllerRevisions are the history of StatefulSets and DaemonSets.
+	ControllerRevisions    *informer.Store[*appsv1.ControllerRevision]
 	ReplicationControllers *informer.Store[*corev1.ReplicationController]
-	// PersistentVolumes are for their protection while they are used.
+	// PersistentVolumes, StorageClasses, CSIDrivers and VolumeAttachments are for binding, provisioning, attaching and growing.
 	PersistentVolumes *informer.Store[*corev1.PersistentVolume]
+	StorageClasses    *informer.Store[*storagev1.StorageClass]
+	CSIDrivers        *informer.Store[*storagev1.CSIDriver]
+	VolumeAttachments *informer.Store[*storagev1.VolumeAttachment]
 	// ServiceAccounts holds only those named default, ConfigMaps only those named kube-root-ca.crt.
 	ServiceAccounts *informer.Store[*corev1.ServiceAccount]
 	ConfigMaps      *informer.Store[*corev1.ConfigMap]
@@ -79,6 +93,13 @@ func New(conn grpc.ClientConnInterface, logger *slog.Logger) *Stores {
 				return nil
 			},
 			ByNode: func(p *corev1.Pod) []string { return []string{p.GetSpec().GetNodeName()} },
+			ByClaim: func(p *corev1.Pod) []string {
+				var keys []string
+				for _, name := range ClaimsOf(p) {
+					keys = append(keys, object.Key{Namespace: p.GetMetadata().GetNamespace(), Name: name}.String())
+				}
+				return keys
+			},
 		}}),
 		ReplicaSets: informer.Add(inf, informer.Options[*appsv1.ReplicaSet]{Indexes: map[string]func(*appsv1.ReplicaSet) []string{
 			ByNamespace:  namespace[*appsv1.ReplicaSet],
@@ -107,16 +128,68 @@ func New(conn grpc.ClientConnInterface, logger *slog.Logger) *Stores {
 		}}),
 		PersistentVolumeClaims: informer.Add(inf, informer.Options[*corev1.PersistentVolumeClaim]{Indexes: map[string]func(*corev1.PersistentVolumeClaim) []string{
 			ByNamespace: namespace[*corev1.PersistentVolumeClaim],
+			ByClass: func(c *corev1.PersistentVolumeClaim) []string {
+				if c.GetMetadata().GetAnnotations()["pv.kubernetes.io/bind-completed"] != "" {
+					return nil
+				}
+				return []string{ClassOf(c)}
+			},
 		}}),
 		PodDisruptionBudgets: informer.Add(inf, informer.Options[*policyv1.PodDisruptionBudget]{Indexes: map[string]func(*policyv1.PodDisruptionBudget) []string{
 			ByNamespace: namespace[*policyv1.PodDisruptionBudget],
 		}}),
-		StatefulSets:           informer.Add(inf, informer.Options[*appsv1.StatefulSet]{}),
+		StatefulSets: informer.Add(inf, informer.Options[*appsv1.StatefulSet]{Indexes: map[string]func(*appsv1.StatefulSet) []string{
+			ByNamespace: namespace[*appsv1.StatefulSet],
+		}}),
+		DaemonSets: informer.Add(inf, informer.Options[*appsv1.DaemonSet]{Indexes: map[string]func(*appsv1.DaemonSet) []string{
+			ByNamespace: namespace[*appsv1.DaemonSet],
+		}}),
+		ControllerRevisions: informer.Add(inf, informer.Options[*appsv1.ControllerRevision]{Indexes: map[string]func(*appsv1.ControllerRevision) []string{
+			ByController: controller[*appsv1.ControllerRevision],
+			Orphans:      orphan[*appsv1.ControllerRevision],
+		}}),
 		ReplicationControllers: informer.Add(inf, informer.Options[*corev1.ReplicationController]{}),
-		PersistentVolumes:      informer.Add(inf, informer.Options[*corev1.PersistentVolume]{}),
-		ServiceAccounts:        informer.Add(inf, informer.Options[*corev1.ServiceAccount]{FieldSelector: "metadata.name=" + DefaultServiceAccount}),
-		ConfigMaps:             informer.Add(inf, informer.Options[*corev1.ConfigMap]{FieldSelector: "metadata.name=" + RootCAConfigMap}),
+		PersistentVolumes: informer.Add(inf, informer.Options[*corev1.PersistentVolume]{Indexes: map[string]func(*corev1.PersistentVolume) []string{
+			ByClaim: func(v *corev1.PersistentVolume) []string {
+				if ref := v.GetSpec().GetClaimRef(); ref != nil {
+					return []string{object.Key{Namespace: ref.GetNamespace(), Name: ref.GetName()}.String()}
+				}
+				return nil
+			},
+		}}),
+		StorageClasses: informer.Add(inf, informer.Options[*storagev1.StorageClass]{}),
+		CSIDrivers:     informer.Add(inf, informer.Options[*storagev1.CSIDriver]{}),
+		VolumeAttachments: informer.Add(inf, informer.Options[*storagev1.VolumeAttachment]{Indexes: map[string]func(*storagev1.VolumeAttachment) []string{
+			ByVolume: func(a *storagev1.VolumeAttachment) []string {
+				return []string{a.GetSpec().GetSource().GetPersistentVolumeName()}
+			},
+			ByNode: func(a *storagev1.VolumeAttachment) []string { return []string{a.GetSpec().GetNodeName()} },
+		}}),
+		ServiceAccounts: informer.Add(inf, informer.Options[*corev1.ServiceAccount]{FieldSelector: "metadata.name=" + DefaultServiceAccount}),
+		ConfigMaps:      informer.Add(inf, informer.Options[*corev1.ConfigMap]{FieldSelector: "metadata.name=" + RootCAConfigMap}),
 	}
+}
+
+// ClaimsOf returns the names of the volume claims that a pod refers to, or that are made for its ephemeral volumes.
+func ClaimsOf(pod *corev1.Pod) []string {
+	var names []string
+	for _, v := range pod.GetSpec().GetVolumes() {
+		if claim := v.GetVolumeSource().GetPersistentVolumeClaim(); claim != nil {
+			names = append(names, claim.GetClaimName())
+		}
+		if v.GetVolumeSource().GetEphemeral() != nil {
+			names = append(names, pod.GetMetadata().GetName()+"-"+v.GetName())
+		}
+	}
+	return names
+}
+
+// ClassOf returns the name of a claim's storage class, also where only the old annotation says it; "" when it has none.
+func ClassOf(claim *corev1.PersistentVolumeClaim) string {
+	if name, ok := claim.GetMetadata().GetAnnotations()[corek8s.BetaStorageClassAnnotation]; ok {
+		return name
+	}
+	return claim.GetSpec().GetStorageClassName()
 }
 
 func namespace[T object.Object](o T) []string { return []string{o.GetMetadata().GetNamespace()} }
