@@ -63,7 +63,7 @@ func (p pairs) Set(text string) error {
 
 func parse(flags *daemon.Daemon, arguments []string) (c Config, apiServers *string, err error) {
 	c.Labels, c.Capacity, c.Reserved = map[string]string{}, map[string]string{}, map[string]string{}
-	var addresses, taints, clusterCIDRs, serviceCIDRs, registries, archives list
+	var addresses, taints, clusterCIDRs, serviceCIDRs, registries, archives, sysctls list
 	var runtime Runtime
 	var clusterDNS string
 	flags.StringVar(&c.NodeName, "node-name", "", "the node's name, as in its certificate")
@@ -90,12 +90,14 @@ func parse(flags *daemon.Daemon, arguments []string) (c Config, apiServers *stri
 	flags.IntVar(&c.Network.MTU, "mtu", 0, "MTU of pods' interfaces; 0: the kernel's")
 	flags.StringVar(&c.ResolvConf, "resolv-conf", "/etc/resolv.conf", "the machine's resolver configuration")
 	flags.BoolVar(&c.SeccompDefault, "seccomp-default", false, "give containers without a seccomp profile the runtime's default")
+	flags.Var(&sysctls, "allowed-unsafe-sysctl", "a sysctl that pods may set beside the safe ones, or a prefix of such with * behind it")
 	flags.IntVar(&c.ParallelStarts, "parallel-starts", 4, "how many sandboxes and containers are started at once")
 	flags.IntVar(&c.ParallelPulls, "parallel-pulls", 3, "how many images are pulled at once")
 	flags.Require("node-name")
 	if err := flags.Parse(arguments); err != nil {
 		return c, nil, err
 	}
+	c.UnsafeSysctls = sysctls
 	for _, text := range addresses {
 		address, err := netip.ParseAddr(text)
 		if err != nil {

@@ -21,6 +21,7 @@ import (
 
 	corev1 "dhow.dev/gen/go/dhow/core/v1"
 	discoveryv1 "dhow.dev/gen/go/dhow/discovery/v1"
+	runtimev1 "dhow.dev/gen/go/dhow/runtime/v1"
 	"dhow.dev/pkg/informer"
 	"dhow.dev/pkg/telemetry"
 	"dhow.dev/pkg/telemetry/logkey"
@@ -107,6 +108,8 @@ type Config struct {
 	ResolvConf string
 	// SeccompDefault gives containers without a seccomp profile the runtime's default. As in Kubernetes they run without one otherwise.
 	SeccompDefault bool
+	// UnsafeSysctls may be set by pods beside the safe ones; a * at the end stands for any rest.
+	UnsafeSysctls []string
 	// ParallelStarts bounds how many sandboxes and containers are started at once, ParallelPulls how many images are pulled. 0: 4, and 3.
 	ParallelStarts, ParallelPulls int
 
@@ -215,6 +218,7 @@ func Run(ctx context.Context, config Config) error {
 	pods := informer.Add[*corev1.Pod](objects, informer.Options[*corev1.Pod]{FieldSelector: "spec.nodeName=" + config.NodeName})
 	self := informer.Add[*corev1.Node](objects, informer.Options[*corev1.Node]{FieldSelector: "metadata.name=" + config.NodeName})
 	services := informer.Add[*corev1.Service](objects, informer.Options[*corev1.Service]{})
+	classes := informer.Add[*runtimev1.RuntimeClass](objects, informer.Options[*runtimev1.RuntimeClass]{})
 
 	// Pods.
 	events := event.New(config.APIServer, config.NodeName, logger)
@@ -241,6 +245,11 @@ func Run(ctx context.Context, config Config) error {
 	manager, err = pod.New(pod.Config{
 		NodeName: config.NodeName, NodeLabels: labelsOf(self, config.NodeName), HostIPs: addresses, Allocatable: host.Allocatable(), MemoryBytes: host.Memory(),
 		Runtime: runtime, Images: image.New(runtime, config.ParallelPulls), Volumes: volumes, Cgroups: cgroups,
+		Host: pod.Host{Sysctls: config.UnsafeSysctls, AppArmor: machine.AppArmor()},
+		Handlers: func(class string) (string, bool) {
+			c, ok := classes.Get("", class)
+			return c.GetHandler(), ok
+		},
 		References: references, Tokens: tokens, Services: services.List, Reporter: reporter, Events: events, State: saved, Listed: listed, DNS: resolver,
 		LogDir: config.logDir(), SeccompDir: filepath.Join(config.DataDir, "seccomp"), SeccompDefault: config.SeccompDefault,
 		ParallelStarts: config.ParallelStarts, Logger: logger, Tracer: telemetry.Tracer(scope), Meter: telemetry.Meter(scope),

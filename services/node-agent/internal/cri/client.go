@@ -113,6 +113,11 @@ func (c *Client) Status(ctx context.Context) (Status, error) {
 		}
 	}
 	s.Message = strings.Join(messages, "; ")
+	s.SupplementalGroupsPolicy = answer.GetFeatures().GetSupplementalGroupsPolicy()
+	for _, h := range answer.GetRuntimeHandlers() {
+		s.Handlers = append(s.Handlers, Handler{Name: h.GetName(), RecursiveReadOnlyMounts: h.GetFeatures().GetRecursiveReadOnlyMounts(), UserNamespaces: h.GetFeatures().GetUserNamespaces()})
+	}
+	slices.SortFunc(s.Handlers, func(a, b Handler) int { return cmp.Compare(a.Name, b.Name) })
 	return s, nil
 }
 
@@ -275,6 +280,9 @@ func (c *Client) container(ctx context.Context, item *runtimev1.Container) (Cont
 		Image: s.GetImage().GetImage(), ImageID: cmp.Or(s.GetImageRef(), s.GetImageId()),
 		CreatedAt: moment(s.GetCreatedAt()), StartedAt: moment(s.GetStartedAt()), FinishedAt: moment(s.GetFinishedAt()),
 		ExitCode: s.GetExitCode(), Reason: s.GetReason(), Message: s.GetMessage(), LogPath: s.GetLogPath(), Annotations: s.GetAnnotations(),
+	}
+	if u := s.GetUser().GetLinux(); u != nil {
+		container.User = &User{UID: u.GetUid(), GID: u.GetGid(), Groups: u.GetSupplementalGroups()}
 	}
 	switch s.GetState() {
 	case runtimev1.ContainerState_CONTAINER_CREATED:
@@ -450,7 +458,7 @@ func (c *Client) Image(ctx context.Context, image string) (Image, error) {
 func imageOf(i *runtimev1.Image) Image {
 	return Image{
 		ID: i.GetId(), Size: i.GetSize(), Names: slices.Concat(i.GetRepoDigests(), i.GetRepoTags()),
-		UID: i.GetUid().GetValue(), HasUID: i.GetUid() != nil, Username: i.GetUsername(),
+		UID: i.GetUid().GetValue(), HasUID: i.GetUid() != nil, Username: i.GetUsername(), Pinned: i.GetPinned(),
 	}
 }
 
@@ -473,4 +481,26 @@ func (c *Client) Images(ctx context.Context) ([]Image, error) {
 func (c *Client) PullImage(ctx context.Context, image string, auth *runtimev1.AuthConfig, sandbox *runtimev1.PodSandboxConfig) (string, error) {
 	answer, err := c.images.PullImage(ctx, &runtimev1.PullImageRequest{Image: &runtimev1.ImageSpec{Image: image}, Auth: auth, SandboxConfig: sandbox})
 	return answer.GetImageRef(), fail(fmt.Sprintf("pull image %q", image), err)
+}
+
+// RemoveImage implements Runtime.
+func (c *Client) RemoveImage(ctx context.Context, id string) error {
+	_, err := c.images.RemoveImage(ctx, &runtimev1.RemoveImageRequest{Image: &runtimev1.ImageSpec{Image: id}})
+	return gone(fail(fmt.Sprintf("remove image %q", id), err))
+}
+
+// ImageDir implements Runtime.
+func (c *Client) ImageDir(ctx context.Context) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	answer, err := c.images.ImageFsInfo(ctx, &runtimev1.ImageFsInfoRequest{})
+	if err != nil {
+		return "", fail("file system of images", err)
+	}
+	for _, fs := range answer.GetImageFilesystems() {
+		if dir := fs.GetFsId().GetMountpoint(); dir != "" {
+			return dir, nil
+		}
+	}
+	return "", fmt.Errorf("file system of images: the runtime names none")
 }

@@ -85,6 +85,10 @@ type Runtime interface {
 	// PullImage fetches an image. Auth and sandbox may be nil.
 	PullImage(ctx context.Context, image string, auth *runtimev1.AuthConfig, sandbox *runtimev1.PodSandboxConfig) (string, error)
 	Images(ctx context.Context) ([]Image, error)
+	// RemoveImage removes an image under all of its names.
+	RemoveImage(ctx context.Context, id string) error
+	// ImageDir returns a folder on the file system that images are on.
+	ImageDir(ctx context.Context) (string, error)
 }
 
 // Status is the runtime's health.
@@ -93,6 +97,22 @@ type Status struct {
 	// RuntimeReady and NetworkReady say that sandboxes can be run. Message tells why not.
 	RuntimeReady, NetworkReady bool
 	Message                    string
+	// SupplementalGroupsPolicy says that the runtime knows how to leave out the image's groups.
+	SupplementalGroupsPolicy bool
+	// Handlers are the ways to run a pod; the name of the default one is empty.
+	Handlers []Handler
+}
+
+// Handler is one of a runtime's ways to run a pod.
+type Handler struct {
+	Name                                    string
+	RecursiveReadOnlyMounts, UserNamespaces bool
+}
+
+// User is who a container runs as.
+type User struct {
+	UID, GID int64
+	Groups   []int64
 }
 
 // Image is an image that the runtime has.
@@ -105,6 +125,8 @@ type Image struct {
 	UID      int64
 	HasUID   bool
 	Username string
+	// Pinned images are the runtime's own and are never removed.
+	Pinned bool
 }
 
 // ExecResult is what a command left behind.
@@ -187,6 +209,8 @@ type Container struct {
 	Reason, Message string
 	LogPath         string
 	Annotations     map[string]string
+	// User is nil when the runtime does not say.
+	User *User
 }
 
 // CurrentSandbox returns the newest sandbox, or nil.

@@ -163,6 +163,18 @@ func (m *Machine) Status(before *corev1.NodeStatus, rt cri.Status, runtimeErr er
 	for _, c := range before.GetConditions() {
 		old[c.GetType()] = c
 	}
+	if runtimeErr == nil && rt.Name != "" {
+		s.SetFeatures(corev1.NodeFeatures_builder{SupplementalGroupsPolicy: proto.Bool(rt.SupplementalGroupsPolicy)}.Build())
+		var handlers []*corev1.NodeRuntimeHandler
+		for _, h := range rt.Handlers {
+			handlers = append(handlers, corev1.NodeRuntimeHandler_builder{Name: proto.String(h.Name), Features: corev1.NodeRuntimeHandlerFeatures_builder{
+				RecursiveReadOnlyMounts: proto.Bool(h.RecursiveReadOnlyMounts), UserNamespaces: proto.Bool(h.UserNamespaces)}.Build()}.Build())
+		}
+		s.SetRuntimeHandlers(handlers)
+	} else {
+		s.SetFeatures(before.GetFeatures())
+		s.SetRuntimeHandlers(before.GetRuntimeHandlers())
+	}
 	var conditions []*corev1.NodeCondition
 	for _, v := range []verdict{m.memoryPressure(), m.diskPressure(), pidPressure(), ready(rt, runtimeErr)} {
 		at := metav1.Time_builder{Seconds: proto.Int64(now.Unix()), Nanos: proto.Int32(0)}.Build()
@@ -284,6 +296,12 @@ func systemInfo() *corev1.NodeSystemInfo {
 		KernelVersion: proto.String(text("/proc/sys/kernel/osrelease")), OsImage: proto.String(image), ContainerRuntimeVersion: proto.String(""),
 		KubeletVersion: proto.String(kubelet), KubeProxyVersion: proto.String(""), OperatingSystem: proto.String(runtime.GOOS), Architecture: proto.String(runtime.GOARCH),
 	}.Build()
+}
+
+// AppArmor says whether the kernel enforces AppArmor profiles.
+func AppArmor() bool {
+	enabled, err := os.ReadFile("/sys/module/apparmor/parameters/enabled")
+	return err == nil && len(enabled) > 0 && enabled[0] == 'Y'
 }
 
 // Addresses returns the machine's own address: the first IPv4 one of an interface that is up and neither loopback nor a bridge of containers.

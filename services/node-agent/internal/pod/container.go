@@ -54,6 +54,8 @@ type run struct {
 	// volumes maps volume names to host paths.
 	volumes map[string]string
 	ips     []string
+	// users is the first ID on the machine of the pod's users, 0 for the machine's own.
+	users uint32
 	// target is the ID of the container whose processes this one sees; empty: as the pod says.
 	target string
 }
@@ -141,7 +143,7 @@ func (c *Config) mounts(r run, variables []env.Variable) ([]*runtimev1.Mount, er
 		if !filepath.IsAbs(target) {
 			target = filepath.Join("/", target)
 		}
-		mount := &runtimev1.Mount{ContainerPath: target, HostPath: path, Readonly: m.GetReadOnly()}
+		mount := &runtimev1.Mount{ContainerPath: target, HostPath: path, Readonly: m.GetReadOnly(), UidMappings: mapping(r.users), GidMappings: mapping(r.users)}
 		switch m.GetMountPropagation() {
 		case "HostToContainer":
 			mount.Propagation = runtimev1.MountPropagation_PROPAGATION_HOST_TO_CONTAINER
@@ -174,7 +176,7 @@ func (c *Config) mounts(r run, variables []env.Variable) ([]*runtimev1.Mount, er
 func (c *Config) security(r run) (*runtimev1.LinuxContainerSecurityContext, error) {
 	sc, psc := r.container.GetSecurityContext(), r.pod.GetSpec().GetSecurityContext()
 	s := &runtimev1.LinuxContainerSecurityContext{
-		NamespaceOptions: namespaces(r.pod), Privileged: sc.GetPrivileged(), ReadonlyRootfs: sc.GetReadOnlyRootFilesystem(), SupplementalGroups: groups(r.pod),
+		NamespaceOptions: namespaces(r.pod, r.users), Privileged: sc.GetPrivileged(), ReadonlyRootfs: sc.GetReadOnlyRootFilesystem(), SupplementalGroups: groups(r.pod),
 	}
 	if r.target != "" {
 		s.NamespaceOptions.Pid, s.NamespaceOptions.TargetId = runtimev1.NamespaceMode_TARGET, r.target

@@ -93,6 +93,8 @@ type Config struct {
 	// Listed is told the IDs of all sandboxes once, before the first pod is started. Nil: nobody is told.
 	Listed func(sandboxes map[string]bool)
 
+	// Handlers returns the runtime's handler of a runtime class.
+	Handlers func(class string) (handler string, ok bool)
 	// Host is what the machine can do for pods.
 	Host Host
 	// Pressure says why no new pod like this is taken at the moment. Nil: there is never a reason.
@@ -116,6 +118,7 @@ type Manager struct {
 	Config
 	slots chan struct{}
 	meter meters
+	users users
 
 	mu      sync.Mutex
 	ctx     context.Context
@@ -137,7 +140,17 @@ type meters struct {
 // New returns a manager that does nothing until Run.
 func New(config Config) (*Manager, error) {
 	m := &Manager{Config: config, slots: make(chan struct{}, max(config.ParallelStarts, 1)), workers: map[string]*worker{}, listed: map[string]cri.PodState{}}
-	var err error
+	folders, err := config.Volumes.Pods()
+	if err != nil {
+		return nil, err
+	}
+	dirs := map[string]string{}
+	for _, uid := range folders {
+		dirs[uid] = config.Volumes.PodDir(uid)
+	}
+	if err := m.users.restore(dirs); err != nil {
+		return nil, err
+	}
 	if m.meter.starts, err = config.Meter.Int64Counter("dhow.node.container.starts", metric.WithDescription("Containers started")); err != nil {
 		return nil, err
 	}

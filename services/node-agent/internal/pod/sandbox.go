@@ -176,7 +176,7 @@ func labels(pod *corev1.Pod) map[string]string {
 }
 
 // sandboxConfig returns what a pod's sandbox is run with.
-func (c *Config) sandboxConfig(pod *corev1.Pod, attempt uint32, cgroupParent string) (*runtimev1.PodSandboxConfig, error) {
+func (c *Config) sandboxConfig(pod *corev1.Pod, attempt uint32, cgroupParent string, users uint32) (*runtimev1.PodSandboxConfig, error) {
 	m, spec := pod.GetMetadata(), pod.GetSpec()
 	dns, err := c.DNS.config(pod)
 	if err != nil {
@@ -203,7 +203,7 @@ func (c *Config) sandboxConfig(pod *corev1.Pod, attempt uint32, cgroupParent str
 	}
 	amount := cgroup.OfPod(pod)
 	security := &runtimev1.LinuxSandboxSecurityContext{
-		NamespaceOptions: namespaces(pod), Privileged: slices.ContainsFunc(slices.Concat(spec.GetInitContainers(), spec.GetContainers()),
+		NamespaceOptions: namespaces(pod, users), Privileged: slices.ContainsFunc(slices.Concat(spec.GetInitContainers(), spec.GetContainers()),
 			func(c *corev1.Container) bool { return c.GetSecurityContext().GetPrivileged() }),
 		Seccomp: &runtimev1.SecurityProfile{ProfileType: runtimev1.SecurityProfile_RuntimeDefault},
 	}
@@ -230,9 +230,10 @@ func (c *Config) sandboxConfig(pod *corev1.Pod, attempt uint32, cgroupParent str
 	return config, nil
 }
 
-func namespaces(pod *corev1.Pod) *runtimev1.NamespaceOption {
+func namespaces(pod *corev1.Pod, users uint32) *runtimev1.NamespaceOption {
 	spec := pod.GetSpec()
-	n := &runtimev1.NamespaceOption{Network: runtimev1.NamespaceMode_POD, Ipc: runtimev1.NamespaceMode_POD, Pid: runtimev1.NamespaceMode_CONTAINER}
+	n := &runtimev1.NamespaceOption{Network: runtimev1.NamespaceMode_POD, Ipc: runtimev1.NamespaceMode_POD, Pid: runtimev1.NamespaceMode_CONTAINER,
+		UsernsOptions: userNamespace(users)}
 	if spec.GetHostNetwork() {
 		n.Network = runtimev1.NamespaceMode_NODE
 	}

@@ -38,9 +38,9 @@ func (w *worker) prepareStep(step Step) perform {
 	case Prepare:
 		return func(ctx context.Context) (func(), error) { return w.prepare(ctx, p) }
 	case RunSandbox:
-		cgroupPath := w.cgroup
+		cgroupPath, users := w.cgroup, w.users
 		return func(ctx context.Context) (func(), error) {
-			return nil, w.runSandbox(ctx, p, state, step.Attempt, cgroupPath)
+			return nil, w.runSandbox(ctx, p, state, step.Attempt, cgroupPath, users)
 		}
 	case StartContainer:
 		return w.startStep(step)
@@ -124,10 +124,17 @@ func (w *worker) prepare(ctx context.Context, p *corev1.Pod) (func(), error) {
 		w.warn(ctx, p, "", "FailedMount", err)
 		return nil, err
 	}
-	return func() { w.prepared, w.volumes, w.cgroup = true, paths, path }, nil
+	users := uint32(0)
+	if ownUsers(p) {
+		if users, err = w.m.users.take(w.uid, w.m.Volumes.PodDir(w.uid)); err != nil {
+			w.warn(ctx, p, "", "FailedCreatePodSandBox", err)
+			return nil, err
+		}
+	}
+	return func() { w.prepared, w.volumes, w.cgroup, w.users = true, paths, path, users }, nil
 }
 
-func (w *worker) runSandbox(ctx context.Context, p *corev1.Pod, state cri.PodState, attempt uint32, cgroupPath string) error {
+func (w *worker) runSandbox(ctx context.Context, p *corev1.Pod, state cri.PodState, attempt uint32, cgroupPath string, users uint32) error {
 	release, err := w.m.slot(ctx)
 	if err != nil {
 		return err
@@ -142,20 +149,34 @@ func (w *worker) runSandbox(ctx context.Context, p *corev1.Pod, state cri.PodSta
 	if len(state.Sandboxes) > 0 {
 		w.m.Events.Event(p, "", false, "SandboxChanged", "Pod sandbox changed, it will be killed and re-created.")
 	}
-	config, err := w.m.sandboxConfig(p, attempt, cgroupPath)
+	config, err := w.m.sandboxConfig(p, attempt, cgroupPath, users)
 	if err != nil {
 		w.warn(ctx, p, "", "FailedCreatePodSandBox", fmt.Errorf("Failed to create pod sandbox: %w", err)) //nolint:staticcheck // the event's text
 		return err
 	}
-	handler := ""
-	if name := p.GetSpec().GetRuntimeClassName(); name != "" {
-		handler = name
+	handler, err := w.m.handler(p)
+	if err != nil {
+		w.warn(ctx, p, "", "FailedCreatePodSandBox", fmt.Errorf("Failed to create pod sandbox: %w", err)) //nolint:staticcheck // the event's text
+		return err
 	}
 	if _, err := w.m.Runtime.RunSandbox(ctx, config, handler); err != nil {
 		w.warn(ctx, p, "", "FailedCreatePodSandBox", fmt.Errorf("Failed to create pod sandbox: %w", err)) //nolint:staticcheck // the event's text
 		return err
 	}
 	return nil
+}
+
+// handler returns the runtime's way to run a pod: what the pod's runtime class says.
+func (c *Config) handler(p *corev1.Pod) (string, error) {
+	class := p.GetSpec().GetRuntimeClassName()
+	if class == "" {
+		return "", nil
+	}
+	handler, ok := c.Handlers(class)
+	if !ok {
+		return "", fmt.Errorf("failed to get RuntimeClass %q: runtimeclass.node.k8s.io %q not found", class, class)
+	}
+	return handler, nil
 }
 
 // SpecOf returns a container's spec, or nil; an ephemeral one's as that of a container.
@@ -181,11 +202,11 @@ func (w *worker) startStep(step Step) perform {
 		// The runtime has lost the runs before: the count goes on, so that a number never means two runs.
 		attempt = uint32(n) + 1
 	}
-	paths, cgroupPath := w.volumes, w.cgroup
+	paths, cgroupPath, users := w.volumes, w.cgroup, w.users
 	return func(ctx context.Context) (func(), error) {
 		err := targetErr
 		if err == nil {
-			err = w.startContainer(ctx, p, spec, attempt, sandbox, paths, cgroupPath, target)
+			err = w.startContainer(ctx, p, spec, attempt, sandbox, paths, cgroupPath, users, target)
 		}
 		cancelled := ctx.Err() != nil
 		return func() {
@@ -230,9 +251,9 @@ func restartsBefore(p *corev1.Pod, name string) int32 {
 	return 0
 }
 
-func (w *worker) startContainer(ctx context.Context, p *corev1.Pod, spec *corev1.Container, attempt uint32, sandbox cri.Sandbox, paths map[string]string, cgroupPath, target string) error {
+func (w *worker) startContainer(ctx context.Context, p *corev1.Pod, spec *corev1.Container, attempt uint32, sandbox cri.Sandbox, paths map[string]string, cgroupPath string, users uint32, target string) error {
 	name := spec.GetName()
-	sandboxConfig, err := w.m.sandboxConfig(p, sandbox.Attempt, cgroupPath)
+	sandboxConfig, err := w.m.sandboxConfig(p, sandbox.Attempt, cgroupPath, users)
 	if err != nil {
 		return configError(err)
 	}
@@ -245,7 +266,7 @@ func (w *worker) startContainer(ctx context.Context, p *corev1.Pod, spec *corev1
 	if p.GetSpec().GetHostNetwork() {
 		ips = w.m.HostIPs
 	}
-	config, err := w.m.containerConfig(run{pod: p, container: spec, attempt: attempt, image: img, volumes: paths, ips: ips, target: target, sources: env.Sources{
+	config, err := w.m.containerConfig(run{pod: p, container: spec, attempt: attempt, image: img, volumes: paths, ips: ips, users: users, target: target, sources: env.Sources{
 		Pod: p, Facts: w.m.facts(p, ips), Services: env.VisibleServices(p, w.m.Services()), ConfigMap: configMap, Secret: secret}})
 	if err != nil {
 		w.warn(ctx, p, name, "Failed", fmt.Errorf("Error: %w", err)) //nolint:staticcheck // the event's text

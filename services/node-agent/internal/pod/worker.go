@@ -71,6 +71,8 @@ type worker struct {
 	// volumes and cgroup are what Prepare made.
 	volumes map[string]string
 	cgroup  string
+	// users is the first ID on the machine of the pod's own users, 0 when it has the machine's.
+	users uint32
 	// refreshAgain says that volumes changed while they were being updated.
 	refreshAgain bool
 }
@@ -496,4 +498,5 @@ func (w *worker) cleanUp() {
 	w.m.Images.Forget(w.uid)
 	w.m.Reporter.Forget(w.uid)
 	w.m.State.Delete(w.uid)
+	w.m.users.free(w.uid)
 }

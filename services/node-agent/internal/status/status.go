@@ -233,6 +233,13 @@ func (in *Input) container(c *corev1.Container, init bool, previous *corev1.Cont
 	if image := newest.Annotations[cri.AnnotationImage]; image != "" {
 		s.SetImage(image)
 	}
+	if u := newest.User; u != nil {
+		s.SetUser(corev1.ContainerUser_builder{Linux: corev1.LinuxContainerUser_builder{Uid: proto.Int64(u.UID), Gid: proto.Int64(u.GID), SupplementalGroups: u.Groups}.Build()}.Build())
+	}
+	s.SetVolumeMounts(mounts(c))
+	if signal := c.GetLifecycle().GetStopSignal(); signal != "" {
+		s.SetStopSignal(signal)
+	}
 	switch newest.State {
 	case cri.StateRunning:
 		s.GetState().SetRunning(corev1.ContainerStateRunning_builder{StartedAt: Time(newest.StartedAt)}.Build())
@@ -258,6 +265,22 @@ func (in *Input) container(c *corev1.Container, init bool, previous *corev1.Cont
 		s.GetState().SetTerminated(unknownState(s.GetContainerId(), "The runtime does not know the container's state"))
 	}
 	return s
+}
+
+// mounts tells how a container's volumes are mounted.
+func mounts(c *corev1.Container) []*corev1.VolumeMountStatus {
+	var list []*corev1.VolumeMountStatus
+	for _, m := range c.GetVolumeMounts() {
+		s := corev1.VolumeMountStatus_builder{Name: proto.String(m.GetName()), MountPath: proto.String(m.GetMountPath()), ReadOnly: proto.Bool(m.GetReadOnly())}.Build()
+		if m.GetReadOnly() {
+			s.SetRecursiveReadOnly("Disabled")
+			if r := m.GetRecursiveReadOnly(); r == "Enabled" || r == "IfPossible" {
+				s.SetRecursiveReadOnly("Enabled")
+			}
+		}
+		list = append(list, s)
+	}
+	return list
 }
 
 // resources tells what a running container was allotted and what it has.

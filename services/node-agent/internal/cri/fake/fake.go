@@ -31,6 +31,8 @@ type Runtime struct {
 	// ignoreStop holds the names of containers that only a kill ends.
 	ignoreStop map[string]bool
 	execs      func(container string, command []string) (cri.ExecResult, error)
+	// handlers are the handlers that sandboxes were run with.
+	handlers []string
 }
 
 type sandbox struct {
@@ -131,6 +133,29 @@ func (r *Runtime) Config(podUID, name string) *runtimev1.ContainerConfig {
 	for _, c := range r.containers {
 		if c.podUID == podUID && c.Name == name && (newest == nil || c.Attempt > newest.Attempt) {
 			newest = c
+		}
+	}
+	if newest == nil {
+		return nil
+	}
+	return newest.config
+}
+
+// Handlers returns the handlers that sandboxes were run with, in order.
+func (r *Runtime) Handlers() []string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Clone(r.handlers)
+}
+
+// Sandbox returns what a pod's newest sandbox was run with, or nil.
+func (r *Runtime) Sandbox(podUID string) *runtimev1.PodSandboxConfig {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var newest *sandbox
+	for _, s := range r.sandboxes {
+		if s.config.GetMetadata().GetUid() == podUID && (newest == nil || s.Attempt > newest.Attempt) {
+			newest = s
 		}
 	}
 	if newest == nil {
@@ -251,11 +276,12 @@ func (r *Runtime) pod(uid string) cri.PodState {
 }
 
 // RunSandbox implements cri.Runtime.
-func (r *Runtime) RunSandbox(ctx context.Context, config *runtimev1.PodSandboxConfig, _ string) (string, error) {
+func (r *Runtime) RunSandbox(ctx context.Context, config *runtimev1.PodSandboxConfig, handler string) (string, error) {
 	if err := r.enter(ctx, "RunSandbox", config.GetMetadata().GetName()); err != nil {
 		return "", err
 	}
 	defer r.mu.Unlock()
+	r.handlers = append(r.handlers, handler)
 	for _, s := range r.sandboxes {
 		if a, b := s.config.GetMetadata(), config.GetMetadata(); a.GetUid() == b.GetUid() && a.GetAttempt() == b.GetAttempt() {
 			return "", fmt.Errorf("run sandbox: name is reserved for %q", s.ID)
@@ -552,3 +578,16 @@ func (r *Runtime) PullImage(ctx context.Context, image string, _ *runtimev1.Auth
 	r.images[image] = cri.Image{ID: "sha256:" + image, Names: []string{image}}
 	return "sha256:" + image, nil
 }
+
+// RemoveImage implements cri.Runtime.
+func (r *Runtime) RemoveImage(ctx context.Context, id string) error {
+	if err := r.enter(ctx, "RemoveImage", id); err != nil {
+		return err
+	}
+	defer r.mu.Unlock()
+	maps.DeleteFunc(r.images, func(_ string, i cri.Image) bool { return i.ID == id })
+	return nil
+}
+
+// ImageDir implements cri.Runtime.
+func (r *Runtime) ImageDir(context.Context) (string, error) { return "/", nil }
