@@ -24,6 +24,10 @@ build: ## build all binaries into bin/
 	@mkdir -p bin
 	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o bin/ ./cli/cmd/... $(wildcard ./services/*/cmd/*) ./e2e/cmd/... ./bench/cmd/... ./pkg/image/cmd/...
 
+.PHONY: images
+images: setup ## container images of every service into dist/images; PLATFORMS, PUSH and PLAIN_HTTP: tools/images.sh
+	@VERSION='$(VERSION)' LDFLAGS='$(LDFLAGS)' REVISION=$$(git rev-parse HEAD) CREATED=$$(git log -1 --format=%cI) tools/images.sh
+
 .PHONY: generate
 generate: ## generate Go code from proto/
 	@tools/generate.sh
@@ -32,6 +36,7 @@ generate: ## generate Go code from proto/
 lint: ## formatting, vet, the repository's own rules, schema lint and breaking changes, generated code up to date
 	@test -z "$$(gofmt -l $(filter-out gen/go,$(MODULES)) tools | tee /dev/stderr)"
 	@for m in $(filter-out gen/go,$(MODULES)); do (cd $$m && go vet -tags e2e ./...); done
+	@cd deploy && test -z "$$(gofmt -l . | tee /dev/stderr)" && GOWORK=off go vet -tags e2e ./...
 	@cd tools && GOWORK=off go test ./rules && GOWORK=off go build -o ../bin/rules ./rules
 	@bin/rules
 	@tools/generate.sh --check
@@ -39,6 +44,7 @@ lint: ## formatting, vet, the repository's own rules, schema lint and breaking c
 .PHONY: test-unit
 test-unit: ## unit and integration tests (no root)
 	@for m in $(MODULES); do (cd $$m && go test ./...); done
+	@cd deploy && GOWORK=off go test ./...
 
 .PHONY: test-race
 test-race: ## the concurrent packages under the race detector
@@ -69,4 +75,4 @@ bench: ## benchmarks
 
 .PHONY: clean
 clean: ## remove what was built
-	rm -rf bin
+	rm -rf bin dist

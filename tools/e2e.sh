@@ -8,4 +8,6 @@ if [ "$(id -u)" != 0 ]; then
 fi
 # The packages that have tests of this tier, found by their build tag.
 packages=$(grep -rlE '^//go:build e2e' --include='*_test.go' pkg services cli e2e | xargs -n1 dirname | sort -u | sed 's|^|./|')
+# deploy has a module of its own: what reads Dockerfiles is no part of the services.
+(cd deploy && GOWORK=off go test -tags e2e -count=1 ./...)
 exec go test -tags e2e -p 1 -count=1 -timeout 40m $packages

@@ -31,6 +31,7 @@ busybox-static    the programs inside the example and test images
 python3-grpcio    the Python example client
 python3-protobuf  the Python example client
 protobuf-compiler generates the Python example client from proto/
+buildah           shows that an ordinary builder makes the same images of the Dockerfiles
 protobuf-compiler-grpc generates the Python example client from proto/
 "
 

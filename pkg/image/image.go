@@ -20,6 +20,7 @@ import (
 	"slices"
 	"sort"
 	"strings"
+	"time"
 
 	"github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -65,6 +66,8 @@ type Spec struct {
 	StopSignal   string
 	// Architecture is a GOARCH value; empty means this machine's.
 	Architecture string
+	// Created is shown as the image's age. Zero: not known.
+	Created time.Time
 }
 
 // Build makes the image. Files that have to run in it without a C library (Busybox, and the entry point when it is one of Files) must be
@@ -112,6 +115,7 @@ func Build(spec Spec) (v1.Image, error) {
 	if file.Architecture == "" {
 		file.Architecture = runtime.GOARCH
 	}
+	file.Created = v1.Time{Time: spec.Created}
 	file.Config = v1.Config{
 		Entrypoint: spec.Entrypoint,
 		Cmd:        spec.Cmd,
@@ -160,18 +164,48 @@ type PushOptions struct {
 
 // Push uploads the image to the registry that the reference names ("10.0.0.1:5000/web:v1"). Blobs that are there already are not sent again.
 func Push(ctx context.Context, reference string, img v1.Image, opts PushOptions) error {
-	parse := []name.Option{name.StrictValidation}
-	if opts.PlainHTTP {
-		parse = append(parse, name.Insecure)
-	}
-	ref, err := name.ParseReference(reference, parse...)
+	ref, err := opts.reference(reference)
 	if err != nil {
-		return fmt.Errorf("image reference %q: %w", reference, err)
+		return err
 	}
 	if err := remote.Write(ref, img, remote.WithContext(ctx)); err != nil {
 		return fmt.Errorf("push %s: %w", reference, err)
 	}
 	return nil
+}
+
+// PushIndex uploads images of one program for several platforms under one reference: who pulls it gets the one of its own.
+func PushIndex(ctx context.Context, reference string, images []v1.Image, opts PushOptions) error {
+	ref, err := opts.reference(reference)
+	if err != nil {
+		return err
+	}
+	index := mutate.IndexMediaType(empty.Index, types.OCIImageIndex)
+	for _, img := range images {
+		file, err := img.ConfigFile()
+		if err != nil {
+			return fmt.Errorf("push %s: image configuration: %w", reference, err)
+		}
+		index = mutate.AppendManifests(index, mutate.IndexAddendum{
+			Add: img, Descriptor: v1.Descriptor{Platform: &v1.Platform{OS: file.OS, Architecture: file.Architecture}},
+		})
+	}
+	if err := remote.WriteIndex(ref, index, remote.WithContext(ctx)); err != nil {
+		return fmt.Errorf("push %s: %w", reference, err)
+	}
+	return nil
+}
+
+func (o PushOptions) reference(reference string) (name.Reference, error) {
+	parse := []name.Option{name.StrictValidation}
+	if o.PlainHTTP {
+		parse = append(parse, name.Insecure)
+	}
+	ref, err := name.ParseReference(reference, parse...)
+	if err != nil {
+		return nil, fmt.Errorf("image reference %q: %w", reference, err)
+	}
+	return ref, nil
 }
 
 // withPath adds the search path that every runtime expects to find in an image.
