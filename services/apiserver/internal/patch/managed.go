@@ -175,7 +175,10 @@ func resetFields(res *resource.Resource, subresource string) map[fieldpath.APIVe
 	var excluded *fieldpath.Set
 	switch {
 	case subresource == "status":
-		excluded = fieldpath.NewSet(fieldpath.MakePathOrDie("metadata"), fieldpath.MakePathOrDie("spec"))
+		excluded = fieldpath.NewSet(fieldpath.MakePathOrDie("spec"))
+		if strategy.StateOnly(res) {
+			excluded.Insert(fieldpath.MakePathOrDie("metadata"))
+		}
 	case res.HasStatus:
 		excluded = fieldpath.NewSet(fieldpath.MakePathOrDie("status"))
 	default:

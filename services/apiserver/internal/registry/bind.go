@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/trace"
@@ -16,6 +17,7 @@ import (
 
 	storev1 "dhow.dev/gen/go/dhow/store/v1"
 	"dhow.dev/pkg/resource"
+	"dhow.dev/services/apiserver/internal/admission"
 )
 
 const (
@@ -24,7 +26,10 @@ const (
 	bindGroupBytes = 1 << 20
 )
 
-var pods = resource.Lookup("", "pods")
+var (
+	pods  = resource.Lookup("", "pods")
+	nodes = resource.Lookup("", "nodes")
+)
 
 var podBindings = schema.GroupResource{Resource: "pods/binding"}
 
@@ -35,8 +40,9 @@ func (r *Registry) Bind(ctx context.Context, bindings []Binding, unschedulable [
 	defer span.End()
 	bound, marked = make([]error, len(bindings)), make([]error, len(unschedulable))
 	decisions := make([]*decision, 0, len(bindings)+len(unschedulable))
+	labels := r.topology()
 	for i, b := range bindings {
-		decisions = append(decisions, &decision{namespace: b.Namespace, name: b.Name, uid: b.UID, change: r.bind(b), answer: &bound[i]})
+		decisions = append(decisions, &decision{namespace: b.Namespace, name: b.Name, uid: b.UID, change: r.bind(b, labels), answer: &bound[i]})
 	}
 	for i, u := range unschedulable {
 		decisions = append(decisions, &decision{namespace: u.Namespace, name: u.Name, uid: u.UID, change: r.mark(u), answer: &marked[i]})
@@ -65,7 +71,15 @@ func (r *Registry) BindOne(ctx context.Context, namespace, name string, binding 
 	if len(errs) > 0 {
 		return apierrors.NewInvalid(schema.GroupKind{Kind: "Binding"}, name, errs)
 	}
-	place := r.bind(Binding{Namespace: namespace, Name: name, NodeName: binding.Target.Name})
+	place := r.bind(Binding{Namespace: namespace, Name: name, NodeName: binding.Target.Name}, func(node string) map[string]string {
+		// What the binding says itself is more than what the node says, as in Kubernetes.
+		labels := maps.Clone(r.topology()(node))
+		if labels == nil {
+			labels = map[string]string{}
+		}
+		maps.Copy(labels, binding.Labels)
+		return labels
+	})
 	plan := func(ctx context.Context, tx *txn) (*outcome, error) {
 		key := Key(pods, namespace, name)
 		var answer error
@@ -227,8 +241,26 @@ func (r *Registry) decide(ctx context.Context, d *decision) error {
 	return d.tx.put(pods, Key(pods, d.namespace, d.name), data)
 }
 
-// bind places a pod on its node. A pod that is there already is no conflict: the answer to an earlier call was lost.
-func (r *Registry) bind(b Binding) func(*corev1.Pod) error {
+// topology returns what looks up the labels that a node gives to its pods, each node once.
+func (r *Registry) topology() func(node string) map[string]string {
+	seen := map[string]map[string]string{}
+	return func(node string) map[string]string {
+		labels, ok := seen[node]
+		if !ok {
+			if entry, found := r.cache.Current(nodes, "", node); found {
+				var meta metav1.PartialObjectMetadata
+				if meta.Unmarshal(entry.Object) == nil { // what cannot be read gives nothing
+					labels = admission.TopologyLabels(meta.Labels)
+				}
+			}
+			seen[node] = labels
+		}
+		return labels
+	}
+}
+
+// bind places a pod on its node, whose labels of topology it gets. A pod that is there already is no conflict: the answer to an earlier call was lost.
+func (r *Registry) bind(b Binding, labels func(node string) map[string]string) func(*corev1.Pod) error {
 	return func(pod *corev1.Pod) error {
 		switch {
 		case b.NodeName == "":
@@ -243,6 +275,9 @@ func (r *Registry) bind(b Binding) func(*corev1.Pod) error {
 			return apierrors.NewConflict(podBindings, b.Name, fmt.Errorf("pod %v has non-empty .spec.schedulingGates", pod.Name))
 		}
 		pod.Spec.NodeName = b.NodeName
+		for key, value := range labels(b.NodeName) {
+			metav1.SetMetaDataLabel(&pod.ObjectMeta, key, value)
+		}
 		pod.Status.NominatedNodeName = ""
 		r.setScheduled(pod, corev1.ConditionTrue, "", "")
 		return nil

@@ -128,6 +128,8 @@ type WriteOptions struct {
 	DryRun       bool
 	// Force takes over fields of other managers. Apply only.
 	Force bool
+	// Metadata lets a write of the status or of an approval change labels, annotations, finalizers and owners as well, as Kubernetes does.
+	Metadata bool
 	// MayCreate is asked before an update or apply creates the object; an error of it is the answer. Nil: it may.
 	MayCreate func(ctx context.Context) error
 	// FieldValidation is for JSON and YAML; empty is strict.

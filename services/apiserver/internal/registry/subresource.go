@@ -95,24 +95,17 @@ func resize(pod, wanted *corev1.Pod) {
 	}
 }
 
-// approve takes the decisions out of wanted: the subresource `approval` writes these conditions and no others.
+// approve gives csr the conditions of wanted: the subresource `approval` writes these and nothing else of the status.
 func (r *Registry) approve(csr, wanted *certificatesv1.CertificateSigningRequest) {
-	isDecision := func(c certificatesv1.CertificateSigningRequestCondition) bool {
-		return c.Type == certificatesv1.CertificateApproved || c.Type == certificatesv1.CertificateDenied
-	}
 	now := metav1.NewTime(r.now()).Rfc3339Copy()
-	conditions := slices.DeleteFunc(slices.Clone(csr.Status.Conditions), isDecision)
-	for _, c := range wanted.Status.Conditions {
-		if !isDecision(c) {
-			continue
-		}
+	csr.Status.Conditions = slices.Clone(wanted.Status.Conditions)
+	for i := range csr.Status.Conditions {
+		c := &csr.Status.Conditions[i]
 		if c.LastUpdateTime.IsZero() {
 			c.LastUpdateTime = now
 		}
 		if c.LastTransitionTime.IsZero() {
 			c.LastTransitionTime = now
 		}
-		conditions = append(conditions, c)
 	}
-	csr.Status.Conditions = conditions
 }

@@ -328,6 +328,9 @@ func (r *Registry) prepareUpdate(ctx context.Context, s strategy.Strategy, c cha
 	defer span.End()
 	absorb(obj)
 	s.Default(obj)
+	if c.options.Subresource == subresourceStatus || c.options.Subresource == subresourceApproval {
+		strategy.KeepMetadata(res, obj, old, !c.options.Metadata)
+	}
 	if !c.tracked {
 		if err := r.patches.Track(res, c.options.Subresource, old, obj, r.manager(ctx, c.options)); err != nil {
 			return nil, err
@@ -351,7 +354,7 @@ func (r *Registry) prepareUpdate(ctx context.Context, s strategy.Strategy, c cha
 		resize(next, obj.(*corev1.Pod))
 		return next, nil
 	case subresourceApproval:
-		next := keep(old, obj).(*certificatesv1.CertificateSigningRequest)
+		next := strategy.WithMetadata(obj, old).(*certificatesv1.CertificateSigningRequest)
 		r.approve(next, obj.(*certificatesv1.CertificateSigningRequest))
 		return next, nil
 	}

@@ -9,6 +9,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/uuid"
 
+	storev1 "dhow.dev/gen/go/dhow/store/v1"
 	"dhow.dev/pkg/resource"
 	"dhow.dev/services/apiserver/internal/admission"
 	"dhow.dev/services/apiserver/internal/codec"
@@ -278,7 +279,7 @@ func (r *Registry) Admit(ctx context.Context, operation admission.Operation, res
 	if r.admission == nil {
 		return nil, nil
 	}
-	tx := r.begin(nil)
+	tx := r.begin(map[string]*storev1.Entry{})
 	defer tx.letGo(nil)
 	q := &admission.Request{Operation: operation, Resource: res, Subresource: subresource, Namespace: namespace, Name: name, Object: obj, View: tx}
 	if err := r.mutate(ctx, q); err != nil {

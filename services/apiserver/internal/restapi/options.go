@@ -81,7 +81,7 @@ func revision(version string) (*int64, error) {
 // writeOptions are the registry's options of a create, update or patch.
 func writeOptions(r *http.Request, dryRun []string, fieldManager, fieldValidation, subresource string) registry.WriteOptions {
 	o := registry.WriteOptions{
-		FieldManager: fieldManager, DryRun: len(dryRun) > 0, FieldValidation: codec.FieldValidation(fieldValidation), Subresource: subresource,
+		FieldManager: fieldManager, DryRun: len(dryRun) > 0, Metadata: true, FieldValidation: codec.FieldValidation(fieldValidation), Subresource: subresource,
 	}
 	if o.FieldManager == "" {
 		o.FieldManager = agent(r.UserAgent())

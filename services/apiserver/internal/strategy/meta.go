@@ -141,12 +141,47 @@ func PrepareForUpdate(res *resource.Resource, obj, old codec.Object) {
 	}
 }
 
-// PrepareForStatusUpdate makes obj what old is, but for status and managedFields.
-func PrepareForStatusUpdate(obj, old codec.Object) codec.Object {
+// stateOnly are the kinds whose status writers change the status and nothing else.
+var stateOnly = map[schema.GroupKind]bool{
+	{Group: "flowcontrol.apiserver.k8s.io", Kind: "FlowSchema"}: true, {Group: "flowcontrol.apiserver.k8s.io", Kind: "PriorityLevelConfiguration"}: true,
+	{Group: "resource.k8s.io", Kind: "ResourceClaim"}: true, {Group: "storage.k8s.io", Kind: "VolumeAttachment"}: true,
+}
+
+// StateOnly says whether who writes the status of a kind changes nothing else.
+func StateOnly(res *resource.Resource) bool { return stateOnly[res.GroupVersionKind().GroupKind()] }
+
+// KeepMetadata takes from old the metadata that a write through a subresource may not change. Kubernetes lets writers of the status change labels, annotations,
+// finalizers and owners as well, save for a few kinds; with all set they change none.
+func KeepMetadata(res *resource.Resource, obj, old codec.Object, all bool) {
+	kind := res.GroupVersionKind().GroupKind()
+	if all = all || StateOnly(res); all {
+		obj.SetAnnotations(old.GetAnnotations())
+		obj.SetFinalizers(old.GetFinalizers())
+	}
+	if all || kind == (schema.GroupKind{Group: "apps", Kind: "Deployment"}) {
+		obj.SetLabels(old.GetLabels())
+	}
+	if all || kind == (schema.GroupKind{Kind: "Pod"}) {
+		obj.SetOwnerReferences(old.GetOwnerReferences())
+	}
+}
+
+// WithMetadata returns a copy of old with obj's metadata, as far as KeepMetadata leaves it to be changed.
+func WithMetadata(obj, old codec.Object) codec.Object {
 	next := old.DeepCopyObject().(codec.Object)
-	copyStatus(next, obj)
+	next.SetLabels(obj.GetLabels())
+	next.SetAnnotations(obj.GetAnnotations())
+	next.SetFinalizers(obj.GetFinalizers())
+	next.SetOwnerReferences(obj.GetOwnerReferences())
 	next.SetManagedFields(obj.GetManagedFields())
 	next.SetResourceVersion(obj.GetResourceVersion())
+	return next
+}
+
+// PrepareForStatusUpdate makes obj what old is, but for status and the metadata that obj may change.
+func PrepareForStatusUpdate(obj, old codec.Object) codec.Object {
+	next := WithMetadata(obj, old)
+	copyStatus(next, obj)
 	return next
 }
 
