@@ -21,6 +21,7 @@ import (
 	"dhow.dev/pkg/object"
 	"dhow.dev/services/controller-manager/internal/inventory"
 	"dhow.dev/services/controller-manager/internal/ownership"
+	"dhow.dev/services/controller-manager/internal/podrank"
 	"dhow.dev/services/controller-manager/internal/podstate"
 	"dhow.dev/services/controller-manager/internal/reconcile"
 )
@@ -177,7 +178,7 @@ func (c *Controller) manage(ctx context.Context, turn *reconcile.Turn[object.Key
 			turn.Again(0)
 		}
 	case diff < 0:
-		doomed := victims(active, c.related(rs), min(-diff, burst), c.now())
+		doomed := podrank.Victims(active, c.related(rs), min(-diff, burst), c.now())
 		if err := c.delete(ctx, turn, rs, doomed); err != nil {
 			return active, &failure{reason: "FailedDelete", err: err}
 		}

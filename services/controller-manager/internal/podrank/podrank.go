@@ -1,4 +1,5 @@
-package replicaset
+// Package podrank says which of several pods is missed least.
+package podrank
 
 import (
 	"cmp"
@@ -15,15 +16,20 @@ import (
 
 const costAnnotation = "controller.kubernetes.io/pod-deletion-cost"
 
-// victims returns the n pods that are missed least, in the order in which to delete them. Related are the pods of all replica sets with the same
+// Victims returns the n pods that are missed least, in the order in which to delete them. Related are the pods of all replica sets with the same
 // owner: among equals, a pod whose node has more of them goes first.
 //
 // The order is Kubernetes' (ActivePodsWithRanks): not bound, not running, not ready, low deletion cost, doubled up, ready for a shorter time,
 // more restarts, younger. Times are compared by their order of magnitude, so that it is not always the youngest generation that goes.
-func victims(pods, related []*corev1.Pod, n int, now time.Time) []*corev1.Pod {
+func Victims(pods, related []*corev1.Pod, n int, now time.Time) []*corev1.Pod {
 	if n >= len(pods) {
 		return pods
 	}
+	return Sorted(pods, related, now)[:n]
+}
+
+// Sorted returns the pods in the order of Victims.
+func Sorted(pods, related []*corev1.Pod, now time.Time) []*corev1.Pod {
 	perNode := map[string]int{}
 	for _, p := range related {
 		if podstate.IsActive(p) {
@@ -45,7 +51,7 @@ func victims(pods, related []*corev1.Pod, n int, now time.Time) []*corev1.Pod {
 			strings.Compare(a.GetMetadata().GetUid(), b.GetMetadata().GetUid()),
 		)
 	})
-	return sorted[:n]
+	return sorted
 }
 
 func falseFirst(a, b bool) int {

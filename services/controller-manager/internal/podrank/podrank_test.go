@@ -1,7 +1,6 @@
-package replicaset
+package podrank
 
 import (
-	"errors"
 	"slices"
 	"testing"
 	"time"
@@ -66,7 +65,7 @@ func TestVictims(t *testing.T) {
 	} {
 		// Names against the expected order, so that the last resort does not decide.
 		pods := []*corev1.Pod{pod("a", test.last), pod("b", test.first)}
-		if got := victims(pods, pods, 1, now); got[0].GetMetadata().GetName() != "b" {
+		if got := Victims(pods, pods, 1, now); got[0].GetMetadata().GetName() != "b" {
 			t.Errorf("%s: not so", test.what)
 		}
 	}
@@ -75,23 +74,7 @@ func TestVictims(t *testing.T) {
 func TestVictimsAreTakenWhereTheyAreDoubled(t *testing.T) {
 	pods := []*corev1.Pod{pod("a", look{node: "n1"}), pod("b", look{node: "n2"})}
 	related := append(slices.Clone(pods), pod("c", look{node: "n2"}))
-	if got := victims(pods, related, 1, now); got[0].GetMetadata().GetName() != "b" {
+	if got := Victims(pods, related, 1, now); got[0].GetMetadata().GetName() != "b" {
 		t.Errorf("took %s", got[0].GetMetadata().GetName())
 	}
 }
-
-func TestSlowStartStopsAfterAFailure(t *testing.T) {
-	calls := 0
-	made, err := slowStart(100, func() error {
-		calls++
-		return errTest
-	})
-	if made != 0 || err == nil || calls != 1 {
-		t.Errorf("%d calls, %d made, %v", calls, made, err)
-	}
-	if made, err := slowStart(7, func() error { return nil }); made != 7 || err != nil {
-		t.Errorf("%d made, %v", made, err)
-	}
-}
-
-var errTest = errors.New("refused")
