@@ -23,22 +23,27 @@ import (
 	"dhow.dev/pkg/leader"
 	"dhow.dev/pkg/pki"
 	"dhow.dev/pkg/transport"
+	"dhow.dev/services/controller-manager/internal/attachdetach"
 	"dhow.dev/services/controller-manager/internal/certificate"
 	"dhow.dev/services/controller-manager/internal/clusterrole"
 	"dhow.dev/services/controller-manager/internal/deployment"
 	"dhow.dev/services/controller-manager/internal/disruption"
 	"dhow.dev/services/controller-manager/internal/endpoints"
 	"dhow.dev/services/controller-manager/internal/endpointslice"
+	"dhow.dev/services/controller-manager/internal/ephemeralvolume"
 	"dhow.dev/services/controller-manager/internal/garbage"
 	"dhow.dev/services/controller-manager/internal/inventory"
+	"dhow.dev/services/controller-manager/internal/localpath"
 	"dhow.dev/services/controller-manager/internal/metadata"
 	"dhow.dev/services/controller-manager/internal/namespace"
 	"dhow.dev/services/controller-manager/internal/nodelifecycle"
+	"dhow.dev/services/controller-manager/internal/persistentvolume"
 	"dhow.dev/services/controller-manager/internal/podgc"
 	"dhow.dev/services/controller-manager/internal/replicaset"
 	"dhow.dev/services/controller-manager/internal/resourcequota"
 	"dhow.dev/services/controller-manager/internal/serviceaccount"
 	"dhow.dev/services/controller-manager/internal/storageprotection"
+	"dhow.dev/services/controller-manager/internal/volumeexpand"
 )
 
 // Health is the name under which the health service tells whether this process does the work; under the empty name it tells that it is well, also
@@ -220,6 +225,11 @@ func controllers(config Config, stores *inventory.Stores, watcher *metadata.Watc
 		disruption.New(budgets),
 		disruption.NewTargets(budgets),
 		clusterrole.New(clusterrole.Config{Conn: conn, Logger: logger, Workers: workers}),
+		persistentvolume.New(persistentvolume.Config{Conn: conn, Stores: stores, Events: events, Logger: logger, Now: now, Workers: workers}),
+		localpath.New(localpath.Config{Conn: conn, Stores: stores, Events: events, Logger: logger, Workers: workers}),
+		attachdetach.New(attachdetach.Config{Conn: conn, Stores: stores, Events: events, Logger: logger, Now: now, Workers: workers}),
+		ephemeralvolume.New(ephemeralvolume.Config{Conn: conn, Stores: stores, Events: events, Logger: logger, Workers: workers}),
+		volumeexpand.New(volumeexpand.Config{Stores: stores, Events: events, Logger: logger, Workers: workers}),
 		storageprotection.New(storageprotection.Config{Conn: conn, Stores: stores, Logger: logger, Workers: workers}),
 		certificate.New(certificate.Config{Conn: conn, Logger: logger, Now: now, Authority: config.ClusterSigner, Workers: workers}),
 		garbage.New(garbage.Config{Conn: conn, Watcher: watcher, Logger: logger, Workers: garbageCrew}),

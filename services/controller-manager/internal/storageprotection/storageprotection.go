@@ -63,25 +63,11 @@ func New(cfg Config) *Controller {
 		if pod != nil {
 			return
 		}
-		for _, name := range claimsOf(old) {
+		for _, name := range inventory.ClaimsOf(old) {
 			c.Add(object.Key{Namespace: old.GetMetadata().GetNamespace(), Name: name}, cause)
 		}
 	})
 	return c
-}
-
-// claimsOf returns the names of the claims that a pod refers to, or that were made for its ephemeral volumes.
-func claimsOf(pod *corev1.Pod) []string {
-	var names []string
-	for _, v := range pod.GetSpec().GetVolumes() {
-		if claim := v.GetVolumeSource().GetPersistentVolumeClaim(); claim != nil {
-			names = append(names, claim.GetClaimName())
-		}
-		if v.GetVolumeSource().GetEphemeral() != nil {
-			names = append(names, pod.GetMetadata().GetName()+"-"+v.GetName())
-		}
-	}
-	return names
 }
 
 func (c *Controller) reconcile(ctx context.Context, turn *reconcile.Turn[object.Key]) error {
@@ -96,9 +82,9 @@ func (c *Controller) reconcile(ctx context.Context, turn *reconcile.Turn[object.
 	if !ok {
 		return nil
 	}
-	for _, pod := range c.stores.Pods.ByIndex(inventory.ByNamespace, turn.Key.Namespace) {
+	for _, pod := range c.stores.Pods.ByIndex(inventory.ByClaim, turn.Key.String()) {
 		// A pod without node uses nothing: it is not placed while its claim is being deleted.
-		if pod.GetSpec().GetNodeName() != "" && slices.Contains(claimsOf(pod), turn.Key.Name) {
+		if pod.GetSpec().GetNodeName() != "" {
 			return nil
 		}
 	}
