@@ -234,11 +234,12 @@ func run(ctx context.Context, config Config) error {
 	strategies := strategy.New(strategy.Config{TolerationSeconds: config.TolerationSeconds, Lookup: lookup{cache: objects, codec: structs}})
 	writes, err := registry.New(registry.Config{
 		Store: store, Cache: current{objects}, Codec: structs, Encryption: keys, Allocators: claimants, Tracer: tracer,
-		Strategies: strategies, Admission: admission.New(admission.Config{Authorizer: rights, Escalation: rights.CheckEscalation, AutomountTokens: true}),
+		Strategies: strategies, Admission: admission.New(admission.Config{Authorizer: authorizer.Aside(rights), Escalation: rights.CheckEscalation, AutomountTokens: true}),
 	})
 	if err != nil {
 		return err
 	}
+	callers = callers.admitted(writes)
 	sessions, err := session.New(session.Config{
 		Store: store, Cache: objects, Registry: writes, Codec: structs, Address: config.AdvertiseAddress, Published: config.KubernetesAddress, PeerDial: config.PeerDial,
 		Grace: config.SessionGrace, HeartbeatInterval: config.HeartbeatInterval, ServerTTL: config.ServerTTL, Logger: logger,
@@ -268,7 +269,7 @@ func run(ctx context.Context, config Config) error {
 	api := grpcapi.New(grpcapi.Config{
 		Cache: objects, Registry: writes, Authorizer: rights,
 		Tunnels: sessions, Sessions: sessions, Components: board, Scheduler: config.Scheduler,
-		Tokens: callers.issuer, Virtual: answers(callers, writes, authorizer.NewReviews(rights)), Views: views(usage),
+		Tokens: callers.issue, Virtual: answers(callers, writes, authorizer.NewReviews(rights)), Views: views(usage),
 		Extras: sessions.Extras(), Logger: logger, Version: version.Version,
 	})
 	auditor, err := newAuditor(running, tasks, config, structs)

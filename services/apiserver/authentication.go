@@ -5,10 +5,13 @@ import (
 	"net/http"
 	"path/filepath"
 
+	kauthenticationv1 "k8s.io/api/authentication/v1"
 	kschema "k8s.io/apimachinery/pkg/runtime/schema"
 
 	authenticationv1 "dhow.dev/gen/go/dhow/authentication/v1"
+	corev1 "dhow.dev/gen/go/dhow/core/v1"
 	"dhow.dev/pkg/resource"
+	"dhow.dev/services/apiserver/internal/admission"
 	"dhow.dev/services/apiserver/internal/authenticator"
 	"dhow.dev/services/apiserver/internal/grpcapi"
 	"dhow.dev/services/apiserver/internal/registry"
@@ -26,7 +29,23 @@ type Authentication = authenticator.Options
 type authentication struct {
 	issuer   *token.Issuer
 	verifier *authenticator.Verifier
+	// issue passes requests for tokens through admission before the issuer.
+	issue token.Issue
 }
+
+// admitted lets the admission of a registry decide about requests for tokens.
+func (a authentication) admitted(writes *registry.Registry) authentication {
+	a.issue = func(ctx context.Context, namespace, name string, request *kauthenticationv1.TokenRequest) (*kauthenticationv1.TokenRequest, error) {
+		asked := request.DeepCopy()
+		if _, err := writes.Admit(ctx, admission.Create, accounts, "token", namespace, name, asked); err != nil {
+			return nil, err
+		}
+		return a.issuer.Request(ctx, namespace, name, asked)
+	}
+	return a
+}
+
+var accounts = resource.For[*corev1.ServiceAccount]()
 
 func newAuthentication(config Config, objects token.Objects) (authentication, error) {
 	issuer, verifier, err := config.Authentication.Build(objects, filepath.Join(filepath.Dir(config.KeyFile), signingKeyFile), config.Logger)
@@ -41,7 +60,7 @@ func (a authentication) answers() map[*resource.Resource]grpcapi.Answer {
 		}
 	}
 	return map[*resource.Resource]grpcapi.Answer{
-		resource.For[*authenticationv1.TokenRequest]():      plain(a.issuer.Answer),
+		resource.For[*authenticationv1.TokenRequest]():      plain(a.issue.Answer),
 		resource.For[*authenticationv1.TokenReview]():       plain(a.verifier.AnswerReview),
 		resource.For[*authenticationv1.SelfSubjectReview](): plain(a.verifier.AnswerSelf),
 	}
@@ -56,7 +75,7 @@ func (a authentication) virtual() map[kschema.GroupResource]http.Handler {
 }
 
 func (a authentication) subresources() map[restapi.Subresource]http.Handler {
-	return map[restapi.Subresource]http.Handler{{Resource: "serviceaccounts", Name: "token"}: a.issuer.Handler()}
+	return map[restapi.Subresource]http.Handler{{Resource: "serviceaccounts", Name: "token"}: a.issue.Handler()}
 }
 
 func (a authentication) paths() map[string]http.Handler {

@@ -104,7 +104,8 @@ func (q *Request) title() string {
 
 // Config is what the plugins need.
 type Config struct {
-	// Authorizer decides who may approve and sign certificates. Nil: nobody is refused for it.
+	// Authorizer decides who may approve and sign certificates, and for which audiences nodes get tokens beyond their pods' volumes. Nil: nobody is
+	// refused a certificate, and no node gets more.
 	Authorizer authorizer.Authorizer
 	// Escalation refuses roles and bindings that give rights which the caller does not hold. Old is nil for what is created. Nil: nothing is refused.
 	Escalation func(ctx context.Context, obj, old runtime.Object) error
@@ -138,7 +139,7 @@ func New(cfg Config) *Chain {
 		limitRanger{},
 		serviceAccount{automount: cfg.AutomountTokens},
 		defaultAccounts{},
-		nodeRestriction{},
+		nodeRestriction{authorizer: cfg.Authorizer},
 		nodeTaints{},
 		podSecurity{},
 		defaultStorageClass{},
@@ -150,6 +151,7 @@ func New(cfg Config) *Chain {
 		certificateSubject{},
 		escalation{check: cfg.Escalation},
 		defaultIngressClass{},
+		topologyLabels{},
 		resourceQuota{},
 	} {
 		if m, ok := p.(mutator); ok {

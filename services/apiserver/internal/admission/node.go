@@ -6,7 +6,6 @@ import (
 	"slices"
 	"strings"
 
-	authenticationv1 "k8s.io/api/authentication/v1"
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	resourcev1 "k8s.io/api/resource/v1"
@@ -14,6 +13,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"dhow.dev/pkg/resource"
+	"dhow.dev/services/apiserver/internal/authorizer"
 )
 
 var (
@@ -41,9 +41,9 @@ func (nodeTaints) mutate(_ context.Context, q *Request) error {
 }
 
 // nodeRestriction holds a node agent to its own node and the pods on it. The authorizer has decided which kinds it may write at all.
-type nodeRestriction struct{}
+type nodeRestriction struct{ authorizer authorizer.Authorizer }
 
-func (nodeRestriction) validate(ctx context.Context, q *Request) error {
+func (n nodeRestriction) validate(ctx context.Context, q *Request) error {
 	node, ok := caller(ctx).NodeName()
 	if !ok {
 		return nil
@@ -54,7 +54,7 @@ func (nodeRestriction) validate(ctx context.Context, q *Request) error {
 	case "/nodes":
 		return nodeItself(q, node)
 	case "/serviceaccounts":
-		return nodeToken(ctx, q, node)
+		return n.token(ctx, q, node)
 	case "/persistentvolumeclaims":
 		return nodeClaim(q)
 	case "coordination.k8s.io/leases":
@@ -212,37 +212,6 @@ func restrictedLabels(is, was map[string]string) []string {
 	}
 	slices.Sort(bad)
 	return bad
-}
-
-// nodeToken lets a node ask for the tokens of its own pods' accounts.
-func nodeToken(ctx context.Context, q *Request, node string) error {
-	request, ok := q.Object.(*authenticationv1.TokenRequest)
-	if q.Subresource != "token" || !ok {
-		return nil
-	}
-	ref := request.Spec.BoundObjectRef
-	switch {
-	case ref == nil:
-		return q.forbidden("node requested token not bound to a pod")
-	case ref.APIVersion != "v1" || ref.Kind != "Pod" || ref.Name == "":
-		return q.forbidden("node requested token not bound to a pod")
-	case ref.UID == "":
-		return q.forbidden("node requested token with a pod binding without a uid")
-	}
-	pod, found, err := get[*corev1.Pod](ctx, q.View, pods, q.Namespace, ref.Name)
-	switch {
-	case err != nil:
-		return err
-	case !found:
-		return q.forbidden("pod %q not found", ref.Name)
-	case pod.UID != ref.UID:
-		return q.forbidden("the UID in the bound object reference (%s) does not match the UID in record. The object might have been deleted and then recreated", ref.UID)
-	case pod.Spec.NodeName != node:
-		return q.forbidden("node requested token bound to a pod scheduled on a different node")
-	case pod.Spec.ServiceAccountName != q.Name:
-		return q.forbidden("node requested token for a service account that its pod does not use")
-	}
-	return nil
 }
 
 // nodeClaim lets a node report how far a claim's growth has come.

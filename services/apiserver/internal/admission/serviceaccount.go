@@ -2,7 +2,9 @@ package admission
 
 import (
 	"context"
+	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
@@ -22,6 +24,8 @@ const (
 	rootCAMap   = "kube-root-ca.crt"
 	// tokenSeconds is Kubernetes' number: an hour, and seven seconds by which such tokens are recognized.
 	tokenSeconds = 3607
+	// enforceMountable is the annotation by which an account's pods use no secrets but those that the account names.
+	enforceMountable = "kubernetes.io/enforce-mountable-secrets"
 )
 
 // defaultAccounts makes the account `default` together with its namespace, so that no pod loses the race against the controller, which brings back
@@ -71,11 +75,88 @@ func (s serviceAccount) mutate(ctx context.Context, q *Request) error {
 	return nil
 }
 
-func (serviceAccount) validate(_ context.Context, q *Request) error {
+func (s serviceAccount) validate(ctx context.Context, q *Request) error {
 	pod, ok := q.Object.(*corev1.Pod)
-	if !ok || !q.is("", "pods") || q.Operation != Create || !isMirror(pod) {
+	switch {
+	case !ok:
+		return nil
+	case q.is("", "pods") && q.Operation == Create:
+		if isMirror(pod) {
+			return mirror(q, pod)
+		}
+	case q.on("", "pods", "ephemeralcontainers") && q.Operation == Update:
+	default:
 		return nil
 	}
+	account, found, err := get[*corev1.ServiceAccount](ctx, q.View, serviceAccounts, q.Namespace, pod.Spec.ServiceAccountName)
+	if err != nil || !found {
+		return err // of a pod that exists, the account may be gone
+	}
+	if enforce, err := strconv.ParseBool(account.Annotations[enforceMountable]); err != nil || !enforce {
+		return nil // anything but a boolean counts as none
+	}
+	if bad := notMountable(pod, account, q.Subresource != ""); bad != "" {
+		return q.forbidden("%s", bad)
+	}
+	return nil
+}
+
+// notMountable says which secret a pod uses that its account does not name, empty for none. Of a pod that exists only its ephemeral containers are looked at.
+func notMountable(pod *corev1.Pod, account *corev1.ServiceAccount, exists bool) string {
+	named := map[string]bool{}
+	for _, s := range account.Secrets {
+		named[s.Name] = true
+	}
+	refused := func(format string, args ...any) string {
+		return fmt.Sprintf(format+" is not allowed because service account "+account.Name+" does not reference that secret", args...)
+	}
+	env := func(kind string, c *corev1.Container) string {
+		for _, e := range c.Env {
+			if e.ValueFrom != nil && e.ValueFrom.SecretKeyRef != nil && !named[e.ValueFrom.SecretKeyRef.Name] {
+				return refused("%s %s with envVar %s referencing secret.secretName=%q", kind, c.Name, e.Name, e.ValueFrom.SecretKeyRef.Name)
+			}
+		}
+		for _, e := range c.EnvFrom {
+			if e.SecretRef != nil && !named[e.SecretRef.Name] {
+				return refused("%s %s with envFrom referencing secret.secretName=%q", kind, c.Name, e.SecretRef.Name)
+			}
+		}
+		return ""
+	}
+	if exists {
+		for i := range pod.Spec.EphemeralContainers {
+			c := corev1.Container(pod.Spec.EphemeralContainers[i].EphemeralContainerCommon)
+			if bad := env("ephemeral container", &c); bad != "" {
+				return bad
+			}
+		}
+		return ""
+	}
+	for i := range pod.Spec.Volumes {
+		if s := pod.Spec.Volumes[i].Secret; s != nil && !named[s.SecretName] {
+			return refused("volume with secret.secretName=%q", s.SecretName)
+		}
+	}
+	for _, list := range []struct {
+		kind       string
+		containers []corev1.Container
+	}{{"init container", pod.Spec.InitContainers}, {"container", pod.Spec.Containers}} {
+		for i := range list.containers {
+			if bad := env(list.kind, &list.containers[i]); bad != "" {
+				return bad
+			}
+		}
+	}
+	for i, s := range pod.Spec.ImagePullSecrets {
+		if !slices.ContainsFunc(account.ImagePullSecrets, func(o corev1.LocalObjectReference) bool { return o.Name == s.Name }) {
+			return fmt.Sprintf("imagePullSecrets[%d].name=%q is not allowed because service account %s does not reference that imagePullSecret", i, s.Name, account.Name)
+		}
+	}
+	return ""
+}
+
+// mirror holds the API's image of a pod that its node runs on its own account to what needs nothing of the API.
+func mirror(q *Request, pod *corev1.Pod) error {
 	if pod.Spec.ServiceAccountName != "" {
 		return q.forbidden("a mirror pod may not reference service accounts")
 	}

@@ -35,7 +35,7 @@ import (
 // door is the part of the Kubernetes door that tokens need: authentication and four paths. Everyone who is known may do everything.
 func door(w *world) http.Handler {
 	mux := http.NewServeMux()
-	mux.Handle("POST /api/v1/namespaces/{namespace}/serviceaccounts/{name}/token", w.issuer.Handler())
+	mux.Handle("POST /api/v1/namespaces/{namespace}/serviceaccounts/{name}/token", token.Issue(w.issuer.Request).Handler())
 	mux.Handle("POST /apis/authentication.k8s.io/v1/tokenreviews", w.verifier.ReviewHandler())
 	mux.Handle("POST /apis/authentication.k8s.io/v1/selfsubjectreviews", w.verifier.SelfHandler())
 	mux.Handle("GET "+token.ConfigurationPath, w.issuer.Configuration())

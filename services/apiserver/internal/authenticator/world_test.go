@@ -5,35 +5,28 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"net"
 	"testing"
 	"time"
 
+	"google.golang.org/grpc/credentials"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/types"
 
-	storev1 "dhow.dev/gen/go/dhow/store/v1"
-	"dhow.dev/pkg/identity"
-	"dhow.dev/pkg/resource"
-	"dhow.dev/pkg/transport"
 	"dhow.dev/services/apiserver/internal/authenticator"
 	"dhow.dev/services/apiserver/internal/cache"
+	"dhow.dev/services/apiserver/internal/cache/cachetest"
 	"dhow.dev/services/apiserver/internal/token"
 	"dhow.dev/services/store"
 )
 
+// patience bounds waits; nothing measures it.
 const patience = time.Minute
-
-// object is a struct of k8s.io/api.
-type object interface {
-	metav1.Object
-	Marshal() ([]byte, error)
-}
 
 // world is a cache of a real store in memory, and an issuer and a verifier on it, with a clock that tests move.
 type world struct {
-	t        *testing.T
-	store    storev1.StoreClient
+	*cachetest.World
+	t        testing.TB
 	cache    *cache.Cache
 	now      time.Time
 	issuer   *token.Issuer
@@ -42,36 +35,8 @@ type world struct {
 
 func newWorld(t *testing.T, change func(*authenticator.Config)) *world {
 	t.Helper()
-	memory := transport.NewMemory()
-	ctx, cancel := context.WithCancel(context.Background())
-	stored, cached := make(chan error, 1), make(chan error, 1)
-	listener := memory.Listen("store")
-	go func() {
-		stored <- store.Run(ctx, store.Config{Listener: listener, Credentials: memory.ServerCredentials(), Memory: true})
-	}()
-	conn, err := memory.Dial("store", identity.Identity{Name: identity.APIServer})
-	if err != nil {
-		t.Fatal(err)
-	}
-	w := &world{t: t, store: storev1.NewStoreClient(conn), now: time.Now().Truncate(time.Second)}
-	if w.cache, err = cache.New(cache.Config{Store: w.store}); err != nil {
-		t.Fatal(err)
-	}
-	go func() { cached <- w.cache.Run(ctx) }()
-	t.Cleanup(func() {
-		conn.Close()
-		cancel()
-		for _, ended := range []chan error{cached, stored} {
-			if err := <-ended; err != nil {
-				t.Error(err)
-			}
-		}
-	})
-	select {
-	case <-w.cache.Ready():
-	case <-time.After(patience):
-		t.Fatal("the cache is not ready")
-	}
+	w := &world{World: cachetest.New(t, runStore), t: t, now: time.Now().Truncate(time.Second)}
+	w.cache = w.Cache
 	keys, err := token.NewKeys(newKey(t))
 	if err != nil {
 		t.Fatal(err)
@@ -99,45 +64,15 @@ func newKey(t testing.TB) *ecdsa.PrivateKey {
 	return key
 }
 
-func (w *world) key(o object) []byte {
-	kind := "serviceaccounts"
-	if _, ok := o.(*corev1.Secret); ok {
-		kind = "secrets"
-	}
-	return []byte(cache.Key(resource.Lookup("", kind), o.GetNamespace(), o.GetName()))
-}
+func (w *world) put(o cachetest.Object)    { w.Put(o) }
+func (w *world) remove(o cachetest.Object) { w.Remove(o) }
 
-func (w *world) commit(operation *storev1.Operation) {
-	w.t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
-	defer cancel()
-	if _, err := w.store.Commit(ctx, storev1.CommitRequest_builder{Operations: []*storev1.Operation{operation}}.Build()); err != nil {
-		w.t.Fatal(err)
-	}
-	if _, err := w.cache.Consistent(ctx); err != nil {
-		w.t.Fatal(err)
-	}
-}
-
-func (w *world) put(o object) {
-	w.t.Helper()
-	data, err := o.Marshal()
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	w.commit(storev1.Operation_builder{Key: w.key(o), Put: data}.Build())
-}
-
-func (w *world) remove(o object) {
-	w.t.Helper()
-	gone := true
-	w.commit(storev1.Operation_builder{Key: w.key(o), Delete: &gone}.Build())
-}
-
-func meta(namespace, name, uid string) metav1.ObjectMeta {
-	return metav1.ObjectMeta{Namespace: namespace, Name: name, UID: types.UID(uid)}
-}
+func meta(namespace, name, uid string) metav1.ObjectMeta { return cachetest.Meta(namespace, name, uid) }
 
 func builder() *corev1.ServiceAccount {
 	return &corev1.ServiceAccount{ObjectMeta: meta("default", "builder", "sa-uid")}
+}
+
+func runStore(ctx context.Context, listener net.Listener, credentials credentials.TransportCredentials) error {
+	return store.Run(ctx, store.Config{Listener: listener, Credentials: credentials, Memory: true})
 }

@@ -13,7 +13,8 @@ import (
 	"dhow.dev/services/apiserver/internal/authorizer"
 )
 
-// Tokens issues tokens of service accounts. The caller is in ctx: a node gets tokens of its own pods only.
+// Tokens issues tokens of service accounts. The caller is in ctx: a node gets tokens of its own pods only. The RPC Token is the short form of
+// TokenRequests.Create; both end here.
 type Tokens interface {
 	Request(ctx context.Context, namespace, name string, request *authenticationv1.TokenRequest) (*authenticationv1.TokenRequest, error)
 }

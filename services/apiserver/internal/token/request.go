@@ -34,8 +34,8 @@ const (
 
 var tokenRequest = authenticationv1.SchemeGroupVersion.WithKind("TokenRequest").GroupKind()
 
-// Request issues a token for a service account: the subresource `token`. A node, known by the identity in ctx, gets tokens for the pods that run on
-// it and for nothing else. Errors are API errors, worded as Kubernetes does.
+// Request issues a token for a service account: the subresource `token`. Who may ask for which is admission's to say. Errors are API errors, worded as
+// Kubernetes does.
 func (i *Issuer) Request(ctx context.Context, namespace, name string, request *authenticationv1.TokenRequest) (*authenticationv1.TokenRequest, error) {
 	out := request.DeepCopy()
 	var errs field.ErrorList
@@ -63,10 +63,6 @@ func (i *Issuer) Request(ctx context.Context, namespace, name string, request *a
 	}
 	own := binding{Namespace: namespace, ServiceAccount: reference{Name: name, UID: account.UID}}
 	if err := i.bind(ctx, &own, out.Spec.BoundObjectRef); err != nil {
-		return nil, err
-	}
-	// The audiences as they were asked for: a default names none of a pod's volumes.
-	if err := i.restrict(ctx, own, out.Spec.BoundObjectRef, request.Spec.Audiences); err != nil {
 		return nil, err
 	}
 	seconds := *out.Spec.ExpirationSeconds

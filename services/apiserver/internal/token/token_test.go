@@ -16,7 +16,6 @@ import (
 	"github.com/go-jose/go-jose/v4/jwt"
 	authenticationv1 "k8s.io/api/authentication/v1"
 	corev1 "k8s.io/api/core/v1"
-	storagev1 "k8s.io/api/storage/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -160,39 +159,32 @@ func TestRequestIsRefused(t *testing.T) {
 	w.put(account("other", "other-uid"))
 	w.put(pod("p", "pod-uid", "builder", "n1"))
 	w.put(pod("others", "others-uid", "other", "n1"))
-	w.put(pod("elsewhere", "elsewhere-uid", "builder", "n2"))
 	w.put(node("n1", "node-uid"))
 	w.put(&corev1.Secret{ObjectMeta: meta("default", "s", "secret-uid")})
 	i := issuer(t, w.cache, clock, nil)
 	seconds := func(n int64) *authenticationv1.TokenRequest {
 		return &authenticationv1.TokenRequest{Spec: authenticationv1.TokenRequestSpec{ExpirationSeconds: &n}}
 	}
-	agent := identity.Node("n1")
 	for name, tc := range map[string]struct {
 		account string
 		request *authenticationv1.TokenRequest
-		as      identity.Identity
 		want    func(error) bool
 		words   string
 	}{
-		"no account":        {"missing", seconds(600), identity.Identity{}, apierrors.IsNotFound, `serviceaccounts "missing" not found`},
-		"short":             {"builder", seconds(599), identity.Identity{}, apierrors.IsInvalid, "may not specify a duration less than 10 minutes"},
-		"long":              {"builder", seconds(1<<32 + 1), identity.Identity{}, apierrors.IsInvalid, "may not specify a duration larger than 2^32 seconds"},
-		"other name":        {"builder", &authenticationv1.TokenRequest{ObjectMeta: meta("", "x", "")}, identity.Identity{}, apierrors.IsInvalid, "must match the service account name if specified"},
-		"other namespace":   {"builder", &authenticationv1.TokenRequest{ObjectMeta: meta("x", "", "")}, identity.Identity{}, apierrors.IsInvalid, "must match the service account namespace if specified"},
-		"no pod":            {"builder", bound("Pod", "missing", ""), identity.Identity{}, apierrors.IsNotFound, `pods "missing" not found`},
-		"no node":           {"builder", bound("Node", "missing", ""), identity.Identity{}, apierrors.IsNotFound, `nodes "missing" not found`},
-		"no secret":         {"builder", bound("Secret", "missing", ""), identity.Identity{}, apierrors.IsNotFound, `secrets "missing" not found`},
-		"unknown kind":      {"builder", bound("ConfigMap", "x", ""), identity.Identity{}, apierrors.IsBadRequest, "cannot bind token to object of type /v1, Kind=ConfigMap"},
-		"other UID":         {"builder", bound("Pod", "p", "x"), identity.Identity{}, apierrors.IsConflict, "does not match the UID in record"},
-		"other's pod":       {"builder", bound("Pod", "others", ""), identity.Identity{}, apierrors.IsBadRequest, `cannot bind token for serviceaccount "builder" to pod running with different serviceaccount name.`},
-		"node without pod":  {"builder", seconds(600), agent, apierrors.IsForbidden, "node requested token not bound to a pod"},
-		"node for secret":   {"builder", bound("Secret", "s", "secret-uid"), agent, apierrors.IsForbidden, "node requested token not bound to a pod"},
-		"node without UID":  {"builder", bound("Pod", "p", ""), agent, apierrors.IsForbidden, "node requested token with a pod binding without a uid"},
-		"node of other pod": {"builder", bound("Pod", "elsewhere", "elsewhere-uid"), agent, apierrors.IsForbidden, "node requested token bound to a pod scheduled on a different node"},
+		"no account":      {"missing", seconds(600), apierrors.IsNotFound, `serviceaccounts "missing" not found`},
+		"short":           {"builder", seconds(599), apierrors.IsInvalid, "may not specify a duration less than 10 minutes"},
+		"long":            {"builder", seconds(1<<32 + 1), apierrors.IsInvalid, "may not specify a duration larger than 2^32 seconds"},
+		"other name":      {"builder", &authenticationv1.TokenRequest{ObjectMeta: meta("", "x", "")}, apierrors.IsInvalid, "must match the service account name if specified"},
+		"other namespace": {"builder", &authenticationv1.TokenRequest{ObjectMeta: meta("x", "", "")}, apierrors.IsInvalid, "must match the service account namespace if specified"},
+		"no pod":          {"builder", bound("Pod", "missing", ""), apierrors.IsNotFound, `pods "missing" not found`},
+		"no node":         {"builder", bound("Node", "missing", ""), apierrors.IsNotFound, `nodes "missing" not found`},
+		"no secret":       {"builder", bound("Secret", "missing", ""), apierrors.IsNotFound, `secrets "missing" not found`},
+		"unknown kind":    {"builder", bound("ConfigMap", "x", ""), apierrors.IsBadRequest, "cannot bind token to object of type /v1, Kind=ConfigMap"},
+		"other UID":       {"builder", bound("Pod", "p", "x"), apierrors.IsConflict, "does not match the UID in record"},
+		"other's pod":     {"builder", bound("Pod", "others", ""), apierrors.IsBadRequest, `cannot bind token for serviceaccount "builder" to pod running with different serviceaccount name.`},
 	} {
 		t.Run(name, func(t *testing.T) {
-			answer, err := i.Request(identity.NewContext(t.Context(), tc.as), "default", tc.account, tc.request)
+			answer, err := i.Request(t.Context(), "default", tc.account, tc.request)
 			if !tc.want(err) || !strings.Contains(err.Error(), tc.words) {
 				t.Errorf("%+v, %v; want %q", answer, err, tc.words)
 			}
@@ -202,59 +194,6 @@ func TestRequestIsRefused(t *testing.T) {
 		if _, err := i.Request(t.Context(), "default", "builder", seconds(n)); err != nil {
 			t.Errorf("%d seconds: %v", n, err)
 		}
-	}
-}
-
-// TestAudiencesOfNodes asks as a node for the tokens that the volumes of its pod are to hold.
-func TestAudiencesOfNodes(t *testing.T) {
-	w, clock := newWorld(t), newClock()
-	projected := func(name, audience string) corev1.Volume {
-		return corev1.Volume{Name: name, VolumeSource: corev1.VolumeSource{Projected: &corev1.ProjectedVolumeSource{Sources: []corev1.VolumeProjection{
-			{ConfigMap: &corev1.ConfigMapProjection{}}, {ServiceAccountToken: &corev1.ServiceAccountTokenProjection{Audience: audience}},
-		}}}}
-	}
-	p := pod("p", "pod-uid", "builder", "n1")
-	p.Spec.Volumes = []corev1.Volume{
-		projected("own", ""), projected("vault", "vault"), {Name: "inline", VolumeSource: corev1.VolumeSource{CSI: &corev1.CSIVolumeSource{Driver: "inline.csi"}}},
-		{Name: "data", VolumeSource: corev1.VolumeSource{PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{ClaimName: "data"}}},
-		{Name: "scratch", VolumeSource: corev1.VolumeSource{Ephemeral: &corev1.EphemeralVolumeSource{}}},
-		{Name: "unbound", VolumeSource: corev1.VolumeSource{PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{ClaimName: "unbound"}}},
-	}
-	volume := func(name, driver string) *corev1.PersistentVolume {
-		return &corev1.PersistentVolume{ObjectMeta: meta("", name, name), Spec: corev1.PersistentVolumeSpec{
-			PersistentVolumeSource: corev1.PersistentVolumeSource{CSI: &corev1.CSIPersistentVolumeSource{Driver: driver}},
-		}}
-	}
-	claim := func(name, volume string) *corev1.PersistentVolumeClaim {
-		return &corev1.PersistentVolumeClaim{ObjectMeta: meta("default", name, name), Spec: corev1.PersistentVolumeClaimSpec{VolumeName: volume}}
-	}
-	driver := func(name, audience string) *storagev1.CSIDriver {
-		return &storagev1.CSIDriver{ObjectMeta: meta("", name, name), Spec: storagev1.CSIDriverSpec{TokenRequests: []storagev1.TokenRequest{{Audience: audience}}}}
-	}
-	for _, o := range []encoded{
-		account("builder", "sa-uid"), node("n1", "node-uid"), p, claim("data", "data"), claim("p-scratch", "scratch"), claim("unbound", ""),
-		volume("data", "data.csi"), volume("scratch", "scratch.csi"), driver("inline.csi", "inline"), driver("data.csi", "data"), driver("scratch.csi", "scratch"), driver("other.csi", "other"),
-	} {
-		w.put(o)
-	}
-	i := issuer(t, w.cache, clock, nil)
-	ctx := identity.NewContext(t.Context(), identity.Node("n1"))
-	for audience, want := range map[string]bool{"": true, "vault": true, "inline": true, "data": true, "scratch": true, "other": false, token.DefaultIssuer: false} {
-		r := bound("Pod", "p", "pod-uid")
-		if audience != "" {
-			r.Spec.Audiences = []string{audience}
-		}
-		if _, err := i.Request(ctx, "default", "builder", r); (err == nil) != want || err != nil && !strings.Contains(err.Error(), "not found in pod spec volume") {
-			t.Errorf("%q: %v", audience, err)
-		}
-	}
-	r := bound("Pod", "p", "pod-uid")
-	r.Spec.Audiences = []string{"vault", "data"}
-	if _, err := i.Request(ctx, "default", "builder", r); !apierrors.IsForbidden(err) || !strings.Contains(err.Error(), "node may only request 0 or 1 audiences") {
-		t.Errorf("two audiences: %v", err)
-	}
-	if _, err := i.Request(t.Context(), "default", "builder", r); err != nil {
-		t.Errorf("of one who is no node: %v", err)
 	}
 }
 
