@@ -8,6 +8,8 @@ import (
 	corek8s "k8s.io/api/core/v1"
 
 	appsv1 "dhow.dev/gen/go/dhow/apps/v1"
+	autoscalingv2 "dhow.dev/gen/go/dhow/autoscaling/v2"
+	batchv1 "dhow.dev/gen/go/dhow/batch/v1"
 	corev1 "dhow.dev/gen/go/dhow/core/v1"
 	discoveryv1 "dhow.dev/gen/go/dhow/discovery/v1"
 	policyv1 "dhow.dev/gen/go/dhow/policy/v1"
@@ -67,6 +69,9 @@ type Stores struct {
 	// ControllerRevisions are the history of StatefulSets and DaemonSets.
 	ControllerRevisions    *informer.Store[*appsv1.ControllerRevision]
 	ReplicationControllers *informer.Store[*corev1.ReplicationController]
+	Jobs                   *informer.Store[*batchv1.Job]
+	CronJobs               *informer.Store[*batchv1.CronJob]
+	HorizontalAutoscalers  *informer.Store[*autoscalingv2.HorizontalPodAutoscaler]
 	// PersistentVolumes, StorageClasses, CSIDrivers and VolumeAttachments are for binding, provisioning, attaching and growing.
 	PersistentVolumes *informer.Store[*corev1.PersistentVolume]
 	StorageClasses    *informer.Store[*storagev1.StorageClass]
@@ -148,7 +153,15 @@ func New(conn grpc.ClientConnInterface, logger *slog.Logger) *Stores {
 			ByController: controller[*appsv1.ControllerRevision],
 			Orphans:      orphan[*appsv1.ControllerRevision],
 		}}),
-		ReplicationControllers: informer.Add(inf, informer.Options[*corev1.ReplicationController]{}),
+		ReplicationControllers: informer.Add(inf, informer.Options[*corev1.ReplicationController]{Indexes: map[string]func(*corev1.ReplicationController) []string{
+			ByNamespace: namespace[*corev1.ReplicationController],
+		}}),
+		Jobs: informer.Add(inf, informer.Options[*batchv1.Job]{Indexes: map[string]func(*batchv1.Job) []string{
+			ByNamespace:  namespace[*batchv1.Job],
+			ByController: controller[*batchv1.Job],
+		}}),
+		CronJobs:              informer.Add(inf, informer.Options[*batchv1.CronJob]{}),
+		HorizontalAutoscalers: informer.Add(inf, informer.Options[*autoscalingv2.HorizontalPodAutoscaler]{}),
 		PersistentVolumes: informer.Add(inf, informer.Options[*corev1.PersistentVolume]{Indexes: map[string]func(*corev1.PersistentVolume) []string{
 			ByClaim: func(v *corev1.PersistentVolume) []string {
 				if ref := v.GetSpec().GetClaimRef(); ref != nil {
