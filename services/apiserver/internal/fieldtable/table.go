@@ -23,8 +23,6 @@ type message struct {
 	notes map[string]string
 }
 
-const tokens = "pods get no tokens of service accounts yet"
-
 // table has the fields of the kinds that Dhow acts on. A field that is in no list fails the tests.
 var table = map[string]message{
 	"core.v1.Pod": {accepted: "metadata spec", whole: "status"},
@@ -36,8 +34,8 @@ var table = map[string]message{
 		accepted: `volumes initContainers containers restartPolicy terminationGracePeriodSeconds activeDeadlineSeconds dnsPolicy nodeName hostNetwork hostPID
 			hostIPC shareProcessNamespace securityContext imagePullSecrets hostname subdomain affinity schedulerName tolerations hostAliases priorityClassName
 			priority dnsConfig readinessGates runtimeClassName enableServiceLinks topologySpreadConstraints setHostnameAsFQDN schedulingGates resources
-			hostnameOverride serviceAccount nodeSelector overhead os`,
-		notEnforced: `serviceAccountName!=default automountServiceAccountToken!=false preemptionPolicy!=PreemptLowerPriority hostUsers!=true
+			hostnameOverride serviceAccount serviceAccountName automountServiceAccountToken nodeSelector overhead os`,
+		notEnforced: `preemptionPolicy!=PreemptLowerPriority hostUsers!=true
 			resourceClaims schedulingGroup containers.restartPolicy`,
 		rejected: map[string]string{
 			"ephemeralContainers": "cannot be set on create", "resources.claims": "claims may not be set for Resources at pod-level",
@@ -45,7 +43,7 @@ var table = map[string]message{
 			"initContainers.readinessProbe.terminationGracePeriodSeconds": "must not be set for readinessProbes",
 		},
 		notes: map[string]string{
-			"serviceAccountName": tokens, "automountServiceAccountToken": tokens, "serviceAccount": "older name of serviceAccountName, kept equal to it",
+			"serviceAccount":   "older name of serviceAccountName, kept equal to it",
 			"preemptionPolicy": "no pod preempts another yet", "priority": "orders the queue of the scheduler", "hostUsers": "pods run in the user namespace of the node",
 			"resourceClaims": "devices are not allocated", "schedulingGroup": "pods are placed one by one",
 			"runtimeClassName": "is the name of the runtime's handler", "containers.restartPolicy": "ordinary containers follow the pod's policy",
@@ -202,8 +200,8 @@ var table = map[string]message{
 	"core.v1.ConfigMap": {accepted: "metadata immutable data binaryData"},
 	"core.v1.Secret":    {accepted: "metadata immutable data stringData type"},
 	"core.v1.ServiceAccount": {
-		accepted: "metadata imagePullSecrets", notEnforced: "secrets automountServiceAccountToken!=false",
-		notes: map[string]string{"secrets": tokens, "automountServiceAccountToken": tokens},
+		accepted: "metadata imagePullSecrets secrets automountServiceAccountToken",
+		notes:    map[string]string{"secrets": "those that its pods may use, with the annotation kubernetes.io/enforce-mountable-secrets; no token is added to them"},
 	},
 
 	"core.v1.Event": {
