@@ -1,9 +1,11 @@
 package cluster
 
 import (
-	"slices"
+	"iter"
+	"maps"
 
 	corev1 "dhow.dev/gen/go/dhow/core/v1"
+	"dhow.dev/services/scheduler/internal/filter"
 	"dhow.dev/services/scheduler/internal/snapshot"
 )
 
@@ -20,7 +22,7 @@ func (c *Cluster) class(o *corev1.Pod) (*class, error) {
 	if err != nil {
 		return nil, err
 	}
-	n := &class{Class: compiled, key: key, refs: 1, groups: r.groups, perNode: map[int]int32{}}
+	n := &class{Class: compiled, key: key, refs: 1, groups: r.groups, holders: r.holders, perNode: map[int]occupancy{}}
 	if last := len(c.freeClass) - 1; last >= 0 {
 		compiled.ID, c.freeClass = c.freeClass[last], c.freeClass[:last]
 	} else {
@@ -28,6 +30,9 @@ func (c *Cluster) class(o *corev1.Pod) (*class, error) {
 	}
 	for _, g := range n.groups {
 		g.refs++
+	}
+	for _, h := range n.holders {
+		h.refs++
 	}
 	c.classes[key] = n
 	space := c.namespace(compiled.Namespace)
@@ -38,17 +43,23 @@ func (c *Cluster) class(o *corev1.Pod) (*class, error) {
 		}
 		space.byOwner[compiled.OwnerUID][n] = struct{}{}
 	}
-	var links []int32
+	var links snapshot.Links
 	if g := space.owners[compiled.OwnerUID]; g != nil {
-		links = append(links, g.id)
+		links = links.With(g.id, &g.selector)
 	}
-	for g := range space.labels {
-		if g.selector.Selects(compiled) {
-			links = append(links, g.id)
+	for _, groups := range []map[*group]struct{}{space.labels, c.wide} {
+		for g := range groups {
+			if c.selects(g, n) {
+				links = links.With(g.id, &g.selector)
+			}
 		}
 	}
 	c.snapshot.Link(compiled.ID, links)
 	return n, nil
+}
+
+func (c *Cluster) selects(g *group, n *class) bool {
+	return g.selector.Selects(n.Class, c.labelsOf[n.Namespace])
 }
 
 // nextClass is the first id that was never given out: ids in use and free ones fill the range below.
@@ -65,12 +76,32 @@ func (c *Cluster) namespace(name string) *namespace {
 	return space
 }
 
-// selected returns the classes that a selector may select.
-func (n *namespace) selected(s *snapshot.Selector) map[*class]struct{} {
-	if s.OwnerUID != "" {
-		return n.byOwner[s.OwnerUID]
+// selected yields the classes that a selector may select.
+func (c *Cluster) selected(s *snapshot.Selector) iter.Seq[*class] {
+	return func(yield func(*class) bool) {
+		home, ok := s.Home()
+		if !ok {
+			for _, n := range c.classes {
+				if !yield(n) {
+					return
+				}
+			}
+			return
+		}
+		space := c.namespaces[home]
+		if space == nil {
+			return
+		}
+		classes := space.classes
+		if s.OwnerUID != "" {
+			classes = space.byOwner[s.OwnerUID]
+		}
+		for n := range classes {
+			if !yield(n) {
+				return
+			}
+		}
 	}
-	return n.classes
 }
 
 // release gives a reference back. The last one ends the class, and groups that no class asks for any more.
@@ -87,38 +118,56 @@ func (c *Cluster) release(n *class) {
 			delete(space.byOwner, n.OwnerUID)
 		}
 	}
-	c.snapshot.Link(n.ID, nil)
+	c.snapshot.Link(n.ID, snapshot.Links{})
 	c.freeClass = append(c.freeClass, n.ID)
-	for _, g := range n.groups {
-		if g.refs--; g.refs == 0 {
-			c.endGroup(space, g)
+	for _, h := range n.holders {
+		if h.refs--; h.refs == 0 {
+			c.snapshot.ClearHolder(h.id)
+			delete(c.holders, h.key)
+			c.freeHolder = append(c.freeHolder, h.id)
 		}
 	}
-	if len(space.classes) == 0 {
-		delete(c.namespaces, n.Namespace)
+	for _, g := range n.groups {
+		if g.refs--; g.refs == 0 {
+			c.endGroup(g)
+		}
+	}
+	c.leave(n.Namespace)
+}
+
+// leave forgets a namespace that neither classes nor groups are in.
+func (c *Cluster) leave(name string) {
+	if space := c.namespaces[name]; space != nil && len(space.classes)+len(space.owners)+len(space.labels) == 0 {
+		delete(c.namespaces, name)
 	}
 }
 
-func (c *Cluster) endGroup(space *namespace, g *group) {
-	for other := range space.selected(&g.selector) {
-		if links := c.snapshot.Links(other.ID); slices.Contains(links, g.id) {
-			c.snapshot.Link(other.ID, slices.DeleteFunc(slices.Clone(links), func(id int32) bool { return id == g.id }))
+func (c *Cluster) endGroup(g *group) {
+	for other := range c.selected(&g.selector) {
+		if links := c.snapshot.Links(other.ID); links.Has(g.id) {
+			c.snapshot.Link(other.ID, links.Without(g.id))
 		}
 	}
-	if g.selector.OwnerUID != "" {
-		delete(space.owners, g.selector.OwnerUID)
-	} else {
-		delete(space.labels, g)
+	home, ok := g.selector.Home()
+	switch {
+	case !ok:
+		delete(c.wide, g)
+	case g.selector.OwnerUID != "":
+		delete(c.namespaces[home].owners, g.selector.OwnerUID)
+	default:
+		delete(c.namespaces[home].labels, g)
 	}
+	c.leave(home)
 	c.snapshot.ClearGroup(g.id)
 	delete(c.groups, g.key)
 	c.freeGroup = append(c.freeGroup, g.id)
 }
 
-// collector resolves for a class that is being compiled, and remembers the groups that it asks for.
+// collector resolves for a class that is being compiled, and remembers the groups and holders that it asks for.
 type collector struct {
 	*Cluster
-	groups []*group
+	groups  []*group
+	holders []*holder
 }
 
 // ResolveGroup finds or begins a group; pods that are there already are counted by class.
@@ -133,24 +182,99 @@ func (r *collector) ResolveGroup(key string, selector snapshot.Selector) int32 {
 		}
 		r.Cluster.groups[key] = g
 		r.snapshot.SetGroup(g.id, key)
-		space := r.namespace(selector.Namespace)
-		if selector.OwnerUID != "" {
-			space.owners[selector.OwnerUID] = g
-		} else {
-			space.labels[g] = struct{}{}
+		home, ok := selector.Home()
+		switch {
+		case !ok:
+			r.wide[g] = struct{}{}
+		case selector.OwnerUID != "":
+			r.namespace(home).owners[selector.OwnerUID] = g
+		default:
+			r.namespace(home).labels[g] = struct{}{}
 		}
-		for n := range space.selected(&selector) {
-			if !selector.Selects(n.Class) {
-				continue
-			}
-			r.snapshot.Link(n.ID, append(slices.Clone(r.snapshot.Links(n.ID)), g.id))
-			for slot, pods := range n.perNode {
-				r.snapshot.CountTo(g.id, slot, pods)
+		for n := range r.selected(&selector) {
+			if r.selects(g, n) {
+				r.join(g, n)
 			}
 		}
 	}
 	r.groups = append(r.groups, g)
 	return g.id
+}
+
+// join lets a group count the pods of a class.
+func (c *Cluster) join(g *group, n *class) {
+	c.snapshot.Link(n.ID, c.snapshot.Links(n.ID).With(g.id, &g.selector))
+	for slot, pods := range n.perNode {
+		c.snapshot.CountTo(g.id, slot, pods.seen(&g.selector))
+	}
+}
+
+// part is its opposite.
+func (c *Cluster) part(g *group, n *class) {
+	c.snapshot.Link(n.ID, c.snapshot.Links(n.ID).Without(g.id))
+	for slot, pods := range n.perNode {
+		c.snapshot.CountTo(g.id, slot, -pods.seen(&g.selector))
+	}
+}
+
+// ResolveHolder finds or begins a holder. A new one counts from zero: only the class that is being compiled has its term.
+func (r *collector) ResolveHolder(g, topology int32, required bool) int32 {
+	key := holderKey{g, topology, required}
+	h := r.Cluster.holders[key]
+	if h == nil {
+		h = &holder{key: key}
+		if last := len(r.freeHolder) - 1; last >= 0 {
+			h.id, r.freeHolder = r.freeHolder[last], r.freeHolder[:last]
+		} else {
+			h.id = int32(r.snapshot.Holders())
+		}
+		r.Cluster.holders[key] = h
+		r.snapshot.SetHolder(h.id, g, topology, required)
+	}
+	r.holders = append(r.holders, h)
+	return h.id
+}
+
+// SetNamespace takes in the labels of a namespace; nil when it is gone.
+func (c *Cluster) SetNamespace(name string, labels map[string]string) filter.Event {
+	before := c.labelsOf[name]
+	if maps.Equal(before, labels) {
+		return 0
+	}
+	if labels == nil {
+		delete(c.labelsOf, name)
+	} else {
+		c.labelsOf[name] = labels
+	}
+	space := c.namespaces[name]
+	if space == nil {
+		return 0
+	}
+	var helps filter.Event
+	change := func(g *group) {
+		if !g.selector.ByNamespaceLabels() {
+			return
+		}
+		for n := range space.classes {
+			was, is := c.snapshot.Links(n.ID).Has(g.id), c.selects(g, n)
+			switch {
+			case is && !was:
+				c.join(g, n)
+			case was && !is:
+				c.part(g, n)
+			default:
+				continue
+			}
+			helps |= filter.PodPlaced | filter.PodGone
+		}
+	}
+	for g := range c.wide {
+		change(g)
+	}
+	for g := range space.labels {
+		change(g)
+	}
+	return helps
 }
 
 // ResolveColumn finds or adds a resource.
@@ -175,3 +299,6 @@ func (c *Cluster) ResolveTopology(key string) int32 {
 
 // ResolveGroup is for compiling nodes, which ask for none.
 func (c *Cluster) ResolveGroup(string, snapshot.Selector) int32 { return -1 }
+
+// ResolveHolder is for compiling nodes, which ask for none.
+func (c *Cluster) ResolveHolder(int32, int32, bool) int32 { return -1 }

@@ -35,6 +35,11 @@ type Cluster struct {
 	topologies map[string]int32
 	groups     map[string]*group
 	freeGroup  []int32
+	holders    map[holderKey]*holder
+	freeHolder []int32
+	// wide are the groups that may count pods of several namespaces, labelsOf the labels of namespaces.
+	wide     map[*group]struct{}
+	labelsOf map[string]map[string]string
 }
 
 // Pod is a pod that is not finished.
@@ -63,11 +68,33 @@ func (p *Pod) Class() *snapshot.Class { return p.class.Class }
 // class is a class with what the picture needs to end it.
 type class struct {
 	*snapshot.Class
-	key    string
-	refs   int
-	groups []*group
-	// perNode counts the counted pods by slot, from which new groups begin.
-	perNode map[int]int32
+	key     string
+	refs    int
+	groups  []*group
+	holders []*holder
+	// perNode counts the pods by slot, from which new groups begin.
+	perNode map[int]occupancy
+}
+
+// occupancy is how many pods there are, and how many of them do not terminate.
+type occupancy struct{ present, counted int32 }
+
+func (o occupancy) seen(s *snapshot.Selector) int32 {
+	if len(s.Terms) > 0 {
+		return o.present
+	}
+	return o.counted
+}
+
+type holderKey struct {
+	group, topology int32
+	required        bool
+}
+
+type holder struct {
+	id   int32
+	key  holderKey
+	refs int
 }
 
 type group struct {
@@ -77,7 +104,7 @@ type group struct {
 	refs     int
 }
 
-// namespace finds who may count whom: groups and classes only meet within it.
+// namespace finds who may count whom: most groups and classes only meet within one.
 type namespace struct {
 	classes map[*class]struct{}
 	// byOwner are the classes by their controller's UID.
@@ -93,6 +120,7 @@ func New(services func(namespace string) []*corev1.Service) *Cluster {
 		snapshot: snapshot.New(), services: services,
 		slots: map[string]int{}, pods: map[object.Key]*Pod{}, byNode: map[string]map[object.Key]*Pod{},
 		classes: map[string]*class{}, namespaces: map[string]*namespace{}, columns: map[string]int32{}, topologies: map[string]int32{}, groups: map[string]*group{},
+		holders: map[holderKey]*holder{}, wide: map[*group]struct{}{}, labelsOf: map[string]map[string]string{},
 	}
 	for i := range c.snapshot.Columns() {
 		c.columns[c.snapshot.Column(i)] = int32(i)
@@ -290,18 +318,25 @@ func (c *Cluster) take(p *Pod) filter.Event {
 
 func (c *Cluster) attach(p *Pod, slot int) {
 	c.snapshot.AddPod(slot, p.class.Class, p.holder)
+	pods := p.class.perNode[slot]
+	pods.present++
 	if p.counted {
 		c.snapshot.Count(slot, p.class.Class, 1)
-		p.class.perNode[slot]++
+		pods.counted++
 	}
+	p.class.perNode[slot] = pods
 }
 
 func (c *Cluster) detach(p *Pod, slot int) {
 	c.snapshot.RemovePod(slot, p.class.Class, p.holder)
+	pods := p.class.perNode[slot]
+	pods.present--
 	if p.counted {
 		c.snapshot.Count(slot, p.class.Class, -1)
-		if p.class.perNode[slot]--; p.class.perNode[slot] == 0 {
-			delete(p.class.perNode, slot)
-		}
+		pods.counted--
+	}
+	p.class.perNode[slot] = pods
+	if pods.present == 0 {
+		delete(p.class.perNode, slot)
 	}
 }

@@ -54,12 +54,15 @@ func TestDeltasAgreeWithAFreshStart(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		c := New(noServices)
 		nodes, pods := map[string]*corev1.Node{}, map[string]*corev1.Pod{}
-		// bound are the pods as they are once assumptions came true.
+		var labels map[string]string
 		nodeNames, podNames := []string{"n0", "n1", "n2", "n3"}, []string{"p0", "p1", "p2", "p3", "p4", "p5"}
 		for range rapid.IntRange(1, 40).Draw(t, "steps") {
 			node, pod := rapid.SampledFrom(nodeNames).Draw(t, "node"), rapid.SampledFrom(podNames).Draw(t, "pod")
 			key := object.Key{Namespace: "default", Name: pod}
-			switch rapid.IntRange(0, 7).Draw(t, "step") {
+			switch rapid.IntRange(0, 8).Draw(t, "step") {
+			case 8:
+				labels = rapid.SampledFrom([]map[string]string{nil, {"team": "blue"}, {"team": "red"}}).Draw(t, "labels")
+				c.SetNamespace("default", labels)
 			case 0, 1:
 				nodes[node] = fixture.RandomNode(t, node)
 				c.SetNode(nodes[node])
@@ -112,6 +115,7 @@ func TestDeltasAgreeWithAFreshStart(t *testing.T) {
 			}
 		}
 		fresh := New(noServices)
+		fresh.SetNamespace("default", labels)
 		for _, o := range nodes {
 			fresh.SetNode(o)
 		}
@@ -127,7 +131,7 @@ func TestDeltasAgreeWithAFreshStart(t *testing.T) {
 		for _, name := range slices.Collect(maps.Keys(pods)) {
 			c.DeletePod(object.Key{Namespace: "default", Name: name})
 		}
-		if len(c.classes)+len(c.groups)+len(c.pods)+len(c.byNode)+len(c.namespaces) > 0 {
+		if len(c.classes)+len(c.groups)+len(c.holders)+len(c.wide)+len(c.pods)+len(c.byNode)+len(c.namespaces) > 0 {
 			t.Fatalf("without pods there are left: %d classes, %d groups, %d pods", len(c.classes), len(c.groups), len(c.pods))
 		}
 		for slot := range c.snapshot.Slots() {

@@ -186,7 +186,4 @@ func placed(out *schedulerv1.ExplainResponse, v loop.View, name string) {
 	default:
 		out.SetSummary(fmt.Sprintf("%s is on %s, which is number %d of the %d nodes that can run it%s", name, v.NodeName, rank+1, len(feasible), now))
 	}
-	if len(v.Class.Unenforced) > 0 {
-		out.SetSummary(out.GetSummary() + "; not enforced yet: " + strings.Join(v.Class.Unenforced, ", "))
-	}
 }

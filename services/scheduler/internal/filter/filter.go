@@ -3,6 +3,7 @@
 package filter
 
 import (
+	"dhow.dev/services/scheduler/internal/affinity"
 	"dhow.dev/services/scheduler/internal/snapshot"
 	"dhow.dev/services/scheduler/internal/spread"
 )
@@ -12,11 +13,28 @@ type Context struct {
 	Snapshot *snapshot.Snapshot
 	Class    *snapshot.Class
 	Spread   *spread.Hard
+	Affinity *affinity.Required
 }
 
 // NewContext makes the counters that rules need for a class.
 func NewContext(s *snapshot.Snapshot, c *snapshot.Class) *Context {
-	return &Context{Snapshot: s, Class: c, Spread: spread.NewHard(s, c)}
+	return &Context{Snapshot: s, Class: c, Spread: spread.NewHard(s, c), Affinity: affinity.New(s, c)}
+}
+
+// Add takes in that pods of some class were placed on a node, or were taken away (negative). The snapshot has changed already.
+func (c *Context) Add(slot int, placed *snapshot.Class, pods int32) {
+	c.Spread.Add(c.Snapshot, slot, placed, pods)
+	c.Affinity.Add(slot, placed, pods)
+}
+
+// Excluded says that a rule whose verdict may change by pods on other nodes excludes the node, and that no placement of pods will change it.
+func (c *Context) Excluded(slot int) bool {
+	return c.Spread.Missing(slot) || c.Affinity.Missing(slot) || c.Affinity.Taken(slot)
+}
+
+// Barred says that the pods of the node's domains keep the class from it now.
+func (c *Context) Barred(slot int) bool {
+	return c.Spread.Violated(slot) != nil || c.Affinity.Violated(slot)
 }
 
 // Filter is one rule.
@@ -59,6 +77,7 @@ func All() []Filter {
 		{Name: "NodePorts", Helps: NodeAdded | PodGone, Reject: ports},
 		{Name: "NodeResourcesFit", Helps: NodeAdded | NodeAllocatable | PodGone, Reject: resources},
 		{Name: "PodTopologySpread", Helps: NodeAdded | NodeGone | NodeLabels | NodeTaints | PodGone | PodPlaced, Reject: topologySpread, Shared: true},
+		{Name: "InterPodAffinity", Helps: NodeAdded | NodeGone | NodeLabels | PodGone | PodPlaced, Reject: podAffinity, Shared: true},
 	}
 }
 

@@ -21,6 +21,7 @@ type world struct {
 func (w world) verdicts(t *testing.T) [][]string {
 	t.Helper()
 	c := cluster.New(func(string) []*corev1.Service { return nil })
+	c.SetNamespace("default", map[string]string{"kind": "test"})
 	for i, text := range w.nodes {
 		o := fixture.Node(text)
 		o.GetMetadata().SetName(fmt.Sprintf("n%d", i+1))
@@ -96,13 +97,15 @@ func required(terms string) string {
 	return pod(`"affinity":{"nodeAffinity":{"requiredDuringSchedulingIgnoredDuringExecution":{"nodeSelectorTerms":[` + terms + `]}}}`)
 }
 
+type verdictTest struct {
+	name string
+	world
+	want [][]string
+}
+
 func TestFilters(t *testing.T) {
 	web := pod(`"containers":[{"name":"app"}]`)
-	tests := []struct {
-		name string
-		world
-		want [][]string
-	}{
+	tests := []verdictTest{
 		// Resources: https://kubernetes.io/docs/concepts/configuration/manage-resources-containers/
 		{"request that fits exactly", world{nodes: []string{node("")}, pod: requests(`"cpu":"4","memory":"8Gi"`)}, [][]string{nil}},
 		{"all insufficient resources are named", world{nodes: []string{node("")}, pod: requests(`"cpu":"4001m","memory":"9Gi","ephemeral-storage":"1"`)},
@@ -179,6 +182,7 @@ func TestFilters(t *testing.T) {
 		{"matchLabelKeys narrow the selector", world{nodes: []string{zone("a", "h1"), zone("b", "h2")}, pods: []string{on("n1", web)},
 			pod: `{"metadata":{"labels":{"app":"web","version":"2"}},` + spreading(`,"matchLabelKeys":["version"]`)[len(`{"metadata":{"labels":{"app":"web"}},`):]}, [][]string{nil, nil}},
 	}
+	tests = append(tests, affinityTests()...)
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
 			got := test.verdicts(t)

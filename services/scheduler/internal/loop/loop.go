@@ -38,14 +38,12 @@ const (
 	repeat = 5 * time.Minute
 )
 
-// Component names the scheduler in events, as users of Kubernetes know it, and the reasons are Kubernetes' too; the last one warns of a field that was not
-// looked at.
+// Component names the scheduler in events, as users of Kubernetes know it, and the reasons are Kubernetes' too.
 const (
 	Component = "default-scheduler"
 
-	reasonScheduled   = "Scheduled"
-	reasonFailed      = "FailedScheduling"
-	reasonNotEnforced = "FieldNotEnforced"
+	reasonScheduled = "Scheduled"
+	reasonFailed    = "FailedScheduling"
 )
 
 // Reasons of the condition PodScheduled, as in Kubernetes.
@@ -264,16 +262,13 @@ func (l *Loop) done(ctx context.Context, results []binder.Result) {
 	l.poke()
 }
 
-// report tells people that a pod was bound, and what was not looked at.
+// report tells people that a pod was bound.
 func (l *Loop) report(r binder.Result) {
 	p, ok := l.cluster.Pod(r.Key)
 	if !ok || p.UID != r.UID {
 		return
 	}
 	l.config.Events.Report(p.Object, event.Normal, reasonScheduled, "Successfully assigned %s to %s", r.Key, r.Node)
-	for _, field := range p.Class().Unenforced {
-		l.config.Events.Report(p.Object, event.Warning, reasonNotEnforced, "%s is not enforced yet: the pod was placed without regard to it", field)
-	}
 }
 
 // trace writes the spans of a pod's way through queue and plan, into the trace of its creation.

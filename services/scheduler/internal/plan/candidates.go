@@ -1,10 +1,11 @@
 package plan
 
 import (
+	"slices"
+
 	"dhow.dev/services/scheduler/internal/filter"
 	"dhow.dev/services/scheduler/internal/score"
 	"dhow.dev/services/scheduler/internal/snapshot"
-	"dhow.dev/services/scheduler/internal/spread"
 )
 
 // candidates are the nodes that pods of one class may go to, best first.
@@ -20,6 +21,10 @@ type candidates struct {
 	points       []int64
 	// heaped says that the heaps are in order. They are put in order when the class is asked a second time: for a single pod to look at all is cheaper.
 	heaped bool
+	// ranked are the slots that have a place in the ranking, also while they are in no heap.
+	ranked []bool
+	// first is that of the affinity when the heaps were filled.
+	first bool
 	// cursor is how much of the journal was taken in.
 	cursor  int
 	failure *Failure
@@ -38,27 +43,67 @@ func (p *planner) newCandidates(class *snapshot.Class) *candidates {
 		}
 	}
 	feasible := make([]int32, 0, s.Slots())
+	c.ranked = make([]bool, s.Slots())
 	for slot := range c.at {
-		c.at[slot] = -1
 		if s.Node(slot) != nil && c.fits(slot) {
 			feasible = append(feasible, int32(slot))
+			c.ranked[slot] = true
 		}
 	}
 	c.ranking = score.New(s, class, feasible)
-	of, buckets := spread.Buckets(s.Slots(), c.context.Spread, c.ranking.Spread())
+	of, buckets := bucketsOf(s.Slots(), slices.Concat(c.context.Spread.Domains(), c.context.Affinity.Domains(), c.ranking.Domains()))
 	c.bucketOf, c.buckets = of, make([]heap, buckets)
 	for _, slot := range feasible {
 		c.points[slot] = c.ranking.Node(int(slot))
-		b := &c.buckets[of[slot]]
-		c.at[slot] = int32(len(*b))
-		*b = append(*b, slot)
 	}
+	c.fill()
 	return c
 }
 
-// fits asks the rules of one node, and the part of spreading that no placement changes.
+// fill puts the nodes that can take a pod now into the buckets.
+func (c *candidates) fill() {
+	for i := range c.buckets {
+		c.buckets[i] = c.buckets[i][:0]
+	}
+	c.first = c.context.Affinity.First()
+	for slot := range c.at {
+		c.at[slot] = -1
+		if c.ranked[slot] && !c.context.Affinity.Alone(slot) && (!c.heaped || c.fits(slot)) {
+			b := &c.buckets[c.bucketOf[slot]]
+			c.at[slot] = int32(len(*b))
+			*b = append(*b, int32(slot))
+		}
+	}
+	c.heaped = false
+}
+
+// bucketsOf groups slots by the domains that decisions depend on, so that all nodes of a bucket share what hangs on other nodes. It returns each slot's
+// bucket and the number of buckets.
+func bucketsOf(slots int, domains [][]int32) (of []int32, buckets int) {
+	of, buckets = make([]int32, slots), 1
+	for i, domainOf := range domains {
+		if slots == 0 || slices.ContainsFunc(domains[:i], func(other []int32) bool { return &other[0] == &domainOf[0] }) {
+			continue
+		}
+		type pair struct{ bucket, domain int32 }
+		ids := map[pair]int32{}
+		for slot := range of {
+			p := pair{of[slot], domainOf[slot]}
+			id, ok := ids[p]
+			if !ok {
+				id = int32(len(ids))
+				ids[p] = id
+			}
+			of[slot] = id
+		}
+		buckets = len(ids)
+	}
+	return of, buckets
+}
+
+// fits asks the rules of one node, and the part of spreading and affinity that no placement changes for the better.
 func (c *candidates) fits(slot int) bool {
-	if c.context.Spread.Missing(slot) {
+	if c.context.Excluded(slot) {
 		return false
 	}
 	_, rejected := filter.First(c.static, c.context, slot, c.planner.buffer)
@@ -73,7 +118,7 @@ func (c *candidates) best() int {
 			continue
 		}
 		slot := c.top(c.buckets[i])
-		if c.context.Spread.Violated(slot) != nil {
+		if c.context.Barred(slot) {
 			continue
 		}
 		points := c.points[slot] + c.ranking.Shared(slot)
@@ -99,31 +144,48 @@ func (c *candidates) top(h heap) int {
 
 // catchUp takes in the placements since the class was last asked.
 func (c *candidates) catchUp() {
+	journal := c.planner.journal
+	for _, p := range journal[c.cursor:] {
+		c.context.Add(p.slot, p.class, 1)
+		c.ranking.Add(p.slot, p.class)
+	}
+	if c.first != c.context.Affinity.First() {
+		c.heaped = true
+		c.fill()
+	}
 	if !c.heaped {
 		for i := range c.buckets {
 			c.heapify(&c.buckets[i])
 		}
 		c.heaped = true
 	}
-	journal := c.planner.journal
-	s := c.planner.snapshot
 	for _, p := range journal[c.cursor:] {
-		c.context.Spread.Add(s, p.slot, p.class)
-		c.ranking.Spread().Add(s, p.slot, p.class)
-	}
-	for _, p := range journal[c.cursor:] {
-		if c.at[p.slot] < 0 {
-			continue
-		}
-		b := &c.buckets[c.bucketOf[p.slot]]
-		if !c.fits(p.slot) {
-			c.remove(b, int(c.at[p.slot]))
-			continue
-		}
-		c.points[p.slot] = c.ranking.Node(p.slot)
-		c.fix(b, int(c.at[p.slot]))
+		c.refresh(p.slot)
 	}
 	c.cursor = len(journal)
+}
+
+// refresh asks the rules and the ranking again about a node that got a pod.
+func (c *candidates) refresh(slot int) {
+	if !c.ranked[slot] {
+		return
+	}
+	b := &c.buckets[c.bucketOf[slot]]
+	fits := c.fits(slot) && !c.context.Affinity.Alone(slot)
+	if fits {
+		c.points[slot] = c.ranking.Node(slot)
+	}
+	switch at := int(c.at[slot]); {
+	case at >= 0 && fits:
+		c.fix(b, at)
+	case at >= 0:
+		c.remove(b, at)
+	case fits:
+		// The pod that got there is one that this class has to be near to.
+		c.at[slot] = int32(len(*b))
+		*b = append(*b, int32(slot))
+		c.up(*b, len(*b)-1)
+	}
 }
 
 // tie orders nodes of equal points: by their names and the seed, so that neither slots nor the order of arrival matter.

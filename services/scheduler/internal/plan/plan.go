@@ -39,13 +39,13 @@ func Make(s *snapshot.Snapshot, pods []Pod, seed uint64) []Decision {
 			waiting = append(waiting, i)
 		}
 	}
-	// Spreading can let a pod in after others were placed: the emptiest domain has filled up. So those are tried until nothing moves.
+	// Spreading can let a pod in after others were placed: the emptiest domain has filled up. So can affinity. Those pods are tried until nothing moves.
 	for progress := true; progress; {
 		progress = false
 		left := waiting[:0]
 		for _, i := range waiting {
 			slot := -1
-			if c := p.classes[pods[i].Class]; len(pods[i].Class.Hard) > 0 && c.cursor < len(p.journal) {
+			if c := p.classes[pods[i].Class]; pods[i].Class.Social() && c.cursor < len(p.journal) {
 				slot = p.place(pods[i])
 			}
 			if slot < 0 {

@@ -186,7 +186,7 @@ func (r *reference) best(p plan.Pod) map[int]int64 {
 			now = append(now, slot)
 		}
 		// A ranking is made over the nodes that only the counts of spreading may exclude.
-		if !rejected || filter.All()[rejection.Filter].Shared && !context.Spread.Missing(slot) {
+		if !rejected || filter.All()[rejection.Filter].Shared && !context.Excluded(slot) {
 			static = append(static, int32(slot))
 		}
 	}
@@ -216,7 +216,7 @@ func (r *reference) place(p plan.Pod, slot int) {
 	r.state.AddPod(slot, p.Class, p.Key)
 	r.state.Count(slot, p.Class, 1)
 	for _, ranking := range r.rankings {
-		ranking.Spread().Add(r.state, slot, p.Class)
+		ranking.Add(slot, p.Class)
 	}
 }
 
@@ -391,7 +391,7 @@ func TestBestNodeWins(t *testing.T) {
 				continue
 			}
 			// Scores are relative to the nodes that all rules but spreading allow, so only their order among these is the plan's.
-			if len(p.Class.Hard) > 0 {
+			if p.Class.Social() {
 				continue
 			}
 			ranking := score.New(s, p.Class, feasible)

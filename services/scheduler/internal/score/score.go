@@ -8,6 +8,7 @@ package score
 import (
 	"math"
 
+	"dhow.dev/services/scheduler/internal/affinity"
 	"dhow.dev/services/scheduler/internal/snapshot"
 	"dhow.dev/services/scheduler/internal/spread"
 )
@@ -24,6 +25,8 @@ const (
 	NodeAffinity
 	TaintToleration
 	TopologySpread
+	InterPodAffinity
+	ImageLocality
 	scorers
 )
 
@@ -37,6 +40,8 @@ var Scorers = [scorers]struct {
 	NodeAffinity:       {"NodeAffinity", 2},
 	TaintToleration:    {"TaintToleration", 3},
 	TopologySpread:     {"PodTopologySpread", 2},
+	InterPodAffinity:   {"InterPodAffinity", 2},
+	ImageLocality:      {"ImageLocality", 1},
 }
 
 // Points are a node's scores in units, without weights.
@@ -56,6 +61,7 @@ type Ranking struct {
 	snapshot *snapshot.Snapshot
 	class    *snapshot.Class
 	spread   *spread.Soft
+	affinity *affinity.Preferred
 
 	// Only for classes that prefer something, and clusters with such taints.
 	preferred    []int64
@@ -64,11 +70,15 @@ type Ranking struct {
 	maxDisliked  int64
 	// The range of spreading's costs when the ranking was made.
 	lowest, scale int64
+	// The same of affinity's weights.
+	least, reach int64
+	// images is how much of the pod's images the nodes have, scaled; nil where none has any.
+	images []int64
 }
 
 // New makes a ranking for a class of which the feasible slots are known.
 func New(s *snapshot.Snapshot, c *snapshot.Class, feasible []int32) *Ranking {
-	r := &Ranking{snapshot: s, class: c, spread: spread.NewSoft(s, c, feasible)}
+	r := &Ranking{snapshot: s, class: c, spread: spread.NewSoft(s, c, feasible), affinity: affinity.NewPreferred(s, c), images: locality(s, c)}
 	for _, slot := range feasible {
 		n := s.Node(int(slot))
 		if points := preference(c, n); points > 0 {
@@ -97,7 +107,25 @@ func New(s *snapshot.Snapshot, c *snapshot.Class, feasible []int32) *Ranking {
 		// One step above the highest cost of now: even where all are equal, the next pod makes a difference.
 		r.lowest, r.scale = lowest, most+r.spread.Step()
 	}
+	if r.affinity != nil {
+		r.scaleAffinity(feasible)
+	}
 	return r
+}
+
+// scaleAffinity sets the scale of affinity's weights to their range, and at least to what one more pod changes.
+func (r *Ranking) scaleAffinity(feasible []int32) {
+	least, most := int64(math.MaxInt64), int64(math.MinInt64)
+	for _, slot := range feasible {
+		weight := r.affinity.Local(int(slot)) + r.affinity.Shared(int(slot))
+		least, most = min(least, weight), max(most, weight)
+	}
+	if len(feasible) == 0 || most == least && r.affinity.Step() == 0 {
+		// Nothing tells nodes apart. What others that are placed in the same plan would change is left for the next plan.
+		r.affinity = nil
+		return
+	}
+	r.least, r.reach = least, max(most-least, r.affinity.Step())
 }
 
 // preference is the weights of the preferred terms that the node meets.
@@ -122,8 +150,14 @@ func dislikes(c *snapshot.Class, n *snapshot.Node) int64 {
 	return taints
 }
 
-// Spread returns the counters that placements are to be added to; nil when the class is not spread.
-func (r *Ranking) Spread() *spread.Soft { return r.spread }
+// Add takes in that a pod of some class was placed on a node. The snapshot has changed already.
+func (r *Ranking) Add(slot int, placed *snapshot.Class) {
+	r.spread.Add(r.snapshot, slot, placed)
+	r.affinity.Add(slot, placed)
+}
+
+// Domains returns the topologies, as domains by slot, on which Shared depends.
+func (r *Ranking) Domains() [][]int32 { return append(r.spread.Domains(), r.affinity.Domains()...) }
 
 // Node returns the part of a node's total that changes only with pods on this node.
 func (r *Ranking) Node(slot int) int64 {
@@ -133,18 +167,26 @@ func (r *Ranking) Node(slot int) int64 {
 
 // Shared returns the part of a node's total that all nodes of the same domains have.
 func (r *Ranking) Shared(slot int) int64 {
-	if r.spread == nil || r.spread.Ignored(slot) {
-		return 0
+	spread, affinity := r.shared(slot)
+	return spread*Scorers[TopologySpread].Weight + affinity*Scorers[InterPodAffinity].Weight
+}
+
+func (r *Ranking) shared(slot int) (spread, affinity int64) {
+	if r.spread != nil && !r.spread.Ignored(slot) {
+		spread = r.spreadPoints(r.spread.Shared(slot) - r.lowest)
 	}
-	return r.spreadPoints(r.spread.Shared(slot)-r.lowest) * Scorers[TopologySpread].Weight
+	if r.affinity != nil {
+		affinity = highest * (r.affinity.Shared(slot) - r.least) / r.reach
+	}
+	return spread, affinity
 }
 
 // Points returns a node's scores.
 func (r *Ranking) Points(slot int) Points {
 	p := r.local(slot)
-	if r.spread != nil && !r.spread.Ignored(slot) {
-		p[TopologySpread] += r.spreadPoints(r.spread.Shared(slot) - r.lowest)
-	}
+	spread, affinity := r.shared(slot)
+	p[TopologySpread] += spread
+	p[InterPodAffinity] += affinity
 	return p
 }
 
@@ -164,6 +206,12 @@ func (r *Ranking) local(slot int) Points {
 	}
 	if r.spread != nil && !r.spread.Ignored(slot) {
 		p[TopologySpread] = highest + r.spreadPoints(r.spread.Local(slot))
+	}
+	if r.affinity != nil {
+		p[InterPodAffinity] = highest * r.affinity.Local(slot) / r.reach
+	}
+	if r.images != nil {
+		p[ImageLocality] = r.images[slot]
 	}
 	return p
 }

@@ -49,9 +49,10 @@ type Class struct {
 	Hard, Soft []Constraint
 	// DefaultSpread says that Soft are Kubernetes' defaults, which nodes without the labels do not lose by.
 	DefaultSpread bool
-	Gates         []string
-	// Unenforced are fields of the spec that placement depends on and this scheduler does not look at.
-	Unenforced []string
+	Affinity      PodAffinity
+	// Images are those of its containers, one for each, with their tags.
+	Images []string
+	Gates  []string
 }
 
 // Port is a host port.
@@ -116,6 +117,9 @@ func (c *Class) Request(column int32) int64 {
 	return 0
 }
 
+// Social says that pods that are placed elsewhere can let a pod of the class in.
+func (c *Class) Social() bool { return len(c.Hard) > 0 || len(c.Affinity.Near) > 0 }
+
 // spreadOwners are the kinds of controllers whose pods are spread by default.
 var spreadOwners = []string{"ReplicaSet", "StatefulSet", "ReplicationController"}
 
@@ -142,14 +146,16 @@ func Compile(r Resolver, pod *corev1.Pod, services []*corev1.Service) (*Class, e
 	for _, p := range affinity.GetPreferredDuringSchedulingIgnoredDuringExecution() {
 		c.Preferred = append(c.Preferred, WeightedTerm{Term: compileTerm(p.GetPreference()), Weight: int64(p.GetWeight())})
 	}
+	for _, containers := range [][]*corev1.Container{spec.GetInitContainers(), spec.GetContainers()} {
+		for _, container := range containers {
+			c.Images = append(c.Images, imageName(container.GetImage()))
+		}
+	}
 	for _, g := range spec.GetSchedulingGates() {
 		c.Gates = append(c.Gates, g.GetName())
 	}
-	if len(spec.GetAffinity().GetPodAffinity().GetRequiredDuringSchedulingIgnoredDuringExecution()) > 0 {
-		c.Unenforced = append(c.Unenforced, "spec.affinity.podAffinity.requiredDuringSchedulingIgnoredDuringExecution")
-	}
-	if len(spec.GetAffinity().GetPodAntiAffinity().GetRequiredDuringSchedulingIgnoredDuringExecution()) > 0 {
-		c.Unenforced = append(c.Unenforced, "spec.affinity.podAntiAffinity.requiredDuringSchedulingIgnoredDuringExecution")
+	if err := c.compileAffinity(r, spec); err != nil {
+		return nil, err
 	}
 	if len(spec.GetTopologySpreadConstraints()) > 0 {
 		return c, c.compileSpread(r, spec.GetTopologySpreadConstraints())
@@ -161,14 +167,7 @@ func (c *Class) compileSpread(r Resolver, constraints []*corev1.TopologySpreadCo
 	for i, t := range constraints {
 		selector := Selector{Namespace: c.Namespace}
 		selector.Labels, selector.Nothing = labelRequirements(t.GetLabelSelector())
-		for _, key := range t.GetMatchLabelKeys() {
-			// Keys that the pod does not have are ignored, as in Kubernetes. The API server may have merged them into the selector already.
-			value, ok := c.Labels[key]
-			merged := Requirement{Key: key, Operator: "In", Values: []string{value}}
-			if ok && !selector.Nothing && !slices.ContainsFunc(selector.Labels, func(r Requirement) bool { return r.equal(merged) }) {
-				selector.Labels = append(selector.Labels, merged)
-			}
-		}
+		c.merge(&selector.Labels, t.GetMatchLabelKeys(), "In", selector.Nothing)
 		sortRequirements(selector.Labels)
 		constraint := Constraint{
 			Index: i, MaxSkew: t.GetMaxSkew(), MinDomains: max(t.GetMinDomains(), 1),
@@ -222,7 +221,7 @@ func (c *Class) resolve(r Resolver, constraint *Constraint, key string, selector
 	constraint.Key = key
 	constraint.Topology = r.ResolveTopology(key)
 	constraint.Group = r.ResolveGroup(selector.key(), selector)
-	constraint.Self = selector.Selects(c)
+	constraint.Self = selector.Selects(c, nil)
 	if constraint.Topology < 0 || constraint.Group < 0 {
 		return fmt.Errorf("topology spread over %s: unknown to this snapshot", key)
 	}
@@ -348,6 +347,14 @@ func (s *Snapshot) Derive(base *Class, pod *corev1.Pod, services []*corev1.Servi
 	c.ID = int32(len(s.links.items))
 	s.Link(c.ID, s.links.items[base.ID])
 	return c, nil
+}
+
+// imageName gives a name without a tag the one that it means.
+func imageName(name string) string {
+	if name != "" && strings.LastIndex(name, ":") <= strings.LastIndex(name, "/") {
+		return name + ":latest"
+	}
+	return name
 }
 
 func appendString(b []byte, s string) []byte {

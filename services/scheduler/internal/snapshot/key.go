@@ -57,6 +57,7 @@ func appendContainers(b []byte, containers []*corev1.Container) []byte {
 		b = append(b, '{')
 		b = appendQuantities(b, c.GetResources().GetRequests())
 		b = appendString(b, c.GetRestartPolicy())
+		b = appendString(b, c.GetImage())
 		for _, p := range c.GetPorts() {
 			if p.GetHostPort() <= 0 {
 				continue

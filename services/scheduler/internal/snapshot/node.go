@@ -33,6 +33,8 @@ type Node struct {
 	Unschedulable bool
 	Allocatable   []Amount
 	AllowedPods   int32
+	// Images are the sizes of the images that it has, by name; nil when it says nothing.
+	Images map[string]int64
 	// Tie orders nodes of one score, mixed with the plan's seed. It depends on the name alone.
 	Tie uint64
 }
@@ -75,6 +77,8 @@ type Resolver interface {
 	ResolveColumn(name string) int32
 	ResolveTopology(key string) int32
 	ResolveGroup(key string, selector Selector) int32
+	// ResolveHolder is for a term about a group; a snapshot that nobody has asked yet has none.
+	ResolveHolder(group, topology int32, required bool) int32
 }
 
 // CompileNode reads a node.
@@ -85,6 +89,14 @@ func CompileNode(r Resolver, n *corev1.Node) *Node {
 	out := &Node{Name: name, Labels: n.GetMetadata().GetLabels(), Unschedulable: n.GetSpec().GetUnschedulable(), Tie: hash.Sum64()}
 	for _, t := range n.GetSpec().GetTaints() {
 		out.Taints = append(out.Taints, Taint{Key: t.GetKey(), Value: t.GetValue(), Effect: t.GetEffect()})
+	}
+	for _, i := range n.GetStatus().GetImages() {
+		if out.Images == nil {
+			out.Images = make(map[string]int64, len(n.GetStatus().GetImages()))
+		}
+		for _, name := range i.GetNames() {
+			out.Images[imageName(name)] = i.GetSizeBytes()
+		}
 	}
 	for resourceName, q := range n.GetStatus().GetAllocatable() {
 		if resourceName == "pods" {

@@ -134,10 +134,20 @@ func (s *Selector) key() string {
 	b := appendString(nil, s.Namespace)
 	b = appendString(b, s.OwnerUID)
 	b = strconv.AppendBool(b, s.Nothing)
-	for _, r := range s.Labels {
+	b = appendRequirements(b, s.Labels)
+	for i := range s.Terms {
+		b = append(b, '&')
+		b = s.Terms[i].appendKey(b)
+	}
+	return string(b)
+}
+
+func appendRequirements(b []byte, requirements []Requirement) []byte {
+	b = strconv.AppendInt(b, int64(len(requirements)), 10)
+	for _, r := range requirements {
 		b = appendString(b, r.Key)
 		b = appendString(b, r.Operator)
 		b = appendStrings(b, r.Values)
 	}
-	return string(b)
+	return b
 }

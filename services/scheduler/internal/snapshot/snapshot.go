@@ -30,8 +30,9 @@ type Snapshot struct {
 
 	topologies []topology
 	groups     []group
-	// links are the groups that count the pods of a class, by the class's id.
-	links cow[[]int32]
+	holders    []holder
+	// links are by the class's id.
+	links cow[Links]
 }
 
 // cow is an array that is copied before the first write after it was shared.
@@ -78,6 +79,7 @@ func (s *Snapshot) Fork() *Snapshot {
 		allocatable: make([]cow[int64], len(s.allocatable)), requested: make([]cow[int64], len(s.requested)),
 		allowed: s.allowed.share(), pods: s.pods.share(), ports: s.ports.share(), links: s.links.share(),
 		topologies: make([]topology, len(s.topologies)), groups: make([]group, len(s.groups)),
+		holders: make([]holder, len(s.holders)),
 	}
 	for i := range s.allocatable {
 		f.allocatable[i], f.requested[i] = s.allocatable[i].share(), s.requested[i].share()
@@ -90,6 +92,9 @@ func (s *Snapshot) Fork() *Snapshot {
 	}
 	for i := range s.groups {
 		f.groups[i] = s.groups[i].share()
+	}
+	for i := range s.holders {
+		f.holders[i] = s.holders[i].share()
 	}
 	return f
 }
@@ -158,6 +163,9 @@ func (s *Snapshot) AddSlot() int {
 	for i := range s.groups {
 		s.groups[i].perNode.grow(0)
 	}
+	for i := range s.holders {
+		s.holders[i].perNode.grow(0)
+	}
 	return s.Slots() - 1
 }
 
@@ -215,16 +223,20 @@ func (s *Snapshot) request(slot int, c *Class, sign int64) {
 		s.weighed[i].write()[slot] += sign * v
 	}
 	s.pods.write()[slot] += int32(sign)
+	for _, g := range s.links.items[c.ID].Present {
+		s.groups[g].perNode.write()[slot] += int32(sign)
+	}
+	for _, h := range c.Affinity.Held {
+		s.holders[h.Holder].perNode.write()[slot] += int32(sign) * h.Weight
+	}
 }
 
-// Count adds pods of a class to, or takes them from, the groups that count them. Pods that terminate are not counted, though they hold resources.
+// Count adds pods of a class to, or takes them from, the groups of topology spread. Pods that terminate are not counted, though they hold resources.
 func (s *Snapshot) Count(slot int, c *Class, pods int32) {
-	for _, g := range s.links.items[c.ID] {
+	for _, g := range s.links.items[c.ID].Counted {
 		s.groups[g].perNode.write()[slot] += pods
 	}
 }
 
 // Counts says whether a group counts the pods of a class.
-func (s *Snapshot) Counts(group int32, c *Class) bool {
-	return slices.Contains(s.links.items[c.ID], group)
-}
+func (s *Snapshot) Counts(group int32, c *Class) bool { return s.links.items[c.ID].Has(group) }

@@ -1,6 +1,9 @@
 package snapshot
 
-import "maps"
+import (
+	"maps"
+	"slices"
+)
 
 // NoDomain is the domain of nodes without the topology's label.
 const NoDomain = -1
@@ -62,6 +65,8 @@ func (s *Snapshot) Domains(topology int32) (domainOf []int32, domains int) {
 type group struct {
 	key     string
 	perNode cow[int32]
+	// holders are the ids of those that count terms about the group's pods.
+	holders []int32
 }
 
 func (g *group) share() group {
@@ -70,7 +75,7 @@ func (g *group) share() group {
 	return out
 }
 
-// Selector selects pods of one namespace: those that one controller owns, or those with certain labels.
+// Selector selects pods of one namespace: those that one controller owns, or those with certain labels. Or it has terms of pod affinity.
 type Selector struct {
 	Namespace string
 	// OwnerUID selects by controller; Labels is then empty.
@@ -78,10 +83,20 @@ type Selector struct {
 	Labels   []Requirement
 	// Nothing selects no pod at all.
 	Nothing bool
+	// Terms must all select a pod. What has terms also counts the pods that are being deleted: they are near until they are gone.
+	Terms []PodTerm
 }
 
-// Selects says whether the selector selects the pods of a class.
-func (s *Selector) Selects(c *Class) bool {
+// Selects says whether the selector selects the pods of a class, which is in a namespace of these labels.
+func (s *Selector) Selects(c *Class, namespaceLabels map[string]string) bool {
+	for i := range s.Terms {
+		if !s.Terms[i].selects(c.Namespace, c.Labels, namespaceLabels) {
+			return false
+		}
+	}
+	if len(s.Terms) > 0 {
+		return true
+	}
 	if s.Nothing || s.Namespace != c.Namespace {
 		return false
 	}
@@ -89,6 +104,24 @@ func (s *Selector) Selects(c *Class) bool {
 		return s.OwnerUID == c.OwnerUID
 	}
 	return matchAll(s.Labels, c.Labels)
+}
+
+// Home returns the only namespace whose pods the selector may select, or false.
+func (s *Selector) Home() (string, bool) {
+	if len(s.Terms) == 0 {
+		return s.Namespace, true
+	}
+	for i := range s.Terms {
+		if t := &s.Terms[i]; !t.ByLabel && len(t.Namespaces) == 1 {
+			return t.Namespaces[0], true
+		}
+	}
+	return "", false
+}
+
+// ByNamespaceLabels says whether the labels of namespaces decide.
+func (s *Selector) ByNamespaceLabels() bool {
+	return slices.ContainsFunc(s.Terms, func(t PodTerm) bool { return t.ByLabel && len(t.NamespaceSelector) > 0 })
 }
 
 // SetGroup begins to count the pods of a selector, from zero, under the given id: the id of a group that was cleared, or the next one.
@@ -115,14 +148,38 @@ func (s *Snapshot) CountTo(group int32, slot int, pods int32) {
 // PerNode returns how many pods of a group each slot has. The slice is not to be changed.
 func (s *Snapshot) PerNode(group int32) []int32 { return s.groups[group].perNode.items }
 
+// Links are the groups that count the pods of a class: all but those being deleted, or all.
+type Links struct{ Counted, Present []int32 }
+
+// With returns the links with a group more.
+func (l Links) With(group int32, selector *Selector) Links {
+	if len(selector.Terms) > 0 {
+		l.Present = append(slices.Clip(l.Present), group)
+	} else {
+		l.Counted = append(slices.Clip(l.Counted), group)
+	}
+	return l
+}
+
+// Without returns the links without a group.
+func (l Links) Without(group int32) Links {
+	is := func(id int32) bool { return id == group }
+	return Links{Counted: slices.DeleteFunc(slices.Clone(l.Counted), is), Present: slices.DeleteFunc(slices.Clone(l.Present), is)}
+}
+
+// Has says whether a group is among them.
+func (l Links) Has(group int32) bool {
+	return slices.Contains(l.Counted, group) || slices.Contains(l.Present, group)
+}
+
 // Link sets the groups that count the pods of a class: of a known id, or the next one.
-func (s *Snapshot) Link(class int32, groups []int32) {
+func (s *Snapshot) Link(class int32, links Links) {
 	if int(class) == len(s.links.items) {
-		s.links.grow(groups)
+		s.links.grow(links)
 		return
 	}
-	s.links.write()[class] = groups
+	s.links.write()[class] = links
 }
 
 // Links returns the groups that count the pods of a class.
-func (s *Snapshot) Links(class int32) []int32 { return s.links.items[class] }
+func (s *Snapshot) Links(class int32) Links { return s.links.items[class] }

@@ -126,8 +126,8 @@ func (h *Hard) Unmet(slot int) []*snapshot.Constraint {
 	return out
 }
 
-// Add takes in that a pod of some class was placed on a node.
-func (h *Hard) Add(s *snapshot.Snapshot, slot int, placed *snapshot.Class) {
+// Add takes in that pods of some class were placed on a node, or were taken away (negative).
+func (h *Hard) Add(s *snapshot.Snapshot, slot int, placed *snapshot.Class, pods int32) {
 	if h == nil {
 		return
 	}
@@ -137,8 +137,11 @@ func (h *Hard) Add(s *snapshot.Snapshot, slot int, placed *snapshot.Class) {
 			continue
 		}
 		domain := k.domainOf[slot]
-		k.counts[domain]++
-		if k.counts[domain] == k.min+1 {
+		k.counts[domain] += pods
+		switch {
+		case pods < 0:
+			k.findMin()
+		case k.counts[domain] == k.min+pods:
 			if k.atMin--; k.atMin == 0 {
 				k.findMin()
 			}
@@ -281,35 +284,26 @@ func (f *Soft) Add(s *snapshot.Snapshot, slot int, placed *snapshot.Class) {
 	}
 }
 
-// Buckets groups slots by the domains that decisions depend on: all of the hard constraints, and those of soft ones that are larger than a node. All
-// nodes of a bucket share Violated and Shared. It returns each slot's bucket and the number of buckets.
-func Buckets(slots int, h *Hard, f *Soft) (of []int32, buckets int) {
-	of, buckets = make([]int32, slots), 1
-	split := func(domainOf []int32) {
-		type pair struct{ bucket, domain int32 }
-		ids := map[pair]int32{}
-		for slot := range of {
-			p := pair{of[slot], domainOf[slot]}
-			id, ok := ids[p]
-			if !ok {
-				id = int32(len(ids))
-				ids[p] = id
-			}
-			of[slot] = id
-		}
-		buckets = len(ids)
-	}
+// Domains returns the topologies, as domains by slot, on which Violated depends.
+func (h *Hard) Domains() [][]int32 {
+	var out [][]int32
 	if h != nil {
 		for i := range h.constraints {
-			split(h.constraints[i].domainOf)
+			out = append(out, h.constraints[i].domainOf)
 		}
 	}
+	return out
+}
+
+// Domains returns the topologies, as domains by slot, on which Shared depends.
+func (f *Soft) Domains() [][]int32 {
+	var out [][]int32
 	if f != nil {
 		for i := range f.constraints {
 			if !f.constraints[i].host {
-				split(f.constraints[i].domainOf)
+				out = append(out, f.constraints[i].domainOf)
 			}
 		}
 	}
-	return of, buckets
+	return out
 }
