@@ -256,14 +256,27 @@ func (c *cluster) log(request *corev1.PodLogRequest) string {
 	return text.String()
 }
 
+// event says whether users were told something of a pod.
+func (c *cluster) event(pod, reason, text string) bool {
+	return slices.ContainsFunc(apitest.List[*corev1.Event](c.api), func(e *corev1.Event) bool {
+		return e.GetInvolvedObject().GetName() == pod && e.GetReason() == reason && strings.Contains(e.GetMessage(), text)
+	})
+}
+
 // exec runs a command through the session.
 func (c *cluster) exec(pod, input string, command ...string) (stdout, stderr string, code int32) {
+	c.t.Helper()
+	return c.execIn(pod, "", input, command...)
+}
+
+// execIn is exec in a container.
+func (c *cluster) execIn(pod, container, input string, command ...string) (stdout, stderr string, code int32) {
 	c.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	defer cancel()
 	var out, errs bytes.Buffer
 	code = -1
-	start := corev1.PodExecRequest_Start_builder{Namespace: "default", Name: pod, Command: command, Stdin: input != "", Stdout: true, Stderr: true}.Build()
+	start := corev1.PodExecRequest_Start_builder{Namespace: "default", Name: pod, Container: container, Command: command, Stdin: input != "", Stdout: true, Stderr: true}.Build()
 	err := c.api.Open(ctx, "n1", nodev1.OpenTunnel_builder{Exec: start}.Build(), func(s nodev1.Sessions_TunnelServer) error {
 		if input != "" {
 			for _, r := range []*corev1.PodExecRequest{corev1.PodExecRequest_builder{Stdin: []byte(input)}.Build(), corev1.PodExecRequest_builder{CloseStdin: proto.Bool(true)}.Build()} {
