@@ -215,6 +215,51 @@ func eventually[T object.Object](c *cluster, namespace, what string, ok func([]T
 	}
 }
 
+// observe calls a function with all objects of a kind in a namespace at every change, one at a time, until the test ends, which fails with the first error.
+// It returns when the function has seen the first state.
+func observe[T object.Object](c *cluster, namespace string, check func([]T) error) {
+	c.t.Helper()
+	synced := make(chan struct{})
+	c.start("observer", func(ctx context.Context) error {
+		watch, err := client.For[T](c.conn).Watch(ctx, metav1.WatchRequest_builder{Namespace: namespace}.Build())
+		if err != nil {
+			return err
+		}
+		state := map[object.Key]T{}
+		for first := true; ; {
+			batch, err := watch.Next()
+			if ctx.Err() != nil {
+				return nil
+			}
+			if err != nil {
+				return err
+			}
+			for _, change := range batch.Changes {
+				if change.Type == metav1.EventType_EVENT_TYPE_DELETED {
+					delete(state, object.KeyOf(change.Object))
+				} else {
+					state[object.KeyOf(change.Object)] = change.Object
+				}
+			}
+			all := make([]T, 0, len(state))
+			for _, o := range state {
+				all = append(all, o)
+			}
+			if first && !batch.Synced {
+				continue
+			}
+			if err := check(all); err != nil {
+				return fmt.Errorf("revision %d: %w", batch.Revision, err)
+			}
+			if first {
+				first = false
+				close(synced)
+			}
+		}
+	})
+	c.await("the observer", synced)
+}
+
 // eventuallyOne waits until one object satisfies a condition.
 func eventuallyOne[T object.Object](c *cluster, namespace, name, what string, ok func(T) bool) T {
 	c.t.Helper()

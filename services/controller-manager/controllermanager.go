@@ -42,6 +42,7 @@ import (
 	"dhow.dev/services/controller-manager/internal/replicaset"
 	"dhow.dev/services/controller-manager/internal/resourcequota"
 	"dhow.dev/services/controller-manager/internal/serviceaccount"
+	"dhow.dev/services/controller-manager/internal/statefulset"
 	"dhow.dev/services/controller-manager/internal/storageprotection"
 	"dhow.dev/services/controller-manager/internal/volumeexpand"
 )
@@ -210,6 +211,7 @@ func controllers(config Config, stores *inventory.Stores, watcher *metadata.Watc
 	return []runner{
 		deployment.New(deployment.Config{Conn: conn, Stores: stores, Events: events, Logger: logger, Now: now, Workers: workers}),
 		replicaset.New(replicaset.Config{Conn: conn, Stores: stores, Events: events, Logger: logger, Now: now, Workers: workers}),
+		statefulset.New(statefulset.Config{Conn: conn, Stores: stores, Events: events, Logger: logger, Now: now, Workers: workers}),
 		endpointslice.New(endpointslice.Config{Conn: conn, Stores: stores, Logger: logger, Workers: workers}),
 		endpoints.New(endpoints.Config{Conn: conn, Stores: stores, Logger: logger, Workers: workers}),
 		nodes,

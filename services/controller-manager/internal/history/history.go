@@ -2,6 +2,7 @@
 package history
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"fmt"
@@ -119,9 +120,17 @@ func (h *History) Current(ctx context.Context, turn Turn, owner Owner, claimed [
 	var next int64 = 1
 	for _, r := range current.All {
 		next = max(next, r.GetRevision()+1)
-		if same(r.GetData().GetRaw(), data) {
-			current.Revision = r
-			current.Equal[r.GetMetadata().GetName()] = true
+	}
+	// Reading them all as templates is worth it only when none has been written alike.
+	for _, alike := range []func(a, b []byte) bool{bytes.Equal, same} {
+		for _, r := range current.All {
+			if alike(r.GetData().GetRaw(), data) {
+				current.Revision = r
+				current.Equal[r.GetMetadata().GetName()] = true
+			}
+		}
+		if current.Revision != nil {
+			break
 		}
 	}
 	switch {
