@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -296,12 +297,20 @@ type kubelet struct {
 	next  atomic.Uint32
 	// behave, if set, says whether a bound pod becomes ready.
 	behave func(*corev1.Pod) bool
-	mu     sync.Mutex
+	// ends, if set, says how a running pod ends: phase and exit code; it goes on while the phase is empty.
+	ends func(*corev1.Pod) (phase string, code int32)
+	mu   sync.Mutex
 	down   map[string]bool
 }
 
 // startKubelet creates the nodes and plays their agents until the test ends.
 func (c *cluster) startKubelet(behave func(*corev1.Pod) bool, nodes ...string) *kubelet {
+	c.t.Helper()
+	return c.startKubeletWith(&kubelet{behave: behave}, nodes...)
+}
+
+// startKubeletWith is startKubelet with all that can be said of how pods behave.
+func (c *cluster) startKubeletWith(k *kubelet, nodes ...string) *kubelet {
 	c.t.Helper()
 	for _, n := range nodes {
 		create(c, corev1.Node_builder{
@@ -309,7 +318,7 @@ func (c *cluster) startKubelet(behave func(*corev1.Pod) bool, nodes ...string) *
 			Status:   corev1.NodeStatus_builder{Conditions: []*corev1.NodeCondition{nodeReady("True")}}.Build(),
 		}.Build())
 	}
-	k := &kubelet{c: c, nodes: nodes, behave: behave, down: map[string]bool{}}
+	k.c, k.nodes, k.down = c, nodes, map[string]bool{}
 	c.start("kubelet", k.run)
 	return k
 }
@@ -388,12 +397,26 @@ func (k *kubelet) run(ctx context.Context) error {
 					}.Build())
 				}
 			case k.isDown(node):
+			case object.IsDeleted(p) && len(p.GetMetadata().GetFinalizers()) > 0 && !ended(p):
+				if err := k.end(ctx, p, "Failed", 137); err != nil && !apierrors.IsNotFound(err) && ctx.Err() == nil {
+					return err
+				}
 			case object.IsDeleted(p):
 				_, err := pods.Delete(ctx, m.GetNamespace(), m.GetName(), metav1.DeletionOptions_builder{GracePeriodSeconds: proto.Int64(0), Uid: m.GetUid()}.Build())
 				if err != nil && !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) && ctx.Err() == nil {
 					return err
 				}
-			case p.GetStatus().GetPhase() != "Running":
+			case ended(p):
+			case p.GetStatus().GetPhase() == "Running":
+				if k.ends == nil {
+					continue
+				}
+				if phase, code := k.ends(p); phase != "" {
+					if err := k.end(ctx, p, phase, code); err != nil && !apierrors.IsNotFound(err) && ctx.Err() == nil {
+						return err
+					}
+				}
+			default:
 				if err := k.started(ctx, p); err != nil && !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) && ctx.Err() == nil {
 					return err
 				}
@@ -435,6 +458,28 @@ func (k *kubelet) started(ctx context.Context, p *corev1.Pod) error {
 	status.SetConditions(append(status.GetConditions(), corev1.PodCondition_builder{
 		Type: proto.String("Ready"), Status: proto.String(ready), LastTransitionTime: now,
 	}.Build()))
+	_, err := client.For[*corev1.Pod](k.c.conn).UpdateStatus(ctx, p)
+	if apierrors.IsConflict(err) {
+		return nil // the change that was in between brings it back here
+	}
+	return err
+}
+
+func ended(p *corev1.Pod) bool {
+	return p.GetStatus().GetPhase() == "Succeeded" || p.GetStatus().GetPhase() == "Failed"
+}
+
+// end says that the pod has ended, with an exit code.
+func (k *kubelet) end(ctx context.Context, p *corev1.Pod, phase string, code int32) error {
+	now := &metav1.Time{}
+	now.SetSeconds(time.Now().Unix())
+	status := p.GetStatus()
+	status.SetPhase(phase)
+	status.SetConditions(slices.DeleteFunc(status.GetConditions(), func(c *corev1.PodCondition) bool { return c.GetType() == "Ready" }))
+	status.SetContainerStatuses([]*corev1.ContainerStatus{corev1.ContainerStatus_builder{
+		Name:  proto.String(p.GetSpec().GetContainers()[0].GetName()),
+		State: corev1.ContainerState_builder{Terminated: corev1.ContainerStateTerminated_builder{ExitCode: proto.Int32(code), FinishedAt: now}.Build()}.Build(),
+	}.Build()})
 	_, err := client.For[*corev1.Pod](k.c.conn).UpdateStatus(ctx, p)
 	if apierrors.IsConflict(err) {
 		return nil // the change that was in between brings it back here

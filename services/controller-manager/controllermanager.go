@@ -33,6 +33,7 @@ import (
 	"dhow.dev/services/controller-manager/internal/ephemeralvolume"
 	"dhow.dev/services/controller-manager/internal/garbage"
 	"dhow.dev/services/controller-manager/internal/inventory"
+	"dhow.dev/services/controller-manager/internal/job"
 	"dhow.dev/services/controller-manager/internal/localpath"
 	"dhow.dev/services/controller-manager/internal/metadata"
 	"dhow.dev/services/controller-manager/internal/namespace"
@@ -210,6 +211,7 @@ func controllers(config Config, stores *inventory.Stores, watcher *metadata.Watc
 	budgets := disruption.Config{Conn: conn, Stores: stores, Events: events, Logger: logger, Now: now, Workers: workers}
 	return []runner{
 		deployment.New(deployment.Config{Conn: conn, Stores: stores, Events: events, Logger: logger, Now: now, Workers: workers}),
+		job.New(job.Config{Conn: conn, Stores: stores, Events: events, Logger: logger, Now: now, Workers: workers}),
 		replicaset.New(replicaset.Config{Conn: conn, Stores: stores, Events: events, Logger: logger, Now: now, Workers: workers}),
 		statefulset.New(statefulset.Config{Conn: conn, Stores: stores, Events: events, Logger: logger, Now: now, Workers: workers}),
 		endpointslice.New(endpointslice.Config{Conn: conn, Stores: stores, Logger: logger, Workers: workers}),
