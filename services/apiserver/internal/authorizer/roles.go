@@ -110,6 +110,9 @@ func controllerRules() []rule {
 		{verbs: []string{"update", "patch"}, groups: []string{all}, resources: []string{"*/status", "*/scale"}},
 		{verbs: []string{"update"}, groups: []string{""}, resources: []string{"namespaces/finalize"}},
 		{verbs: []string{"create"}, groups: []string{""}, resources: []string{"pods/eviction", "serviceaccounts/token"}},
+		{verbs: []string{"update"}, groups: []string{certificatesv1.GroupName}, resources: []string{"certificatesigningrequests/approval"}},
+		// Nodes' own requests are approved, when whoever makes them may have them.
+		{verbs: []string{"approve"}, groups: []string{certificatesv1.GroupName}, resources: []string{"signers"}, names: []string{certificatesv1.KubeAPIServerClientKubeletSignerName}},
 		{verbs: []string{"sign"}, groups: []string{certificatesv1.GroupName}, resources: []string{"signers"}, names: []string{
 			certificatesv1.KubeAPIServerClientSignerName, certificatesv1.KubeAPIServerClientKubeletSignerName, certificatesv1.KubeletServingSignerName,
 		}},

@@ -324,3 +324,15 @@ func TestNamesAreUnique(t *testing.T) {
 		}
 	}
 }
+
+// create writes a new object.
+func (c *cluster) create(r *resource.Resource, o codec.Object) {
+	c.t.Helper()
+	data, err := o.Marshal()
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	if _, err := c.keeper.Registry.Create(c.ctx, r, registry.Input{Data: data}, registry.WriteOptions{}); err != nil {
+		c.t.Fatal(err)
+	}
+}

@@ -164,9 +164,9 @@ func Roles() []*rbacv1.Role {
 		namespaced(metav1.NamespaceSystem, "system:controller:cloud-provider", on("create get list watch", "core", "configmaps")),
 		namespaced(metav1.NamespaceSystem, "system:controller:token-cleaner", on("delete get list watch", "core", "secrets"), event()),
 		namespaced(metav1.NamespaceSystem, "system::leader-locking-kube-controller-manager",
-			on("watch", "core", "configmaps"), only(on("get update", "core", "configmaps"), "kube-controller-manager")),
+			on("create get list update watch", "coordination.k8s.io", "leases"), on("create get list update watch", "coordination.k8s.io", "leasecandidates")),
 		namespaced(metav1.NamespaceSystem, "system::leader-locking-kube-scheduler",
-			on("watch", "core", "configmaps"), only(on("get update", "core", "configmaps"), "kube-scheduler")),
+			on("create get list update watch", "coordination.k8s.io", "leases"), on("create get list update watch", "coordination.k8s.io", "leasecandidates")),
 		namespaced(metav1.NamespacePublic, "system:controller:bootstrap-signer",
 			on(look, "core", "configmaps"), only(on("update", "core", "configmaps"), "cluster-info"), event()),
 	}
