@@ -20,12 +20,17 @@ import (
 func Main(ctx context.Context, arguments []string, stderr io.Writer) error {
 	var config Config
 	var etcd pki.Files
-	var listen, endpoints string
+	var member Members
+	var listen, endpoints, members string
 	d := daemon.New("dhow-store", stderr)
 	d.StringVar(&listen, "listen", "127.0.0.1:6440", "address to listen on")
 	d.StringVar(&config.DataDir, "data-dir", "", "folder of the embedded etcd")
 	d.Int64Var(&config.QuotaBytes, "quota-bytes", 0, "size at which the embedded etcd stops taking writes; 0: 8 GiB")
 	d.DurationVar(&config.History, "history", 10*time.Minute, "how long old revisions stay readable")
+	d.StringVar(&member.Name, "member", "", "name of this store among several that keep the same data; empty: it is the only one")
+	d.StringVar(&members, "members", "", "where those stores reach each other, NAME=HOST:PORT separated by commas, the same for all; an odd number")
+	d.StringVar(&member.Listen, "member-listen", "", "address to listen on for the other stores, host:port")
+	d.StringVar(&member.Token, "members-token", "", "tells databases apart: the same for all stores, another for each new database")
 	d.StringVar(&endpoints, "etcd-endpoints", "", "URLs of an external etcd cluster that nobody else uses, separated by commas; instead of --data-dir")
 	d.StringVar(&etcd.Authority, "etcd-cacert", "", "certificate authority of the external etcd")
 	d.StringVar(&etcd.Certificate, "etcd-cert", "", "client certificate for the external etcd")
@@ -41,6 +46,15 @@ func Main(ctx context.Context, arguments []string, stderr io.Writer) error {
 	if (config.DataDir == "") == (endpoints == "") {
 		return errors.New("give either --data-dir, for the embedded etcd, or --etcd-endpoints")
 	}
+	if member.Name != "" {
+		var err error
+		if member.Addresses, err = memberAddresses(members); err != nil {
+			return fmt.Errorf("--members: %w", err)
+		}
+		member.TLS, config.Members = d.Files, &member
+	} else if members != "" || member.Listen != "" || member.Token != "" {
+		return errors.New("--members, --member-listen and --members-token are for one of several stores: name it with --member")
+	}
 	if config.History < time.Second {
 		return fmt.Errorf("--history %s: at least one second", config.History)
 	}
@@ -54,6 +68,21 @@ func Main(ctx context.Context, arguments []string, stderr io.Writer) error {
 		}
 		return Run(ctx, config)
 	})
+}
+
+func memberAddresses(text string) (map[string]string, error) {
+	addresses := map[string]string{}
+	for _, part := range strings.Split(text, ",") {
+		name, address, ok := strings.Cut(strings.TrimSpace(part), "=")
+		if !ok || name == "" || address == "" {
+			return nil, fmt.Errorf("%q: expected NAME=HOST:PORT", part)
+		}
+		if _, twice := addresses[name]; twice {
+			return nil, fmt.Errorf("%s is named twice", name)
+		}
+		addresses[name] = address
+	}
+	return addresses, nil
 }
 
 // etcdTLS is the configuration for https endpoints. Endpoints without TLS must be on this machine.

@@ -87,16 +87,34 @@ var model = porcupine.Model{
 // TestLinearizable: clients read, compare, write and delete several keys at once, while others commit beside them so that batches
 // form. The history of what they were told must fit one order of all calls.
 func TestLinearizable(t *testing.T) {
-	for name, config := range map[string]store.Config{"memory": {Memory: true}, "embedded": {DataDir: t.TempDir()}} {
+	for name, start := range map[string]func(t *testing.T) []storev1.StoreClient{
+		"memory": func(t *testing.T) []storev1.StoreClient {
+			return []storev1.StoreClient{storetest.Start(t, store.Config{Memory: true})}
+		},
+		"embedded": func(t *testing.T) []storev1.StoreClient {
+			return []storev1.StoreClient{storetest.Start(t, store.Config{DataDir: t.TempDir()})}
+		},
+		// Each client has a store of its own, the leader or a follower.
+		"members": func(t *testing.T) (clients []storev1.StoreClient) {
+			m := newMembers(t)
+			for _, name := range m.names {
+				m.start(name)
+			}
+			for _, name := range m.names {
+				clients = append(clients, m.client(name))
+			}
+			return clients
+		},
+	} {
 		t.Run(name, func(t *testing.T) {
-			client := storetest.Start(t, config)
+			stores := start(t)
 			const clients, calls = 8, 60
 			background, stop := context.WithCancel(t.Context())
 			var beside sync.WaitGroup
 			for i := range 8 {
 				beside.Go(func() {
 					for n := 0; background.Err() == nil; n++ {
-						client.Commit(background, storev1.CommitRequest_builder{Operations: []*storev1.Operation{
+						stores[i%len(stores)].Commit(background, storev1.CommitRequest_builder{Operations: []*storev1.Operation{
 							storev1.Operation_builder{Key: fmt.Appendf(nil, "/beside/%d", i), Put: fmt.Append(nil, n)}.Build(),
 						}}.Build())
 					}
@@ -112,7 +130,7 @@ func TestLinearizable(t *testing.T) {
 					for range calls {
 						in := drawCall(random, seen)
 						began := time.Since(start)
-						out, err := run(t.Context(), client, in)
+						out, err := run(t.Context(), stores[i%len(stores)], in)
 						if err != nil {
 							t.Errorf("client %d: %v", i, err)
 							return

@@ -20,7 +20,17 @@ import (
 // childDir names the data folder to a test process that is to be a store with a busy client.
 const childDir = "DHOW_STORE_TEST_DIR"
 
+// childArguments make a test process a store's own, with these arguments.
+const childArguments = "DHOW_STORE_TEST_ARGUMENTS"
+
 func TestMain(m *testing.M) {
+	if arguments := os.Getenv(childArguments); arguments != "" {
+		if err := store.Main(context.Background(), strings.Fields(arguments), os.Stderr); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
 	if os.Getenv(childDir) == "" {
 		os.Exit(m.Run())
 	}

@@ -39,6 +39,8 @@ type Config struct {
 
 	// DataDir is the folder of the embedded etcd.
 	DataDir string
+	// Members makes this one of several stores with an embedded etcd that keep one database. Nil: the only one.
+	Members *Members
 	// Etcd is an external cluster.
 	Etcd Etcd
 	// Memory keeps the data in memory: it ends with Run. For tests.
@@ -59,6 +61,9 @@ type Etcd struct {
 	// MaxTxnOps and MaxRequestBytes are what its members were started with; 0: etcd's defaults, 128 and 1.5 MiB.
 	MaxTxnOps, MaxRequestBytes int
 }
+
+// Members are the stores that keep one database together.
+type Members = etcd.Members
 
 // component names the package's spans and instruments.
 const component = "dhow.dev/services/store"
@@ -99,6 +104,22 @@ func Run(ctx context.Context, config Config) (err error) {
 		config.Started()
 	}
 	logger.LogAttrs(ctx, slog.LevelInfo, "store serves", logkey.Address(config.Listener.Addr().String()))
+	if member, ok := db.(*etcd.Embedded); ok && config.Members != nil {
+		// Clients of a member without a leader would wait for what never comes while another member could answer.
+		door := newGate(config.Listener)
+		config.Listener = door
+		tasks.Go(func() error {
+			member.Leader(running, func(has bool) {
+				if has {
+					logger.LogAttrs(running, slog.LevelInfo, "this member has a leader again and serves")
+				} else {
+					logger.LogAttrs(running, slog.LevelWarn, "this member has no leader, too few members reach each other: clients are sent to others")
+				}
+				door.set(has)
+			})
+			return nil
+		})
+	}
 	tasks.Go(func() error { return transport.Serve(running, front, config.Listener) })
 	tasks.Go(func() error { return compaction.Run(running) })
 	tasks.Go(func() error { return failed(running) })
@@ -119,12 +140,15 @@ func open(ctx context.Context, config Config, logger *slog.Logger) (engine.Engin
 	if chosen != 1 {
 		return nil, nil, errors.New("where is the data? Give a data folder or etcd endpoints, one of them")
 	}
+	if config.Members != nil && config.DataDir == "" {
+		return nil, nil, errors.New("only stores with a data folder have members")
+	}
 	never := func(context.Context) error { return nil }
 	switch {
 	case config.Memory:
 		return memory.New(memory.Config{}), never, nil
 	case config.DataDir != "":
-		db, err := etcd.Embed(ctx, etcd.EmbedConfig{Dir: config.DataDir, Quota: config.QuotaBytes, Logger: logger})
+		db, err := etcd.Embed(ctx, etcd.EmbedConfig{Dir: config.DataDir, Quota: config.QuotaBytes, Members: config.Members, Logger: logger})
 		if err != nil {
 			return nil, nil, err
 		}

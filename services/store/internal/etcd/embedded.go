@@ -34,6 +34,8 @@ const (
 	// here, and there is no follower that could need old ones.
 	snapshotCount  = 2000
 	catchUpEntries = 50
+	// peerCatchUpEntries are kept for followers that were away for a moment; one that was away for longer gets the whole database.
+	peerCatchUpEntries = 500
 
 	// tickMs and electionMs say how long the only member waits before it elects itself, which is most of the time that a start takes. No
 	// heartbeat ever travels, so the reasons for etcd's longer defaults do not apply.
@@ -52,11 +54,13 @@ type EmbedConfig struct {
 	Dir string
 	// Quota in bytes; 0: DefaultQuota.
 	Quota int64
+	// Members, when set, makes this one of several stores that keep the same data.
+	Members *Members
 	// Logger gets etcd's warnings and errors.
 	Logger *slog.Logger
 }
 
-// Embedded is etcd inside this process. It listens nowhere.
+// Embedded is etcd inside this process. It listens nowhere, unless it is one of several members: then for its peers.
 type Embedded struct {
 	common
 	etcd   *embed.Etcd
@@ -66,12 +70,18 @@ type Embedded struct {
 	quota  int64
 	lock   *dirLock
 	logger *slog.Logger
+	alone  bool
 	// recovering is held while space is won back.
 	recovering sync.Mutex
 }
 
 // Embed starts etcd on the data of a folder and waits until it serves. The folder is used by one process at a time.
 func Embed(ctx context.Context, config EmbedConfig) (*Embedded, error) {
+	if config.Members != nil {
+		if err := config.Members.check(); err != nil {
+			return nil, err
+		}
+	}
 	lock, err := lockDir(ctx, config.Dir, lockWait)
 	if err != nil {
 		return nil, err
@@ -98,7 +108,7 @@ func Embed(ctx context.Context, config EmbedConfig) (*Embedded, error) {
 	e := &Embedded{
 		etcd: started, server: server, lock: lock, logger: config.Logger,
 		rpc: v3rpc.NewQuotaKVServer(server), lease: v3rpc.NewQuotaLeaseServer(server),
-		quota: orDefault(config.Quota, DefaultQuota),
+		quota: orDefault(config.Quota, DefaultQuota), alone: config.Members == nil,
 	}
 	e.common = common{kv: e.rpc, limits: engine.Limits{Operations: maxTxnOps, Bytes: maxRequestBytes}}
 	return e, nil
@@ -113,21 +123,24 @@ func orDefault(value, otherwise int64) int64 {
 
 func embedConfig(config EmbedConfig) *embed.Config {
 	c := embed.NewConfig()
-	c.Name = "dhow"
 	c.Dir = filepath.Join(config.Dir, "etcd")
 	c.ZapLoggerBuilder = embed.NewZapLoggerBuilder(zap.New(&zapCore{logger: config.Logger}))
 	c.LogLevel = "warn"
-	c.ListenPeerUrls, c.ListenClientUrls, c.AdvertiseClientUrls = nil, nil, nil
-	c.AdvertisePeerUrls = []url.URL{peerURL}
-	c.InitialCluster = c.Name + "=" + peerURL.String()
-	// The cluster id is a hash of the members and this token, so every new database gets an id of its own.
-	c.InitialClusterToken = rand.Text()
-	c.TickMs, c.ElectionMs = tickMs, electionMs
+	c.ListenClientUrls, c.AdvertiseClientUrls = nil, nil
+	c.SnapshotCatchUpEntries = catchUpEntries
+	if config.Members != nil {
+		config.Members.configure(c)
+	} else {
+		c.Name, c.ListenPeerUrls, c.AdvertisePeerUrls = "dhow", nil, []url.URL{peerURL}
+		c.InitialCluster = c.Name + "=" + peerURL.String()
+		// The cluster id is a hash of the members and this token, so every new database gets an id of its own.
+		c.InitialClusterToken = rand.Text()
+		c.TickMs, c.ElectionMs = tickMs, electionMs
+	}
 	c.QuotaBackendBytes = orDefault(config.Quota, DefaultQuota)
 	c.MaxTxnOps = maxTxnOps
 	c.MaxRequestBytes = maxRequestBytes
 	c.SnapshotCount = snapshotCount
-	c.SnapshotCatchUpEntries = catchUpEntries
 	// Compaction belongs to the store: it has one owner for all its instances.
 	c.AutoCompactionRetention = "0"
 	c.EnableGRPCGateway = false
@@ -155,8 +168,8 @@ func (e *Embedded) List(ctx context.Context, r engine.Range, page func([]engine.
 	stream := &rangeStream{ctx: ctx, page: page}
 	err := e.rpc.RangeStream(&pb.RangeRequest{
 		Key: r.Start, RangeEnd: r.End, Revision: int64(r.Revision), Limit: r.Limit,
-		// The only member has applied every revision that anyone has seen.
-		Serializable: true,
+		// The only member has applied every revision that anyone has seen; one of several may lag.
+		Serializable: e.alone,
 	}, stream)
 	if stream.err != nil {
 		return false, stream.err
