@@ -24,11 +24,14 @@ const (
 // byName are the kinds that quotas counted by their plain name before all could be counted.
 var byName = []string{"configmaps", "secrets", "services", "replicationcontrollers", "resourcequotas", "persistentvolumeclaims"}
 
+// isEvent: as in Kubernetes, quotas do not count events, which come and go by themselves.
+func isEvent(res *resource.Resource) bool { return res.Kind == "Event" }
+
 func number(n int64) apiresource.Quantity { return *apiresource.NewQuantity(n, apiresource.DecimalSI) }
 
 // Counts says which of a quota's resources count objects of a kind by their number alone: `count/deployments.apps`, `configmaps`.
 func Counts(res *resource.Resource, name corev1.ResourceName) bool {
-	return string(name) == countPrefix+res.String() || res.Group == "" && string(name) == res.Plural && slices.Contains(byName, res.Plural)
+	return !isEvent(res) && string(name) == countPrefix+res.String() || res.Group == "" && string(name) == res.Plural && slices.Contains(byName, res.Plural)
 }
 
 // Tracked says whether a quota's resource is about objects of a kind.
@@ -62,7 +65,10 @@ func Resource(name corev1.ResourceName) *resource.Resource {
 		return nil
 	}
 	gr := schema.ParseGroupResource(plural)
-	return resource.Lookup(gr.Group, gr.Resource)
+	if res := resource.Lookup(gr.Group, gr.Resource); res != nil && !isEvent(res) {
+		return res
+	}
+	return nil
 }
 
 // Usage returns all that an object counts, under every name that a quota can have for it.
@@ -76,7 +82,9 @@ func Usage(res *resource.Resource, o runtime.Object) corev1.ResourceList {
 	case *corev1.PersistentVolumeClaim:
 		used = claimUsage(o)
 	}
-	used[corev1.ResourceName(countPrefix+res.String())] = number(1)
+	if !isEvent(res) {
+		used[corev1.ResourceName(countPrefix+res.String())] = number(1)
+	}
 	if res.Group == "" && slices.Contains(byName, res.Plural) {
 		used[corev1.ResourceName(res.Plural)] = number(1)
 	}

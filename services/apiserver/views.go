@@ -50,6 +50,11 @@ func (c current) Select(ctx context.Context, r *resource.Resource, namespace, la
 	return names, nil
 }
 
+// WaitFor implements registry.Cache.
+func (c current) WaitFor(ctx context.Context, revision int64) error {
+	return c.cache.WaitFor(ctx, revision)
+}
+
 // Each implements registry.Cache.
 func (c current) Each(r *resource.Resource, namespace string, visit func(registry.Name, registry.Entry) bool) error {
 	selection, err := cache.Select(r, namespace, "", "")

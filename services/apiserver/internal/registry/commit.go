@@ -34,7 +34,13 @@ func (r *Registry) Commit(ctx context.Context, operations []Operation, dryRun bo
 	if len(steps) == 0 {
 		return nil, 0, nil
 	}
+	if err := r.settling.settle(ctx, r.cache); err != nil {
+		return nil, 0, err
+	}
 	results, revision, err := r.run(ctx, dryRun, steps)
+	for _, op := range operations {
+		r.settling.wrote(op, revision)
+	}
 	if err != nil {
 		span.SetStatus(codes.Error, "")
 		span.RecordError(err)

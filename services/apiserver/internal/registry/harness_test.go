@@ -74,6 +74,8 @@ func (c *fakeCache) Select(_ context.Context, res *resource.Resource, namespace,
 	return names, nil
 }
 
+func (c *fakeCache) WaitFor(context.Context, int64) error { return nil }
+
 func (c *fakeCache) Each(res *resource.Resource, namespace string, visit func(Name, Entry) bool) error {
 	names, err := c.Select(context.Background(), res, namespace, "", "")
 	if err != nil {

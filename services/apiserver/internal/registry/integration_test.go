@@ -28,6 +28,8 @@ import (
 // noCache has nothing: every write reads the store.
 type noCache struct{}
 
+func (noCache) WaitFor(context.Context, int64) error { return nil }
+
 func (noCache) Each(*resource.Resource, string, func(registry.Name, registry.Entry) bool) error {
 	return nil
 }

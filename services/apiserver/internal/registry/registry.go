@@ -39,6 +39,8 @@ type Cache interface {
 	Select(ctx context.Context, res *resource.Resource, namespace, labelSelector, fieldSelector string) ([]Name, error)
 	// Each calls visit with the objects of a kind, of all namespaces when namespace is empty, as the cache has them now, until visit returns false.
 	Each(res *resource.Resource, namespace string, visit func(Name, Entry) bool) error
+	// WaitFor waits until the cache has reached a revision.
+	WaitFor(ctx context.Context, revision int64) error
 }
 
 // Name names an object of a kind. Namespace is empty for kinds without namespaces.
@@ -80,6 +82,7 @@ type Registry struct {
 	allocators map[schema.GroupResource]allocator.Allocator
 	admission  *admission.Chain
 	turns      *turns
+	settling   settling
 	encryption Encryption
 	patches    *patch.Patcher
 	tracer     trace.Tracer

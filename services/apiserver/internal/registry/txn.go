@@ -85,13 +85,23 @@ func (tx *txn) done(key string, entry Entry, warnings []string) *outcome {
 func (r *Registry) one(ctx context.Context, verb string, dryRun bool, op Operation) (Result, error) {
 	ctx, span := r.tracer.Start(ctx, "registry."+verb, trace.WithAttributes(attribute.String("resource", op.Resource.String())))
 	defer span.End()
-	results, _, err := r.run(ctx, dryRun, []step{r.step(op)})
+	results, err := r.settled(ctx, dryRun, op)
 	if err != nil {
 		span.SetStatus(codes.Error, "")
 		span.RecordError(err)
 		return Result{}, err
 	}
 	return results[0], nil
+}
+
+// settled runs a single operation that sees the policies written before it.
+func (r *Registry) settled(ctx context.Context, dryRun bool, op Operation) ([]Result, error) {
+	if err := r.settling.settle(ctx, r.cache); err != nil {
+		return nil, err
+	}
+	results, revision, err := r.run(ctx, dryRun, []step{r.step(op)})
+	r.settling.wrote(op, revision)
+	return results, err
 }
 
 // step returns the plan of an operation.

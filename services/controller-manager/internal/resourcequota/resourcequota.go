@@ -197,11 +197,6 @@ func (c *Controller) used(q *corek8s.ResourceQuota) (corek8s.ResourceList, error
 		if counted == nil || stored[counted] || len(q.Spec.Scopes) > 0 || q.Spec.ScopeSelector != nil {
 			continue
 		}
-		if counted.Kind == "Event" {
-			// Events are not watched: what the API server has counted stays.
-			used[name] = q.Status.Used[name]
-			continue
-		}
 		c.mu.Lock()
 		used[name] = *apiresource.NewQuantity(int64(len(c.tally[tallyKey{counted, q.Namespace}])), apiresource.DecimalSI)
 		c.mu.Unlock()
