@@ -57,7 +57,8 @@ func (p policy) String() string {
 	return fmt.Sprintf("%s:v1.%d", p.level, p.version)
 }
 
-// policyOf reads what a namespace's labels say about a mode, and what is wrong with them. An unreadable level is the strictest, as in Kubernetes.
+// policyOf reads what a namespace's labels say about a mode, and what is wrong with them. An unreadable level enforces the strictest, and audits and warns of
+// nothing, as in Kubernetes.
 func policyOf(labels map[string]string, mode string) (policy, field.ErrorList) {
 	at := field.NewPath("metadata", "labels")
 	p := policy{level: privileged, version: latest}
@@ -66,7 +67,10 @@ func policyOf(labels map[string]string, mode string) (policy, field.ErrorList) {
 		p.level = level(value)
 		if !slices.Contains([]level{privileged, baseline, restricted}, p.level) {
 			errs = append(errs, field.Invalid(at.Key(securityPrefix+mode), value, "must be one of privileged, baseline, restricted"))
-			p.level = restricted
+			p.level = privileged
+			if mode == modeEnforce {
+				p.level = restricted
+			}
 		}
 	}
 	if value, ok := labels[securityPrefix+mode+"-version"]; ok && value != "latest" {
@@ -96,18 +100,21 @@ func (s podSecurity) validate(ctx context.Context, q *Request) error {
 	if err != nil || !found {
 		return err
 	}
+	enforce, wrong := policyOf(ns.Labels, modeEnforce)
+	audit, wrongAudit := policyOf(ns.Labels, modeAudit)
+	warn, wrongWarn := policyOf(ns.Labels, modeWarn)
+	if wrong = append(append(wrong, wrongAudit...), wrongWarn...); len(wrong) > 0 {
+		q.audit(securityPrefix+"error", fmt.Sprintf("Failed to parse policy: %v", wrong.ToAggregate()))
+	}
+	if violations := audit.violations(meta, spec); violations != "" {
+		q.audit(securityPrefix+"audit-violations", fmt.Sprintf("would violate PodSecurity %q: %s", audit, violations))
+	}
 	if _, isPod := q.Object.(*corev1.Pod); isPod {
-		enforce, _ := policyOf(ns.Labels, modeEnforce)
-		q.audit("pod-security.kubernetes.io/enforce-policy", enforce.String())
+		q.audit(securityPrefix+"enforce-policy", enforce.String())
 		if violations := enforce.violations(meta, spec); violations != "" {
 			return q.forbidden("violates PodSecurity %q: %s", enforce, violations)
 		}
 	}
-	audit, _ := policyOf(ns.Labels, modeAudit)
-	if violations := audit.violations(meta, spec); violations != "" {
-		q.audit("pod-security.kubernetes.io/audit-violations", fmt.Sprintf("would violate PodSecurity %q: %s", audit, violations))
-	}
-	warn, _ := policyOf(ns.Labels, modeWarn)
 	if violations := warn.violations(meta, spec); violations != "" {
 		q.warn("would violate PodSecurity %q: %s", warn, violations)
 	}
@@ -125,12 +132,15 @@ func (podSecurity) concerns(q *Request) bool {
 		return true
 	}
 	// What else may change of a pod is no matter of security.
-	return !slices.Equal(images(&pod.Spec), images(&old.Spec)) || len(pod.Spec.EphemeralContainers) != len(old.Spec.EphemeralContainers)
+	return !slices.Equal(significant(pod), significant(old))
 }
 
-func images(spec *corev1.PodSpec) []string {
-	var all []string
-	eachContainer(spec, func(c *corev1.Container) { all = append(all, c.Image) })
+// significant is what may change of a pod that exists, and matters: images, containers that are added, and the annotations of the versions that had nothing else.
+func significant(pod *corev1.Pod) []string {
+	all := []string{pod.Annotations[seccompPodAnnotation]}
+	eachContainer(&pod.Spec, func(c *corev1.Container) {
+		all = append(all, c.Name, c.Image, pod.Annotations[seccompAnnotation+c.Name])
+	})
 	return all
 }
 
@@ -167,7 +177,7 @@ func podOf(o runtime.Object) (*metav1.ObjectMeta, *corev1.PodSpec) {
 const maxWarnedPods = 3000
 
 // namespace looks at a namespace's labels, and warns of pods that a new level would refuse.
-func (podSecurity) namespace(ctx context.Context, q *Request, ns *corev1.Namespace) error {
+func (s podSecurity) namespace(ctx context.Context, q *Request, ns *corev1.Namespace) error {
 	if q.Subresource != "" {
 		return nil
 	}
@@ -197,45 +207,68 @@ func (podSecurity) namespace(ctx context.Context, q *Request, ns *corev1.Namespa
 	}
 	was, _ := policyOf(old.Labels, modeEnforce)
 	is, _ := policyOf(ns.Labels, modeEnforce)
-	if is == was || is.level == privileged {
+	if is == was || is.level == privileged || is.version == was.version && stricter[is.level] < stricter[was.level] {
 		return nil
 	}
+	return s.tryOn(ctx, q, ns.Name, is)
+}
+
+// stricter orders the levels.
+var stricter = map[level]int{privileged: 0, baseline: 1, restricted: 2}
+
+// tryOn warns of the pods in a namespace that a policy would refuse, those of one reason together.
+func (podSecurity) tryOn(ctx context.Context, q *Request, namespace string, is policy) error {
 	type finding struct {
 		first string
 		count int
 	}
 	found := map[string]*finding{}
-	var order []string
-	left := maxWarnedPods
-	err := q.View.List(ctx, pods, ns.Name, func(o codec.Object) bool {
+	total, tried := 0, 0
+	err := q.View.List(ctx, pods, namespace, func(o codec.Object) bool {
 		pod, ok := o.(*corev1.Pod)
-		if !ok || pod.Status.Phase == corev1.PodSucceeded || pod.Status.Phase == corev1.PodFailed {
+		if !ok {
 			return true
 		}
-		if why := is.reasons(&pod.ObjectMeta, &pod.Spec); why != "" {
-			if found[why] == nil {
-				found[why] = &finding{first: pod.Name}
-				order = append(order, why)
-			}
-			found[why].count++
+		if total++; tried == maxWarnedPods {
+			return true
 		}
-		left--
-		return left > 0
+		tried++
+		why := is.reasons(&pod.ObjectMeta, &pod.Spec)
+		if why == "" {
+			return true
+		}
+		f := found[why]
+		if f == nil {
+			f = &finding{first: pod.Name}
+			found[why] = f
+		}
+		f.first = min(f.first, pod.Name)
+		f.count++
+		return true
 	})
-	if err != nil || len(order) == 0 {
+	if err != nil {
 		return err
 	}
-	q.warn("existing pods in namespace %q violate the new PodSecurity enforce level %q", ns.Name, is)
-	for _, why := range order {
-		switch f := found[why]; f.count {
+	if tried < total {
+		q.warn("new PodSecurity enforce level only checked against the first %d of %d existing pods", tried, total)
+	}
+	if len(found) == 0 {
+		return nil
+	}
+	q.warn("existing pods in namespace %q violate the new PodSecurity enforce level %q", namespace, is)
+	var lines []string
+	for why, f := range found {
+		switch f.count {
 		case 1:
-			q.warn("%s: %s", f.first, why)
+			lines = append(lines, fmt.Sprintf("%s: %s", f.first, why))
 		case 2:
-			q.warn("%s (and 1 other pod): %s", f.first, why)
+			lines = append(lines, fmt.Sprintf("%s (and 1 other pod): %s", f.first, why))
 		default:
-			q.warn("%s (and %d other pods): %s", f.first, f.count-1, why)
+			lines = append(lines, fmt.Sprintf("%s (and %d other pods): %s", f.first, f.count-1, why))
 		}
 	}
+	slices.Sort(lines)
+	q.Warnings = append(q.Warnings, lines...)
 	return nil
 }
 

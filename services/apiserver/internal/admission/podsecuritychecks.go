@@ -39,13 +39,14 @@ var checks = []check{
 	{baseline, 0, 0, hostPorts},
 	{baseline, 34, 0, probeHosts},
 	{baseline, 0, 0, privilegedContainers},
-	{baseline, 0, 0, procMount},
+	{baseline, 0, 35, baselineProcMount},
 	{baseline, 0, 0, seLinuxOptions},
 	{baseline, 0, 19, baselineSeccomp},
 	{baseline, 0, 0, sysctls},
 	{baseline, 0, 0, windowsHostProcess},
 	{restricted, 8, 0, privilegeEscalation},
 	{restricted, 22, 0, restrictedCapabilities},
+	{restricted, 35, 0, procMount},
 	{restricted, 0, 0, restrictedVolumes},
 	{restricted, 0, 0, runAsNonRoot},
 	{restricted, 23, 0, runAsUser},
@@ -82,6 +83,11 @@ func (s subject) windows() bool {
 	return s.version >= 25 && s.spec.OS != nil && s.spec.OS.Name == corev1.Windows
 }
 
+// userNamespace says whether the pod's root is nobody on its node, for which the newer versions relax what a pod may be inside.
+func (s subject) userNamespace() bool {
+	return s.version >= 35 && s.spec.HostUsers != nil && !*s.spec.HostUsers
+}
+
 func quoted(names []string) string {
 	all := make([]string, len(names))
 	for i, name := range names {
@@ -89,6 +95,9 @@ func quoted(names []string) string {
 	}
 	return strings.Join(all, ", ")
 }
+
+// quotedOnce quotes as Kubernetes does, without escaping quotes that the values have.
+func quotedOnce(values []string) string { return `"` + strings.Join(values, `", "`) + `"` }
 
 func plural(word string, n int) string {
 	if n == 1 {
@@ -139,10 +148,6 @@ func appArmorProfile(s subject) *violation {
 	}
 	pod := bad(s.security().AppArmorProfile)
 	containers := s.where(func(c *corev1.Container) bool { return bad(securityOf(c).AppArmorProfile) })
-	var details []string
-	if pod || len(containers) > 0 {
-		details = append(details, fmt.Sprintf("%s must not set AppArmor profile type to %s", setters(pod, containers), quoted(sets.List(values))))
-	}
 	var annotations []string
 	for key, value := range s.meta.Annotations {
 		if strings.HasPrefix(key, appArmorAnnotation) && value != "" && value != corev1.DeprecatedAppArmorBetaProfileRuntimeDefault &&
@@ -150,14 +155,19 @@ func appArmorProfile(s subject) *violation {
 			annotations = append(annotations, fmt.Sprintf("%s=%q", key, value))
 		}
 	}
-	if len(annotations) > 0 {
-		slices.Sort(annotations)
-		details = append(details, plural("annotation", len(annotations))+" "+strings.Join(annotations, ", "))
+	slices.Sort(annotations)
+	var who []string
+	if all := setters(pod, containers); all != "" {
+		who = append(who, all)
 	}
-	if len(details) == 0 {
+	if len(annotations) > 0 {
+		who = append(who, plural("annotation", len(annotations)))
+	}
+	if len(who) == 0 {
 		return nil
 	}
-	return &violation{plural("forbidden AppArmor profile", values.Len()+len(annotations)), strings.Join(details, "; ")}
+	what := append(sets.List(values), annotations...)
+	return &violation{plural("forbidden AppArmor profile", len(what)), fmt.Sprintf("%s must not set AppArmor profile type to %s", strings.Join(who, " and "), quotedOnce(what))}
 }
 
 // defaultCapabilities are those that containers may add because they have them anyway.
@@ -272,7 +282,6 @@ func hostPorts(s subject) *violation {
 func probeHosts(s subject) *violation {
 	hosts := sets.New[string]()
 	containers := s.where(func(c *corev1.Container) bool {
-		before := hosts.Len()
 		var found []string
 		for _, p := range []*corev1.Probe{c.LivenessProbe, c.ReadinessProbe, c.StartupProbe} {
 			if p != nil && p.HTTPGet != nil {
@@ -294,11 +303,12 @@ func probeHosts(s subject) *violation {
 		}
 		found = slices.DeleteFunc(found, func(host string) bool { return host == "" })
 		hosts.Insert(found...)
-		return len(found) > 0 || hosts.Len() > before
+		return len(found) > 0
 	})
 	if len(containers) == 0 {
 		return nil
 	}
+	slices.Sort(containers)
 	uses := "uses"
 	if len(containers) > 1 {
 		uses = "use"
@@ -312,6 +322,13 @@ func privilegedContainers(s subject) *violation {
 		return nil
 	}
 	return &violation{"privileged", named("container", containers) + " must not set securityContext.privileged=true"}
+}
+
+func baselineProcMount(s subject) *violation {
+	if s.userNamespace() {
+		return nil
+	}
+	return procMount(s)
 }
 
 func procMount(s subject) *violation {
@@ -367,6 +384,12 @@ func seLinuxOptions(s subject) *violation {
 	return &violation{"seLinuxOptions", fmt.Sprintf("%s set forbidden securityContext.seLinuxOptions: %s", setters(pod, containers), strings.Join(data, "; "))}
 }
 
+// Annotations that said the profile before there was a field.
+const (
+	seccompPodAnnotation = corev1.SeccompPodAnnotationKey
+	seccompAnnotation    = corev1.SeccompContainerAnnotationKeyPrefix
+)
+
 func fineSeccomp(p *corev1.SeccompProfile) bool {
 	return p.Type == corev1.SeccompProfileTypeRuntimeDefault || p.Type == corev1.SeccompProfileTypeLocalhost
 }
@@ -403,12 +426,14 @@ func baselineSeccomp(s subject) *violation {
 // annotatedSeccomp is the rule of the versions in which annotations said it.
 func annotatedSeccomp(s subject) *violation {
 	var bad []string
-	for key, value := range s.meta.Annotations {
-		if (key == "seccomp.security.alpha.kubernetes.io/pod" || strings.HasPrefix(key, "container.seccomp.security.alpha.kubernetes.io/")) &&
-			value != "runtime/default" && value != "docker/default" && !strings.HasPrefix(value, "localhost/") {
+	look := func(key string) {
+		value, ok := s.meta.Annotations[key]
+		if ok && value != corev1.SeccompProfileRuntimeDefault && value != corev1.DeprecatedSeccompProfileDockerDefault && !strings.HasPrefix(value, corev1.SeccompLocalhostProfileNamePrefix) {
 			bad = append(bad, fmt.Sprintf("%s=%q", key, value))
 		}
 	}
+	look(seccompPodAnnotation)
+	eachContainer(s.spec, func(c *corev1.Container) { look(seccompAnnotation + c.Name) })
 	if len(bad) == 0 {
 		return nil
 	}
@@ -420,22 +445,17 @@ func restrictedSeccomp(s subject) *violation {
 	if s.windows() {
 		return nil
 	}
-	pod, containers, detail := s.badSeccomp()
-	var details []string
-	if detail != "" {
-		details = append(details, detail)
+	if _, _, detail := s.badSeccomp(); detail != "" {
+		return &violation{"seccompProfile", detail}
 	}
-	podFine := s.security().SeccompProfile != nil && fineSeccomp(s.security().SeccompProfile)
-	unset := s.where(func(c *corev1.Container) bool {
-		return securityOf(c).SeccompProfile == nil && !podFine && !pod && !slices.Contains(containers, c.Name)
-	})
-	if len(unset) > 0 {
-		details = append(details, fmt.Sprintf(`pod or %s must set securityContext.seccompProfile.type to "RuntimeDefault" or "Localhost"`, named("container", unset)))
-	}
-	if len(details) == 0 {
+	if p := s.security().SeccompProfile; p != nil {
 		return nil
 	}
-	return &violation{"seccompProfile", strings.Join(details, "; ")}
+	unset := s.where(func(c *corev1.Container) bool { return securityOf(c).SeccompProfile == nil })
+	if len(unset) == 0 {
+		return nil
+	}
+	return &violation{"seccompProfile", fmt.Sprintf(`pod or %s must set securityContext.seccompProfile.type to "RuntimeDefault" or "Localhost"`, named("container", unset))}
 }
 
 // safeSysctls are those that touch nothing but the pod, by the minor version since which they count as such.
@@ -483,6 +503,9 @@ func privilegeEscalation(s subject) *violation {
 
 // volumeType names the source of a volume that the level restricted does not allow, empty for those that it does.
 func volumeType(v *corev1.Volume) string {
+	if v.ConfigMap != nil || v.CSI != nil || v.DownwardAPI != nil || v.EmptyDir != nil || v.Ephemeral != nil || v.PersistentVolumeClaim != nil || v.Projected != nil || v.Secret != nil {
+		return ""
+	}
 	for _, source := range []struct {
 		set  bool
 		name string
@@ -497,7 +520,8 @@ func volumeType(v *corev1.Volume) string {
 			return source.name
 		}
 	}
-	return ""
+	// What no version of the level knows is not in it.
+	return "unknown"
 }
 
 func restrictedVolumes(s subject) *violation {
@@ -520,27 +544,29 @@ func restrictedVolumes(s subject) *violation {
 }
 
 func runAsNonRoot(s subject) *violation {
-	podSays := s.security().RunAsNonRoot
-	explicit := s.where(func(c *corev1.Container) bool { r := securityOf(c).RunAsNonRoot; return r != nil && !*r })
-	silent := s.where(func(c *corev1.Container) bool { return securityOf(c).RunAsNonRoot == nil })
-	podBad := podSays != nil && !*podSays
-	if podBad && len(silent) == 0 {
-		podBad = false // every container says otherwise
-	}
-	var details []string
-	if podBad || len(explicit) > 0 {
-		details = append(details, setters(podBad, explicit)+" must not set securityContext.runAsNonRoot=false")
-	}
-	if podSays == nil && len(silent) > 0 {
-		details = append(details, fmt.Sprintf("pod or %s must set securityContext.runAsNonRoot=true", named("container", silent)))
-	}
-	if len(details) == 0 {
+	if s.userNamespace() {
 		return nil
 	}
-	return &violation{"runAsNonRoot != true", strings.Join(details, "; ")}
+	const reason = "runAsNonRoot != true"
+	podSays := s.security().RunAsNonRoot
+	explicit := s.where(func(c *corev1.Container) bool { r := securityOf(c).RunAsNonRoot; return r != nil && !*r })
+	if podBad := podSays != nil && !*podSays; podBad || len(explicit) > 0 {
+		return &violation{reason, setters(podBad, explicit) + " must not set securityContext.runAsNonRoot=false"}
+	}
+	if podSays != nil {
+		return nil
+	}
+	silent := s.where(func(c *corev1.Container) bool { return securityOf(c).RunAsNonRoot == nil })
+	if len(silent) == 0 {
+		return nil
+	}
+	return &violation{reason, fmt.Sprintf("pod or %s must set securityContext.runAsNonRoot=true", named("container", silent))}
 }
 
 func runAsUser(s subject) *violation {
+	if s.userNamespace() {
+		return nil
+	}
 	root := func(id *int64) bool { return id != nil && *id == 0 }
 	pod := root(s.security().RunAsUser)
 	containers := s.where(func(c *corev1.Container) bool { return root(securityOf(c).RunAsUser) })

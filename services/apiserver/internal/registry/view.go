@@ -12,6 +12,7 @@ import (
 	storev1 "dhow.dev/gen/go/dhow/store/v1"
 	"dhow.dev/pkg/resource"
 	"dhow.dev/services/apiserver/internal/admission"
+	"dhow.dev/services/apiserver/internal/audit/annotation"
 	"dhow.dev/services/apiserver/internal/codec"
 	"dhow.dev/services/apiserver/internal/strategy"
 )
@@ -262,7 +263,11 @@ func (r *Registry) admitting(ctx context.Context, name string, q *admission.Requ
 	}
 	ctx, span := r.tracer.Start(ctx, "registry."+name)
 	defer span.End()
-	return pass(r.admission, ctx, q)
+	err := pass(r.admission, ctx, q)
+	for key, value := range q.Audit {
+		annotation.Add(ctx, key, value)
+	}
+	return err
 }
 
 func (r *Registry) mutate(ctx context.Context, q *admission.Request) error {
