@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"os"
@@ -16,21 +17,21 @@ import (
 	"dhow.dev/pkg/transport"
 )
 
-// Main runs the service of a process of its own, with flags instead of a Config.
+// Main runs the service of a process of its own, with flags instead of a Config, or the command restore.
 func Main(ctx context.Context, arguments []string, stderr io.Writer) error {
+	if len(arguments) > 0 && arguments[0] == "restore" {
+		return mainRestore(ctx, arguments[1:], stderr)
+	}
 	var config Config
 	var etcd pki.Files
-	var member Members
-	var listen, endpoints, members string
+	var member memberFlags
+	var listen, endpoints string
 	d := daemon.New("dhow-store", stderr)
 	d.StringVar(&listen, "listen", "127.0.0.1:6440", "address to listen on")
 	d.StringVar(&config.DataDir, "data-dir", "", "folder of the embedded etcd")
 	d.Int64Var(&config.QuotaBytes, "quota-bytes", 0, "size at which the embedded etcd stops taking writes; 0: 8 GiB")
 	d.DurationVar(&config.History, "history", 10*time.Minute, "how long old revisions stay readable")
-	d.StringVar(&member.Name, "member", "", "name of this store among several that keep the same data; empty: it is the only one")
-	d.StringVar(&members, "members", "", "where those stores reach each other, NAME=HOST:PORT separated by commas, the same for all; an odd number")
-	d.StringVar(&member.Listen, "member-listen", "", "address to listen on for the other stores, host:port")
-	d.StringVar(&member.Token, "members-token", "", "tells databases apart: the same for all stores, another for each new database")
+	member.add(d.FlagSet)
 	d.StringVar(&endpoints, "etcd-endpoints", "", "URLs of an external etcd cluster that nobody else uses, separated by commas; instead of --data-dir")
 	d.StringVar(&etcd.Authority, "etcd-cacert", "", "certificate authority of the external etcd")
 	d.StringVar(&etcd.Certificate, "etcd-cert", "", "client certificate for the external etcd")
@@ -46,14 +47,12 @@ func Main(ctx context.Context, arguments []string, stderr io.Writer) error {
 	if (config.DataDir == "") == (endpoints == "") {
 		return errors.New("give either --data-dir, for the embedded etcd, or --etcd-endpoints")
 	}
-	if member.Name != "" {
-		var err error
-		if member.Addresses, err = memberAddresses(members); err != nil {
-			return fmt.Errorf("--members: %w", err)
-		}
-		member.TLS, config.Members = d.Files, &member
-	} else if members != "" || member.Listen != "" || member.Token != "" {
-		return errors.New("--members, --member-listen and --members-token are for one of several stores: name it with --member")
+	var err error
+	if config.Members, err = member.members(); err != nil {
+		return err
+	}
+	if config.Members != nil {
+		config.Members.TLS = d.Files
 	}
 	if config.History < time.Second {
 		return fmt.Errorf("--history %s: at least one second", config.History)
@@ -68,6 +67,34 @@ func Main(ctx context.Context, arguments []string, stderr io.Writer) error {
 		}
 		return Run(ctx, config)
 	})
+}
+
+// memberFlags are the flags that make a store one of several.
+type memberFlags struct {
+	Members
+	addresses string
+}
+
+func (m *memberFlags) add(flags *flag.FlagSet) {
+	flags.StringVar(&m.Name, "member", "", "name of this store among several that keep the same data; empty: it is the only one")
+	flags.StringVar(&m.addresses, "members", "", "where those stores reach each other, NAME=HOST:PORT separated by commas, the same for all; an odd number")
+	flags.StringVar(&m.Listen, "member-listen", "", "address to listen on for the other stores, host:port")
+	flags.StringVar(&m.Token, "members-token", "", "tells databases apart: the same for all stores, another for each new database")
+}
+
+// members returns nil for the only store.
+func (m *memberFlags) members() (*Members, error) {
+	if m.Name == "" {
+		if m.addresses != "" || m.Listen != "" || m.Token != "" {
+			return nil, errors.New("--members, --member-listen and --members-token are for one of several stores: name it with --member")
+		}
+		return nil, nil
+	}
+	var err error
+	if m.Addresses, err = memberAddresses(m.addresses); err != nil {
+		return nil, fmt.Errorf("--members: %w", err)
+	}
+	return &m.Members, nil
 }
 
 func memberAddresses(text string) (map[string]string, error) {

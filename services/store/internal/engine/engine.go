@@ -40,6 +40,8 @@ var (
 	ErrRejected = errors.New("the store's database rejected the request")
 	// ErrUnavailable: the engine cannot serve now; nothing happened.
 	ErrUnavailable = errors.New("the store's database is not available")
+	// ErrUnsupported: this kind of database cannot do it.
+	ErrUnsupported = errors.New("the store's database cannot do this")
 	// ErrUncertain: the engine did not answer; the transaction may have happened.
 	ErrUncertain = errors.New("the store's database did not answer; the commit may have happened")
 )
@@ -168,6 +170,8 @@ type Engine interface {
 	Revoke(ctx context.Context, lease int64) error
 	// Size returns how much space is used.
 	Size(context.Context) (Size, error)
+	// Snapshot hands out the whole database as a file's parts, in order. It has everything that was acknowledged before the call. The parts may be kept.
+	Snapshot(ctx context.Context, page func([]byte) error) error
 	// Close ends the engine. Calls in progress end with ErrUncertain or ErrUnavailable.
 	Close() error
 }

@@ -45,6 +45,9 @@ const (
 	lockWait = 5 * time.Second
 )
 
+// databaseDir is etcd's folder in the data folder.
+const databaseDir = "etcd"
+
 // peerURL names the only member. Nothing listens there: etcd wants a peer address even when there are no peers.
 var peerURL = url.URL{Scheme: "http", Host: "127.0.0.1:1"}
 
@@ -67,10 +70,12 @@ type Embedded struct {
 	server *etcdserver.EtcdServer
 	rpc    pb.KVServer
 	lease  pb.LeaseServer
-	quota  int64
-	lock   *dirLock
-	logger *slog.Logger
-	alone  bool
+	// maintenance is called for snapshots alone; its notifier is for defragmentation.
+	maintenance pb.MaintenanceServer
+	quota       int64
+	lock        *dirLock
+	logger      *slog.Logger
+	alone       bool
 	// recovering is held while space is won back.
 	recovering sync.Mutex
 }
@@ -107,7 +112,7 @@ func Embed(ctx context.Context, config EmbedConfig) (*Embedded, error) {
 	server := started.Server
 	e := &Embedded{
 		etcd: started, server: server, lock: lock, logger: config.Logger,
-		rpc: v3rpc.NewQuotaKVServer(server), lease: v3rpc.NewQuotaLeaseServer(server),
+		rpc: v3rpc.NewQuotaKVServer(server), lease: v3rpc.NewQuotaLeaseServer(server), maintenance: v3rpc.NewMaintenanceServer(server, nil),
 		quota: orDefault(config.Quota, DefaultQuota), alone: config.Members == nil,
 	}
 	e.common = common{kv: e.rpc, limits: engine.Limits{Operations: maxTxnOps, Bytes: maxRequestBytes}}
@@ -123,7 +128,7 @@ func orDefault(value, otherwise int64) int64 {
 
 func embedConfig(config EmbedConfig) *embed.Config {
 	c := embed.NewConfig()
-	c.Dir = filepath.Join(config.Dir, "etcd")
+	c.Dir = filepath.Join(config.Dir, databaseDir)
 	c.ZapLoggerBuilder = embed.NewZapLoggerBuilder(zap.New(&zapCore{logger: config.Logger}))
 	c.LogLevel = "warn"
 	c.ListenClientUrls, c.AdvertiseClientUrls = nil, nil

@@ -41,7 +41,24 @@ type Members struct {
 	TLS pki.Files
 }
 
+// check refuses what no member can be started with.
 func (m *Members) check() error {
+	if err := m.checkAddresses(); err != nil {
+		return err
+	}
+	if host, _, err := net.SplitHostPort(m.Listen); err != nil {
+		return fmt.Errorf("address to listen on for peers: %w: give host:port", err)
+	} else if host != "" && net.ParseIP(host) == nil {
+		return fmt.Errorf("address to listen on for peers: %q is no IP address", host)
+	}
+	if m.TLS == (pki.Files{}) {
+		return errors.New("members need a certificate: whoever may be a peer may write everything")
+	}
+	return nil
+}
+
+// checkAddresses refuses what no database can be made for.
+func (m *Members) checkAddresses() error {
 	if _, ok := m.Addresses[m.Name]; !ok {
 		return fmt.Errorf("member %q is none of the members %s", m.Name, strings.Join(slices.Sorted(maps.Keys(m.Addresses)), ", "))
 	}
@@ -53,16 +70,8 @@ func (m *Members) check() error {
 			return fmt.Errorf("member %s: %w: give host:port", name, err)
 		}
 	}
-	if host, _, err := net.SplitHostPort(m.Listen); err != nil {
-		return fmt.Errorf("address to listen on for peers: %w: give host:port", err)
-	} else if host != "" && net.ParseIP(host) == nil {
-		return fmt.Errorf("address to listen on for peers: %q is no IP address", host)
-	}
 	if m.Token == "" {
 		return errors.New("members need a token that they share and no other database has")
-	}
-	if m.TLS == (pki.Files{}) {
-		return errors.New("members need a certificate: whoever may be a peer may write everything")
 	}
 	return nil
 }

@@ -528,3 +528,8 @@ func (e *Engine) Close() error {
 	close(e.changed)
 	return nil
 }
+
+// Snapshot implements engine.Engine: what is in memory has no file.
+func (e *Engine) Snapshot(context.Context, func([]byte) error) error {
+	return fmt.Errorf("snapshot of data in memory: %w", engine.ErrUnsupported)
+}

@@ -135,6 +135,7 @@ func grpcError(err error) error {
 		{engine.ErrLeaseNotFound, codes.NotFound},
 		{engine.ErrNoSpace, codes.ResourceExhausted},
 		{engine.ErrTooLarge, codes.ResourceExhausted},
+		{engine.ErrUnsupported, codes.Unimplemented},
 		// Before what the store says of itself: the caller gave up.
 		{context.Canceled, codes.Canceled},
 		{context.DeadlineExceeded, codes.DeadlineExceeded},
@@ -164,4 +165,12 @@ func (s *Server) Compact(ctx context.Context, request *storev1.CompactRequest) (
 	}
 	s.logger.LogAttrs(ctx, slog.LevelInfo, "history compacted on demand", logkey.Revision(request.GetRevision()))
 	return &storev1.CompactResponse{}, nil
+}
+
+// Snapshot implements storev1.StoreServer.
+func (s *Server) Snapshot(_ *storev1.SnapshotRequest, stream grpc.ServerStreamingServer[storev1.SnapshotResponse]) error {
+	s.logger.LogAttrs(stream.Context(), slog.LevelInfo, "a snapshot is made")
+	return grpcError(s.engine.Snapshot(stream.Context(), func(data []byte) error {
+		return stream.Send(storev1.SnapshotResponse_builder{Data: data}.Build())
+	}))
 }

@@ -984,6 +984,112 @@ func (b0 Component_builder) Build() *Component {
 	return m0
 }
 
+// BackupRequest has no options.
+type BackupRequest struct {
+	state         protoimpl.MessageState `protogen:"opaque.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BackupRequest) Reset() {
+	*x = BackupRequest{}
+	mi := &file_dhow_cluster_v1_cluster_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BackupRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BackupRequest) ProtoMessage() {}
+
+func (x *BackupRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_dhow_cluster_v1_cluster_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+type BackupRequest_builder struct {
+	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
+
+}
+
+func (b0 BackupRequest_builder) Build() *BackupRequest {
+	m0 := &BackupRequest{}
+	b, x := &b0, m0
+	_, _ = b, x
+	return m0
+}
+
+// BackupResponse is the next part of the file.
+type BackupResponse struct {
+	state           protoimpl.MessageState `protogen:"opaque.v1"`
+	xxx_hidden_Data []byte                 `protobuf:"bytes,1,opt,name=data,proto3"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
+}
+
+func (x *BackupResponse) Reset() {
+	*x = BackupResponse{}
+	mi := &file_dhow_cluster_v1_cluster_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BackupResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BackupResponse) ProtoMessage() {}
+
+func (x *BackupResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_dhow_cluster_v1_cluster_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+func (x *BackupResponse) GetData() []byte {
+	if x != nil {
+		return x.xxx_hidden_Data
+	}
+	return nil
+}
+
+func (x *BackupResponse) SetData(v []byte) {
+	if v == nil {
+		v = []byte{}
+	}
+	x.xxx_hidden_Data = v
+}
+
+type BackupResponse_builder struct {
+	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
+
+	// At most 1 MiB.
+	Data []byte
+}
+
+func (b0 BackupResponse_builder) Build() *BackupResponse {
+	m0 := &BackupResponse{}
+	b, x := &b0, m0
+	_, _ = b, x
+	x.xxx_hidden_Data = b.Data
+	return m0
+}
+
 // Result is what one operation came to.
 type CommitResponse_Result struct {
 	state               protoimpl.MessageState `protogen:"opaque.v1"`
@@ -995,7 +1101,7 @@ type CommitResponse_Result struct {
 
 func (x *CommitResponse_Result) Reset() {
 	*x = CommitResponse_Result{}
-	mi := &file_dhow_cluster_v1_cluster_proto_msgTypes[8]
+	mi := &file_dhow_cluster_v1_cluster_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1007,7 +1113,7 @@ func (x *CommitResponse_Result) String() string {
 func (*CommitResponse_Result) ProtoMessage() {}
 
 func (x *CommitResponse_Result) ProtoReflect() protoreflect.Message {
-	mi := &file_dhow_cluster_v1_cluster_proto_msgTypes[8]
+	mi := &file_dhow_cluster_v1_cluster_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1110,15 +1216,19 @@ const file_dhow_cluster_v1_cluster_proto_rawDesc = "" +
 	"\tComponent\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\ahealthy\x18\x02 \x01(\bR\ahealthy\x12\x18\n" +
-	"\amessage\x18\x03 \x01(\tR\amessage2\xa2\x01\n" +
+	"\amessage\x18\x03 \x01(\tR\amessage\"\x0f\n" +
+	"\rBackupRequest\"$\n" +
+	"\x0eBackupResponse\x12\x12\n" +
+	"\x04data\x18\x01 \x01(\fR\x04data2\xa2\x01\n" +
 	"\aObjects\x12L\n" +
 	"\x05Watch\x12$.dhow.cluster.v1.ObjectsWatchRequest\x1a\x1b.dhow.meta.v1.WatchResponse0\x01\x12I\n" +
-	"\x06Commit\x12\x1e.dhow.cluster.v1.CommitRequest\x1a\x1f.dhow.cluster.v1.CommitResponse2T\n" +
+	"\x06Commit\x12\x1e.dhow.cluster.v1.CommitRequest\x1a\x1f.dhow.cluster.v1.CommitResponse2\xa1\x01\n" +
 	"\aCluster\x12I\n" +
-	"\x06Status\x12\x1e.dhow.cluster.v1.StatusRequest\x1a\x1f.dhow.cluster.v1.StatusResponseB\xac\x01\n" +
+	"\x06Status\x12\x1e.dhow.cluster.v1.StatusRequest\x1a\x1f.dhow.cluster.v1.StatusResponse\x12K\n" +
+	"\x06Backup\x12\x1e.dhow.cluster.v1.BackupRequest\x1a\x1f.dhow.cluster.v1.BackupResponse0\x01B\xac\x01\n" +
 	"\x13com.dhow.cluster.v1B\fClusterProtoP\x01Z)dhow.dev/gen/go/dhow/cluster/v1;clusterv1\xa2\x02\x03DCX\xaa\x02\x0fDhow.Cluster.V1\xca\x02\x0fDhow\\Cluster\\V1\xe2\x02\x1bDhow\\Cluster\\V1\\GPBMetadata\xea\x02\x11Dhow::Cluster::V1b\x06proto3"
 
-var file_dhow_cluster_v1_cluster_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
+var file_dhow_cluster_v1_cluster_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
 var file_dhow_cluster_v1_cluster_proto_goTypes = []any{
 	(*Selection)(nil),             // 0: dhow.cluster.v1.Selection
 	(*ObjectsWatchRequest)(nil),   // 1: dhow.cluster.v1.ObjectsWatchRequest
@@ -1128,30 +1238,34 @@ var file_dhow_cluster_v1_cluster_proto_goTypes = []any{
 	(*StatusRequest)(nil),         // 5: dhow.cluster.v1.StatusRequest
 	(*StatusResponse)(nil),        // 6: dhow.cluster.v1.StatusResponse
 	(*Component)(nil),             // 7: dhow.cluster.v1.Component
-	(*CommitResponse_Result)(nil), // 8: dhow.cluster.v1.CommitResponse.Result
-	(*v1.ObjectWriteRequest)(nil), // 9: dhow.meta.v1.ObjectWriteRequest
-	(*v1.PatchRequest)(nil),       // 10: dhow.meta.v1.PatchRequest
-	(*v1.DeleteRequest)(nil),      // 11: dhow.meta.v1.DeleteRequest
-	(*v1.WatchResponse)(nil),      // 12: dhow.meta.v1.WatchResponse
+	(*BackupRequest)(nil),         // 8: dhow.cluster.v1.BackupRequest
+	(*BackupResponse)(nil),        // 9: dhow.cluster.v1.BackupResponse
+	(*CommitResponse_Result)(nil), // 10: dhow.cluster.v1.CommitResponse.Result
+	(*v1.ObjectWriteRequest)(nil), // 11: dhow.meta.v1.ObjectWriteRequest
+	(*v1.PatchRequest)(nil),       // 12: dhow.meta.v1.PatchRequest
+	(*v1.DeleteRequest)(nil),      // 13: dhow.meta.v1.DeleteRequest
+	(*v1.WatchResponse)(nil),      // 14: dhow.meta.v1.WatchResponse
 }
 var file_dhow_cluster_v1_cluster_proto_depIdxs = []int32{
 	0,  // 0: dhow.cluster.v1.ObjectsWatchRequest.selections:type_name -> dhow.cluster.v1.Selection
 	3,  // 1: dhow.cluster.v1.CommitRequest.operations:type_name -> dhow.cluster.v1.Operation
-	9,  // 2: dhow.cluster.v1.Operation.create:type_name -> dhow.meta.v1.ObjectWriteRequest
-	9,  // 3: dhow.cluster.v1.Operation.update:type_name -> dhow.meta.v1.ObjectWriteRequest
-	10, // 4: dhow.cluster.v1.Operation.patch:type_name -> dhow.meta.v1.PatchRequest
-	9,  // 5: dhow.cluster.v1.Operation.apply:type_name -> dhow.meta.v1.ObjectWriteRequest
-	11, // 6: dhow.cluster.v1.Operation.delete:type_name -> dhow.meta.v1.DeleteRequest
-	8,  // 7: dhow.cluster.v1.CommitResponse.results:type_name -> dhow.cluster.v1.CommitResponse.Result
+	11, // 2: dhow.cluster.v1.Operation.create:type_name -> dhow.meta.v1.ObjectWriteRequest
+	11, // 3: dhow.cluster.v1.Operation.update:type_name -> dhow.meta.v1.ObjectWriteRequest
+	12, // 4: dhow.cluster.v1.Operation.patch:type_name -> dhow.meta.v1.PatchRequest
+	11, // 5: dhow.cluster.v1.Operation.apply:type_name -> dhow.meta.v1.ObjectWriteRequest
+	13, // 6: dhow.cluster.v1.Operation.delete:type_name -> dhow.meta.v1.DeleteRequest
+	10, // 7: dhow.cluster.v1.CommitResponse.results:type_name -> dhow.cluster.v1.CommitResponse.Result
 	7,  // 8: dhow.cluster.v1.StatusResponse.components:type_name -> dhow.cluster.v1.Component
 	1,  // 9: dhow.cluster.v1.Objects.Watch:input_type -> dhow.cluster.v1.ObjectsWatchRequest
 	2,  // 10: dhow.cluster.v1.Objects.Commit:input_type -> dhow.cluster.v1.CommitRequest
 	5,  // 11: dhow.cluster.v1.Cluster.Status:input_type -> dhow.cluster.v1.StatusRequest
-	12, // 12: dhow.cluster.v1.Objects.Watch:output_type -> dhow.meta.v1.WatchResponse
-	4,  // 13: dhow.cluster.v1.Objects.Commit:output_type -> dhow.cluster.v1.CommitResponse
-	6,  // 14: dhow.cluster.v1.Cluster.Status:output_type -> dhow.cluster.v1.StatusResponse
-	12, // [12:15] is the sub-list for method output_type
-	9,  // [9:12] is the sub-list for method input_type
+	8,  // 12: dhow.cluster.v1.Cluster.Backup:input_type -> dhow.cluster.v1.BackupRequest
+	14, // 13: dhow.cluster.v1.Objects.Watch:output_type -> dhow.meta.v1.WatchResponse
+	4,  // 14: dhow.cluster.v1.Objects.Commit:output_type -> dhow.cluster.v1.CommitResponse
+	6,  // 15: dhow.cluster.v1.Cluster.Status:output_type -> dhow.cluster.v1.StatusResponse
+	9,  // 16: dhow.cluster.v1.Cluster.Backup:output_type -> dhow.cluster.v1.BackupResponse
+	13, // [13:17] is the sub-list for method output_type
+	9,  // [9:13] is the sub-list for method input_type
 	9,  // [9:9] is the sub-list for extension type_name
 	9,  // [9:9] is the sub-list for extension extendee
 	0,  // [0:9] is the sub-list for field type_name
@@ -1176,7 +1290,7 @@ func file_dhow_cluster_v1_cluster_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_dhow_cluster_v1_cluster_proto_rawDesc), len(file_dhow_cluster_v1_cluster_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   9,
+			NumMessages:   11,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

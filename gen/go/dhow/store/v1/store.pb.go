@@ -2014,6 +2014,112 @@ func (b0 RevokeLeaseResponse_builder) Build() *RevokeLeaseResponse {
 	return m0
 }
 
+// SnapshotRequest has no options.
+type SnapshotRequest struct {
+	state         protoimpl.MessageState `protogen:"opaque.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SnapshotRequest) Reset() {
+	*x = SnapshotRequest{}
+	mi := &file_dhow_store_v1_store_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SnapshotRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SnapshotRequest) ProtoMessage() {}
+
+func (x *SnapshotRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_dhow_store_v1_store_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+type SnapshotRequest_builder struct {
+	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
+
+}
+
+func (b0 SnapshotRequest_builder) Build() *SnapshotRequest {
+	m0 := &SnapshotRequest{}
+	b, x := &b0, m0
+	_, _ = b, x
+	return m0
+}
+
+// SnapshotResponse is the next part of the file.
+type SnapshotResponse struct {
+	state           protoimpl.MessageState `protogen:"opaque.v1"`
+	xxx_hidden_Data []byte                 `protobuf:"bytes,1,opt,name=data,proto3"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
+}
+
+func (x *SnapshotResponse) Reset() {
+	*x = SnapshotResponse{}
+	mi := &file_dhow_store_v1_store_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SnapshotResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SnapshotResponse) ProtoMessage() {}
+
+func (x *SnapshotResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_dhow_store_v1_store_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+func (x *SnapshotResponse) GetData() []byte {
+	if x != nil {
+		return x.xxx_hidden_Data
+	}
+	return nil
+}
+
+func (x *SnapshotResponse) SetData(v []byte) {
+	if v == nil {
+		v = []byte{}
+	}
+	x.xxx_hidden_Data = v
+}
+
+type SnapshotResponse_builder struct {
+	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
+
+	// At most 1 MiB.
+	Data []byte
+}
+
+func (b0 SnapshotResponse_builder) Build() *SnapshotResponse {
+	m0 := &SnapshotResponse{}
+	b, x := &b0, m0
+	_, _ = b, x
+	x.xxx_hidden_Data = b.Data
+	return m0
+}
+
 var File_dhow_store_v1_store_proto protoreflect.FileDescriptor
 
 const file_dhow_store_v1_store_proto_rawDesc = "" +
@@ -2107,7 +2213,10 @@ const file_dhow_store_v1_store_proto_rawDesc = "" +
 	"ttlSeconds\"*\n" +
 	"\x12RevokeLeaseRequest\x12\x14\n" +
 	"\x05lease\x18\x01 \x01(\x03R\x05lease\"\x15\n" +
-	"\x13RevokeLeaseResponse2\xb8\x05\n" +
+	"\x13RevokeLeaseResponse\"\x11\n" +
+	"\x0fSnapshotRequest\"&\n" +
+	"\x10SnapshotResponse\x12\x12\n" +
+	"\x04data\x18\x01 \x01(\fR\x04data2\x87\x06\n" +
 	"\x05Store\x12E\n" +
 	"\x06Commit\x12\x1c.dhow.store.v1.CommitRequest\x1a\x1d.dhow.store.v1.CommitResponse\x12<\n" +
 	"\x03Get\x12\x19.dhow.store.v1.GetRequest\x1a\x1a.dhow.store.v1.GetResponse\x12A\n" +
@@ -2118,11 +2227,12 @@ const file_dhow_store_v1_store_proto_rawDesc = "" +
 	"\n" +
 	"GrantLease\x12 .dhow.store.v1.GrantLeaseRequest\x1a!.dhow.store.v1.GrantLeaseResponse\x12a\n" +
 	"\x0eKeepLeaseAlive\x12$.dhow.store.v1.KeepLeaseAliveRequest\x1a%.dhow.store.v1.KeepLeaseAliveResponse(\x010\x01\x12T\n" +
-	"\vRevokeLease\x12!.dhow.store.v1.RevokeLeaseRequest\x1a\".dhow.store.v1.RevokeLeaseResponseB\x9c\x01\n" +
+	"\vRevokeLease\x12!.dhow.store.v1.RevokeLeaseRequest\x1a\".dhow.store.v1.RevokeLeaseResponse\x12M\n" +
+	"\bSnapshot\x12\x1e.dhow.store.v1.SnapshotRequest\x1a\x1f.dhow.store.v1.SnapshotResponse0\x01B\x9c\x01\n" +
 	"\x11com.dhow.store.v1B\n" +
 	"StoreProtoP\x01Z%dhow.dev/gen/go/dhow/store/v1;storev1\xa2\x02\x03DSX\xaa\x02\rDhow.Store.V1\xca\x02\rDhow\\Store\\V1\xe2\x02\x19Dhow\\Store\\V1\\GPBMetadata\xea\x02\x0fDhow::Store::V1b\x06proto3"
 
-var file_dhow_store_v1_store_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
+var file_dhow_store_v1_store_proto_msgTypes = make([]protoimpl.MessageInfo, 25)
 var file_dhow_store_v1_store_proto_goTypes = []any{
 	(*Condition)(nil),              // 0: dhow.store.v1.Condition
 	(*Operation)(nil),              // 1: dhow.store.v1.Operation
@@ -2147,6 +2257,8 @@ var file_dhow_store_v1_store_proto_goTypes = []any{
 	(*KeepLeaseAliveResponse)(nil), // 20: dhow.store.v1.KeepLeaseAliveResponse
 	(*RevokeLeaseRequest)(nil),     // 21: dhow.store.v1.RevokeLeaseRequest
 	(*RevokeLeaseResponse)(nil),    // 22: dhow.store.v1.RevokeLeaseResponse
+	(*SnapshotRequest)(nil),        // 23: dhow.store.v1.SnapshotRequest
+	(*SnapshotResponse)(nil),       // 24: dhow.store.v1.SnapshotResponse
 }
 var file_dhow_store_v1_store_proto_depIdxs = []int32{
 	0,  // 0: dhow.store.v1.CommitRequest.conditions:type_name -> dhow.store.v1.Condition
@@ -2164,17 +2276,19 @@ var file_dhow_store_v1_store_proto_depIdxs = []int32{
 	17, // 12: dhow.store.v1.Store.GrantLease:input_type -> dhow.store.v1.GrantLeaseRequest
 	19, // 13: dhow.store.v1.Store.KeepLeaseAlive:input_type -> dhow.store.v1.KeepLeaseAliveRequest
 	21, // 14: dhow.store.v1.Store.RevokeLease:input_type -> dhow.store.v1.RevokeLeaseRequest
-	3,  // 15: dhow.store.v1.Store.Commit:output_type -> dhow.store.v1.CommitResponse
-	7,  // 16: dhow.store.v1.Store.Get:output_type -> dhow.store.v1.GetResponse
-	9,  // 17: dhow.store.v1.Store.List:output_type -> dhow.store.v1.ListResponse
-	12, // 18: dhow.store.v1.Store.Watch:output_type -> dhow.store.v1.WatchResponse
-	14, // 19: dhow.store.v1.Store.Revision:output_type -> dhow.store.v1.RevisionResponse
-	16, // 20: dhow.store.v1.Store.Compact:output_type -> dhow.store.v1.CompactResponse
-	18, // 21: dhow.store.v1.Store.GrantLease:output_type -> dhow.store.v1.GrantLeaseResponse
-	20, // 22: dhow.store.v1.Store.KeepLeaseAlive:output_type -> dhow.store.v1.KeepLeaseAliveResponse
-	22, // 23: dhow.store.v1.Store.RevokeLease:output_type -> dhow.store.v1.RevokeLeaseResponse
-	15, // [15:24] is the sub-list for method output_type
-	6,  // [6:15] is the sub-list for method input_type
+	23, // 15: dhow.store.v1.Store.Snapshot:input_type -> dhow.store.v1.SnapshotRequest
+	3,  // 16: dhow.store.v1.Store.Commit:output_type -> dhow.store.v1.CommitResponse
+	7,  // 17: dhow.store.v1.Store.Get:output_type -> dhow.store.v1.GetResponse
+	9,  // 18: dhow.store.v1.Store.List:output_type -> dhow.store.v1.ListResponse
+	12, // 19: dhow.store.v1.Store.Watch:output_type -> dhow.store.v1.WatchResponse
+	14, // 20: dhow.store.v1.Store.Revision:output_type -> dhow.store.v1.RevisionResponse
+	16, // 21: dhow.store.v1.Store.Compact:output_type -> dhow.store.v1.CompactResponse
+	18, // 22: dhow.store.v1.Store.GrantLease:output_type -> dhow.store.v1.GrantLeaseResponse
+	20, // 23: dhow.store.v1.Store.KeepLeaseAlive:output_type -> dhow.store.v1.KeepLeaseAliveResponse
+	22, // 24: dhow.store.v1.Store.RevokeLease:output_type -> dhow.store.v1.RevokeLeaseResponse
+	24, // 25: dhow.store.v1.Store.Snapshot:output_type -> dhow.store.v1.SnapshotResponse
+	16, // [16:26] is the sub-list for method output_type
+	6,  // [6:16] is the sub-list for method input_type
 	6,  // [6:6] is the sub-list for extension type_name
 	6,  // [6:6] is the sub-list for extension extendee
 	0,  // [0:6] is the sub-list for field type_name
@@ -2197,7 +2311,7 @@ func file_dhow_store_v1_store_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_dhow_store_v1_store_proto_rawDesc), len(file_dhow_store_v1_store_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   23,
+			NumMessages:   25,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -28,6 +28,7 @@ const (
 	Store_GrantLease_FullMethodName     = "/dhow.store.v1.Store/GrantLease"
 	Store_KeepLeaseAlive_FullMethodName = "/dhow.store.v1.Store/KeepLeaseAlive"
 	Store_RevokeLease_FullMethodName    = "/dhow.store.v1.Store/RevokeLease"
+	Store_Snapshot_FullMethodName       = "/dhow.store.v1.Store/Snapshot"
 )
 
 // StoreClient is the client API for Store service.
@@ -67,6 +68,9 @@ type StoreClient interface {
 	KeepLeaseAlive(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[KeepLeaseAliveRequest, KeepLeaseAliveResponse], error)
 	// RevokeLease ends a lease now. Idempotent.
 	RevokeLease(ctx context.Context, in *RevokeLeaseRequest, opts ...grpc.CallOption) (*RevokeLeaseResponse, error)
+	// Snapshot streams the whole database as it is now, a file that `dhow-store restore` makes a database of: etcd's own format, with its checksum at
+	// the end. UNIMPLEMENTED when the data is in memory.
+	Snapshot(ctx context.Context, in *SnapshotRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[SnapshotResponse], error)
 }
 
 type storeClient struct {
@@ -188,6 +192,25 @@ func (c *storeClient) RevokeLease(ctx context.Context, in *RevokeLeaseRequest, o
 	return out, nil
 }
 
+func (c *storeClient) Snapshot(ctx context.Context, in *SnapshotRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[SnapshotResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &Store_ServiceDesc.Streams[3], Store_Snapshot_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[SnapshotRequest, SnapshotResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Store_SnapshotClient = grpc.ServerStreamingClient[SnapshotResponse]
+
 // StoreServer is the server API for Store service.
 // All implementations must embed UnimplementedStoreServer
 // for forward compatibility.
@@ -225,6 +248,9 @@ type StoreServer interface {
 	KeepLeaseAlive(grpc.BidiStreamingServer[KeepLeaseAliveRequest, KeepLeaseAliveResponse]) error
 	// RevokeLease ends a lease now. Idempotent.
 	RevokeLease(context.Context, *RevokeLeaseRequest) (*RevokeLeaseResponse, error)
+	// Snapshot streams the whole database as it is now, a file that `dhow-store restore` makes a database of: etcd's own format, with its checksum at
+	// the end. UNIMPLEMENTED when the data is in memory.
+	Snapshot(*SnapshotRequest, grpc.ServerStreamingServer[SnapshotResponse]) error
 	mustEmbedUnimplementedStoreServer()
 }
 
@@ -261,6 +287,9 @@ func (UnimplementedStoreServer) KeepLeaseAlive(grpc.BidiStreamingServer[KeepLeas
 }
 func (UnimplementedStoreServer) RevokeLease(context.Context, *RevokeLeaseRequest) (*RevokeLeaseResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method RevokeLease not implemented")
+}
+func (UnimplementedStoreServer) Snapshot(*SnapshotRequest, grpc.ServerStreamingServer[SnapshotResponse]) error {
+	return status.Error(codes.Unimplemented, "method Snapshot not implemented")
 }
 func (UnimplementedStoreServer) mustEmbedUnimplementedStoreServer() {}
 func (UnimplementedStoreServer) testEmbeddedByValue()               {}
@@ -420,6 +449,17 @@ func _Store_RevokeLease_Handler(srv interface{}, ctx context.Context, dec func(i
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Store_Snapshot_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(SnapshotRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(StoreServer).Snapshot(m, &grpc.GenericServerStream[SnapshotRequest, SnapshotResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Store_SnapshotServer = grpc.ServerStreamingServer[SnapshotResponse]
+
 // Store_ServiceDesc is the grpc.ServiceDesc for Store service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -468,6 +508,11 @@ var Store_ServiceDesc = grpc.ServiceDesc{
 			Handler:       _Store_KeepLeaseAlive_Handler,
 			ServerStreams: true,
 			ClientStreams: true,
+		},
+		{
+			StreamName:    "Snapshot",
+			Handler:       _Store_Snapshot_Handler,
+			ServerStreams: true,
 		},
 	},
 	Metadata: "dhow/store/v1/store.proto",
