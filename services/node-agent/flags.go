@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/netip"
 	"strings"
+	"time"
 
 	"google.golang.org/protobuf/proto"
 
@@ -14,6 +15,8 @@ import (
 	"dhow.dev/pkg/daemon"
 	"dhow.dev/pkg/transport"
 	"dhow.dev/services/node-agent/internal/bundle"
+	"dhow.dev/services/node-agent/internal/image"
+	"dhow.dev/services/node-agent/internal/logs"
 )
 
 // Main runs the agent of a process of its own, with flags instead of a Config.
@@ -91,6 +94,16 @@ func parse(flags *daemon.Daemon, arguments []string) (c Config, apiServers *stri
 	flags.StringVar(&c.ResolvConf, "resolv-conf", "/etc/resolv.conf", "the machine's resolver configuration")
 	flags.BoolVar(&c.SeccompDefault, "seccomp-default", false, "give containers without a seccomp profile the runtime's default")
 	flags.Var(&sysctls, "allowed-unsafe-sysctl", "a sysctl that pods may set beside the safe ones, or a prefix of such with * behind it")
+	flags.StringVar(&c.Eviction.Hard, "eviction-hard", "", "thresholds below which pods are evicted at once, for example memory.available<100Mi; none: none; empty: Kubernetes' defaults")
+	flags.StringVar(&c.Eviction.Soft, "eviction-soft", "", "thresholds below which pods are evicted after a grace")
+	flags.StringVar(&c.Eviction.SoftGrace, "eviction-soft-grace-period", "", "graces of soft thresholds, for example memory.available=1m30s")
+	flags.StringVar(&c.Eviction.MinReclaim, "eviction-minimum-reclaim", "", "how much more than a threshold has to be there for the pressure to be over")
+	flags.DurationVar(&c.Eviction.MaxGrace, "eviction-max-pod-grace-period", 0, "the longest that pods may take to end after a soft threshold")
+	flags.DurationVar(&c.Eviction.Transition, "eviction-pressure-transition-period", 5*time.Minute, "how long a pressure stays in the node's status after it was last seen")
+	flags.IntVar(&c.ImageHigh, "image-gc-high-threshold", image.DefaultHigh, "percentage of the disk from which on unused images are removed")
+	flags.IntVar(&c.ImageLow, "image-gc-low-threshold", image.DefaultLow, "percentage of the disk down to which unused images are removed")
+	flags.Int64Var(&c.LogSize, "container-log-max-size", logs.MaxSize, "size in bytes from which on a container's log is begun anew")
+	flags.IntVar(&c.LogFiles, "container-log-max-files", logs.MaxFiles, "how many files of a container's log are kept")
 	flags.IntVar(&c.ParallelStarts, "parallel-starts", 4, "how many sandboxes and containers are started at once")
 	flags.IntVar(&c.ParallelPulls, "parallel-pulls", 3, "how many images are pulled at once")
 	flags.Require("node-name")

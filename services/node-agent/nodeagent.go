@@ -4,6 +4,7 @@
 package nodeagent
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -31,6 +32,7 @@ import (
 	"dhow.dev/services/node-agent/internal/cri"
 	"dhow.dev/services/node-agent/internal/dns"
 	"dhow.dev/services/node-agent/internal/event"
+	"dhow.dev/services/node-agent/internal/evictor"
 	"dhow.dev/services/node-agent/internal/image"
 	"dhow.dev/services/node-agent/internal/logs"
 	"dhow.dev/services/node-agent/internal/machine"
@@ -41,6 +43,7 @@ import (
 	"dhow.dev/services/node-agent/internal/routes"
 	"dhow.dev/services/node-agent/internal/session"
 	"dhow.dev/services/node-agent/internal/state"
+	"dhow.dev/services/node-agent/internal/status"
 	"dhow.dev/services/node-agent/internal/token"
 	"dhow.dev/services/node-agent/internal/usage"
 	"dhow.dev/services/node-agent/internal/volume"
@@ -110,6 +113,12 @@ type Config struct {
 	SeccompDefault bool
 	// UnsafeSysctls may be set by pods beside the safe ones; a * at the end stands for any rest.
 	UnsafeSysctls []string
+	Eviction      Eviction
+	// ImageHigh and ImageLow are percentages of the images' disk: from the first on unused images are removed, down to the second. 0: Kubernetes' 85 and 80.
+	ImageHigh, ImageLow int
+	// LogSize and LogFiles bound the log of a container, in bytes and files. 0: Kubernetes' 10 MiB and 5.
+	LogSize  int64
+	LogFiles int
 	// ParallelStarts bounds how many sandboxes and containers are started at once, ParallelPulls how many images are pulled. 0: 4, and 3.
 	ParallelStarts, ParallelPulls int
 
@@ -156,6 +165,13 @@ func (c *Config) complete() error {
 	}
 	if c.ParallelPulls == 0 {
 		c.ParallelPulls = 3
+	}
+	if c.Eviction.Transition == 0 {
+		c.Eviction.Transition = 5 * time.Minute
+	}
+	c.ImageHigh, c.ImageLow = cmp.Or(c.ImageHigh, image.DefaultHigh), cmp.Or(c.ImageLow, image.DefaultLow)
+	if c.ImageLow >= c.ImageHigh || c.ImageHigh > 100 {
+		return fmt.Errorf("node agent: ImageLow %d and ImageHigh %d: want two percentages, the first below the second", c.ImageLow, c.ImageHigh)
 	}
 	return os.MkdirAll(c.DataDir, 0o755)
 }
@@ -205,8 +221,14 @@ func Run(ctx context.Context, config Config) error {
 	for i, a := range config.Addresses {
 		addresses[i] = a.String()
 	}
+	thresholds, err := config.Eviction.thresholds()
+	if err != nil {
+		return err
+	}
+	var evicts *evictor.Evictor
 	host, err := machine.New(machine.Config{
-		NodeName: config.NodeName, Addresses: addresses, Labels: config.Labels, Taints: config.Taints, Capacity: config.Capacity,
+		Pressures: func() machine.Pressures { return evicts.Pressures() },
+		NodeName:  config.NodeName, Addresses: addresses, Labels: config.Labels, Taints: config.Taints, Capacity: config.Capacity,
 		Reserved: config.Reserved, Fraction: config.Fraction, Dir: config.DataDir, CgroupVersion: cgroups.Version().String(),
 	})
 	if err != nil {
@@ -242,9 +264,11 @@ func Run(ctx context.Context, config Config) error {
 		resolver.Servers = []string{config.Network.DNS.String()}
 	}
 	volumes := volume.New(config.podsDir())
+	images := image.New(runtime, config.ParallelPulls)
 	manager, err = pod.New(pod.Config{
+		Pressure: func(p *corev1.Pod) *status.End { return evicts.Admit(p) },
 		NodeName: config.NodeName, NodeLabels: labelsOf(self, config.NodeName), HostIPs: addresses, Allocatable: host.Allocatable(), MemoryBytes: host.Memory(),
-		Runtime: runtime, Images: image.New(runtime, config.ParallelPulls), Volumes: volumes, Cgroups: cgroups,
+		Runtime: runtime, Images: images, Volumes: volumes, Cgroups: cgroups,
 		Host: pod.Host{Sysctls: config.UnsafeSysctls, AppArmor: machine.AppArmor()},
 		Handlers: func(class string) (string, bool) {
 			c, ok := classes.Get("", class)
@@ -278,7 +302,7 @@ func Run(ctx context.Context, config Config) error {
 
 	// The session.
 	requests := &server{pods: manager, runtime: runtime, hostIP: addresses[0]}
-	health := &nodeHealth{machine: host, runtime: runtime, answered: make(chan struct{})}
+	health := &nodeHealth{machine: host, runtime: runtime, answered: make(chan struct{}), again: make(chan struct{}, 1)}
 	connection := session.New(session.Config{
 		Conn: config.APIServer, Instance: rand.Text(), Node: health.node, Attached: func(*corev1.Node) {}, Serve: requests.serve, Logger: logger,
 	})
@@ -288,6 +312,15 @@ func Run(ctx context.Context, config Config) error {
 		// The machine is shared with other nodes: the node's own is what its pods use.
 		used = func() (time.Duration, uint64, error) { return cgroups.Usage(config.CgroupRoot) }
 	}
+	left := &gauge{dir: config.DataDir, runtime: runtime, cgroups: cgroups, volumes: volumes, logDir: config.logDir(), memory: host.Capacity("memory"), used: used}
+	collector := &image.Collector{Runtime: runtime, Space: left.imageSpace, High: config.ImageHigh, Low: config.ImageLow, Logger: logger}
+	evicts = evictor.New(evictor.Config{
+		Thresholds: thresholds, Observe: left.observe, Pods: manager.Pods, Evict: manager.Evict, Reclaim: collector.Clear, Changed: health.lookAgain,
+		Uses: func(ctx context.Context, signal evictor.Signal) (map[string]evictor.Use, error) {
+			return left.uses(ctx, signal, manager.Pods())
+		},
+		MaxGrace: config.Eviction.MaxGrace, Transition: config.Eviction.Transition, Logger: logger,
+	})
 	meter := usage.New(usage.Config{Containers: runtime.Usage, Node: used, Report: connection.SetUsage, Logger: logger})
 
 	tasks := []task{
@@ -303,7 +336,9 @@ func Run(ctx context.Context, config Config) error {
 		{"node status", health.run},
 		{"usage", func(ctx context.Context) error { return after(ctx, runtimeReady, meter.Run) }},
 		{"pods", func(ctx context.Context) error { return after(ctx, runtimeReady, manager.Run) }},
-		{"logs", (&logs.Rotator{Running: manager.Running, Reopen: runtime.ReopenLog, Logger: logger}).Run},
+		{"logs", (&logs.Rotator{Running: manager.Running, Reopen: runtime.ReopenLog, MaxSize: config.LogSize, MaxFiles: config.LogFiles, Logger: logger}).Run},
+		{"evictions", func(ctx context.Context) error { return after(ctx, runtimeReady, evicts.Run) }},
+		{"images", func(ctx context.Context) error { return after(ctx, runtimeReady, collector.Run) }},
 		{"pods sync", func(ctx context.Context) error {
 			if err := objects.WaitForSync(ctx); err != nil {
 				return nil // ctx ended
@@ -413,6 +448,8 @@ type nodeHealth struct {
 	// answered is closed when the runtime first says that it is ready.
 	answered chan struct{}
 	once     sync.Once
+	// again asks for a look out of turn.
+	again chan struct{}
 
 	mu     sync.Mutex
 	status *corev1.NodeStatus
@@ -438,6 +475,14 @@ func (h *nodeHealth) node() *corev1.Node {
 	return h.machine.Node(h.status)
 }
 
+// lookAgain makes a change known that would only be seen at the next look.
+func (h *nodeHealth) lookAgain() {
+	select {
+	case h.again <- struct{}{}:
+	default:
+	}
+}
+
 func (h *nodeHealth) run(ctx context.Context) error {
 	wait := startingInterval
 	for {
@@ -451,6 +496,8 @@ func (h *nodeHealth) run(ctx context.Context) error {
 		case <-ctx.Done():
 			timer.Stop()
 			return nil
+		case <-h.again:
+			timer.Stop()
 		case <-timer.C:
 		}
 	}

@@ -133,7 +133,7 @@ func TestTheWholePodOnTheRealRuntime(t *testing.T) {
 			"grep NoNewPrivs /proc/self/status":                 "NoNewPrivs:\t1",
 			"grep ^Seccomp: /proc/self/status":                  "Seccomp:\t2",
 			"cat /proc/sys/net/ipv4/ip_unprivileged_port_start": "80",
-			"cat /proc/kcore 2>/dev/null | wc -c":          "0",
+			"cat /proc/kcore 2>/dev/null | wc -c":               "0",
 		})
 		sees(t, "secure", "other", map[string]string{
 			"id -u": "1001",

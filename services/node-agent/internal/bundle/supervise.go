@@ -296,15 +296,43 @@ func (r *Runtime) importArchives(ctx context.Context, images runtimeapi.ImageSer
 	return writeFile(importedFile(r.cfg), data)
 }
 
-// Import loads every image of an archive (docker or OCI layout in a tar file) into the running runtime, for pods to use without a registry.
+// Import loads every image of an archive (docker or OCI layout in a tar file) into the running runtime, for pods to use without a registry. The images stay when
+// the disk is full: no registry has them.
 func (r *Runtime) Import(ctx context.Context, archive string) error {
-	cmd := exec.CommandContext(ctx, filepath.Join(r.cfg.RuntimeDir, "ctr"), "--address", r.cfg.Socket, "--namespace", "k8s.io",
-		"images", "import", "--local", "--snapshotter", r.Info().Snapshotter, archive)
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("import %s: %w: %s", archive, err, strings.TrimSpace(string(out)))
+	before, err := r.images(ctx, "list", "--quiet")
+	if err != nil {
+		return err
+	}
+	if _, err := r.images(ctx, "import", "--local", "--snapshotter", r.Info().Snapshotter, archive); err != nil {
+		return fmt.Errorf("import %s: %w", archive, err)
+	}
+	after, err := r.images(ctx, "list", "--quiet")
+	if err != nil {
+		return err
+	}
+	for _, name := range after {
+		if slices.Contains(before, name) {
+			continue
+		}
+		if _, err := r.images(ctx, "label", name, pinnedLabel); err != nil {
+			return err
+		}
 	}
 	r.cfg.Logger.Info("image archive imported", "archive", archive)
 	return nil
+}
+
+// pinnedLabel is what CRI calls an image that is not to be removed.
+const pinnedLabel = "io.cri-containerd.pinned=pinned"
+
+// images runs a command of ctr on the runtime's images and returns the words that it says.
+func (r *Runtime) images(ctx context.Context, arguments ...string) ([]string, error) {
+	cmd := exec.CommandContext(ctx, filepath.Join(r.cfg.RuntimeDir, "ctr"), append([]string{"--address", r.cfg.Socket, "--namespace", "k8s.io", "images"}, arguments...)...)
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		return nil, fmt.Errorf("images %s: %w: %s", arguments[0], err, strings.TrimSpace(string(out)))
+	}
+	return strings.Fields(string(out)), nil
 }
 
 func (r *Runtime) announce() {

@@ -2,13 +2,17 @@ package cgroup
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
+
+	corev1 "dhow.dev/gen/go/dhow/core/v1"
 )
 
 // Usage returns the CPU time that a cgroup and those below it have used, and their working set in bytes: memory without what is only an inactive copy
@@ -46,6 +50,23 @@ func (m *Manager) workingSet(p, controller, file, inactive string) (uint64, erro
 		return 0, err
 	}
 	return used - min(used, stat[inactive]), nil
+}
+
+// Processes returns how many processes and threads a pod has; 0 where the kernel does not count them.
+func (m *Manager) Processes(pod *corev1.Pod) (int64, error) {
+	n, err := numberOf(filepath.Join(m.mount, m.of("pids"), m.Path(pod.GetMetadata().GetUid(), Class(pod)), "pids.current"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return 0, nil
+	}
+	return int64(n), err
+}
+
+// of returns a controller's folder below the mount.
+func (m *Manager) of(controller string) string {
+	if m.version == V2 {
+		return ""
+	}
+	return controller
 }
 
 // MachineUsage returns what the whole machine has used. The root of cgroup v2 counts no memory, so that the kernel's own sums stand in.

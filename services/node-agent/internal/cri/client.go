@@ -415,6 +415,7 @@ func (c *Client) Usage(ctx context.Context) ([]Usage, error) {
 			PodUID: l[LabelPodUID], PodNamespace: l[LabelPodNamespace], PodName: l[LabelPodName], Name: l[LabelContainerName], ID: s.GetAttributes().GetId(),
 			CPU: time.Duration(s.GetCpu().GetUsageCoreNanoSeconds().GetValue()), At: time.Unix(0, s.GetCpu().GetTimestamp()),
 			Memory: s.GetMemory().GetWorkingSetBytes().GetValue(),
+			Disk:   s.GetWritableLayer().GetUsedBytes().GetValue(), Inodes: s.GetWritableLayer().GetInodesUsed().GetValue(),
 		})
 	}
 	return used, nil

@@ -144,6 +144,8 @@ type Usage struct {
 	At  time.Time
 	// Memory is the working set in bytes.
 	Memory uint64
+	// Disk and Inodes are what the container has written into its own root.
+	Disk, Inodes uint64
 }
 
 // EventType is what happened to a container or sandbox.

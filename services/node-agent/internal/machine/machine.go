@@ -25,16 +25,8 @@ import (
 	"dhow.dev/services/node-agent/internal/cri"
 )
 
-// Kubernetes' defaults.
-const (
-	defaultPods = 110
-	// minMemory is how little available memory is pressure.
-	minMemory = 100 << 20
-	// minDisk and minInodes are which free parts of the disk are pressure, in percent.
-	minDisk, minInodes = 10, 5
-	// minPIDs is how few free process IDs are pressure, in percent.
-	minPIDs = 10
-)
+// defaultPods is Kubernetes' default.
+const defaultPods = 110
 
 // Labels and annotations that the node gives itself.
 const (
@@ -57,7 +49,12 @@ type Config struct {
 	// Dir is on the file system whose space counts.
 	Dir           string
 	CgroupVersion string
+	// Pressures says of what the node has too little; nil: of nothing.
+	Pressures func() Pressures
 }
+
+// Pressures say of what a node has too little.
+type Pressures struct{ Memory, Disk, PIDs bool }
 
 // Machine is the node's machine.
 type Machine struct {
@@ -107,6 +104,15 @@ func New(config Config) (*Machine, error) {
 
 func quantity(q *resource.Quantity) *metav1.Quantity {
 	return metav1.Quantity_builder{String: proto.String(q.String())}.Build()
+}
+
+// Capacity returns what the node has of a resource.
+func (m *Machine) Capacity(name string) int64 {
+	q, err := resource.ParseQuantity(m.capacity[name].GetString())
+	if err != nil {
+		return 0
+	}
+	return q.Value()
 }
 
 // Memory returns the machine's memory in bytes.
@@ -176,7 +182,7 @@ func (m *Machine) Status(before *corev1.NodeStatus, rt cri.Status, runtimeErr er
 		s.SetRuntimeHandlers(before.GetRuntimeHandlers())
 	}
 	var conditions []*corev1.NodeCondition
-	for _, v := range []verdict{m.memoryPressure(), m.diskPressure(), pidPressure(), ready(rt, runtimeErr)} {
+	for _, v := range append(m.pressures(), ready(rt, runtimeErr)) {
 		at := metav1.Time_builder{Seconds: proto.Int64(now.Unix()), Nanos: proto.Int32(0)}.Build()
 		since, beat := at, at
 		if o := old[v.kind]; o.GetStatus() == v.status && o.HasLastTransitionTime() {
@@ -204,31 +210,37 @@ func pressure(kind string, is bool, yes, no, yesText, noText string) verdict {
 	return verdict{kind, "False", no, noText}
 }
 
-func (m *Machine) memoryPressure() verdict {
-	info, err := memoryInfo()
-	return pressure("MemoryPressure", err == nil && info["MemAvailable"] < minMemory, "KubeletHasInsufficientMemory", "KubeletHasSufficientMemory",
-		"kubelet has insufficient memory available", "kubelet has sufficient memory available")
-}
-
-func (m *Machine) diskPressure() verdict {
-	var disk unix.Statfs_t
-	err := unix.Statfs(m.config.Dir, &disk)
-	full := err == nil && (disk.Bavail*100 < disk.Blocks*minDisk || disk.Files > 0 && disk.Ffree*100 < disk.Files*minInodes)
-	return pressure("DiskPressure", full, "KubeletHasDiskPressure", "KubeletHasNoDiskPressure", "kubelet has disk pressure", "kubelet has no disk pressure")
-}
-
-func pidPressure() verdict {
-	limit, errLimit := number("/proc/sys/kernel/pid_max")
-	used := int64(0)
-	if load, err := os.ReadFile("/proc/loadavg"); err == nil {
-		// The fourth field is runnable/existing.
-		if fields := strings.Fields(string(load)); len(fields) > 3 {
-			_, total, _ := strings.Cut(fields[3], "/")
-			used, _ = strconv.ParseInt(total, 10, 64)
-		}
+// pressures are the conditions that the evictor decides.
+func (m *Machine) pressures() []verdict {
+	var is Pressures
+	if m.config.Pressures != nil {
+		is = m.config.Pressures()
 	}
-	return pressure("PIDPressure", errLimit == nil && (limit-used)*100 < limit*minPIDs, "KubeletHasInsufficientPID", "KubeletHasSufficientPID",
-		"kubelet has insufficient PID available", "kubelet has sufficient PID available")
+	return []verdict{
+		pressure("MemoryPressure", is.Memory, "KubeletHasInsufficientMemory", "KubeletHasSufficientMemory", "kubelet has insufficient memory available", "kubelet has sufficient memory available"),
+		pressure("DiskPressure", is.Disk, "KubeletHasDiskPressure", "KubeletHasNoDiskPressure", "kubelet has disk pressure", "kubelet has no disk pressure"),
+		pressure("PIDPressure", is.PIDs, "KubeletHasInsufficientPID", "KubeletHasSufficientPID", "kubelet has insufficient PID available", "kubelet has sufficient PID available"),
+	}
+}
+
+// Processes returns how many processes and threads the machine has, and may have.
+func Processes() (used, limit int64, err error) {
+	if limit, err = number("/proc/sys/kernel/pid_max"); err != nil {
+		return 0, 0, fmt.Errorf("process IDs: %w", err)
+	}
+	if threads, err := number("/proc/sys/kernel/threads-max"); err == nil {
+		limit = min(limit, threads)
+	}
+	load, err := os.ReadFile("/proc/loadavg")
+	if err != nil {
+		return 0, 0, fmt.Errorf("process IDs: %w", err)
+	}
+	// The fourth field is runnable/existing.
+	if fields := strings.Fields(string(load)); len(fields) > 3 {
+		_, total, _ := strings.Cut(fields[3], "/")
+		used, err = strconv.ParseInt(total, 10, 64)
+	}
+	return used, limit, err
 }
 
 func ready(rt cri.Status, err error) verdict {

@@ -98,7 +98,7 @@ func (c *Config) containerConfig(r run) (*runtimev1.ContainerConfig, error) {
 		config.Envs = append(config.Envs, &runtimev1.KeyValue{Key: v.Name, Value: []byte(v.Value)})
 	}
 	// The runtime makes the file, not its folder.
-	if err := os.MkdirAll(filepath.Join(logDirectory(c.LogDir, r.pod), name), 0o755); err != nil {
+	if err := os.MkdirAll(filepath.Join(LogDirectory(c.LogDir, r.pod), name), 0o755); err != nil {
 		return nil, configError(err)
 	}
 	return config, nil

@@ -163,8 +163,8 @@ func (d DNS) hostsFile(pod *corev1.Pod, ips []string) (string, error) {
 	return b.String(), nil
 }
 
-// logDirectory is where the runtime writes a pod's logs; the layout is the one that log collectors for Kubernetes expect.
-func logDirectory(root string, pod *corev1.Pod) string {
+// LogDirectory is where the runtime writes a pod's logs; the layout is the one that log collectors for Kubernetes expect.
+func LogDirectory(root string, pod *corev1.Pod) string {
 	m := pod.GetMetadata()
 	return filepath.Join(root, m.GetNamespace()+"_"+m.GetName()+"_"+m.GetUid())
 }
@@ -184,7 +184,7 @@ func (c *Config) sandboxConfig(pod *corev1.Pod, attempt uint32, cgroupParent str
 	}
 	config := &runtimev1.PodSandboxConfig{
 		Metadata:     &runtimev1.PodSandboxMetadata{Name: m.GetName(), Namespace: m.GetNamespace(), Uid: m.GetUid(), Attempt: attempt},
-		LogDirectory: logDirectory(c.LogDir, pod), DnsConfig: dns, Labels: labels(pod), Annotations: m.GetAnnotations(),
+		LogDirectory: LogDirectory(c.LogDir, pod), DnsConfig: dns, Labels: labels(pod), Annotations: m.GetAnnotations(),
 	}
 	for k, v := range m.GetLabels() {
 		if _, own := config.Labels[k]; !own {

@@ -55,8 +55,8 @@ func (w *worker) prepareStep(step Step) perform {
 	case RemoveSandbox:
 		return func(ctx context.Context) (func(), error) { return nil, w.m.Runtime.RemoveSandbox(ctx, step.Subject) }
 	case TearDown:
-		return func(context.Context) (func(), error) {
-			if err := w.tearDown(); err != nil {
+		return func(ctx context.Context) (func(), error) {
+			if err := w.tearDown(ctx); err != nil {
 				return nil, err
 			}
 			return func() { w.tornDown, w.prepared = true, false }, nil
@@ -100,7 +100,9 @@ func (w *worker) volumeSources(ctx context.Context, p *corev1.Pod, ips []string)
 		defer cancel()
 		return w.m.Tokens.Get(ctx, p, audience, seconds)
 	}
-	return volume.Sources{Facts: w.m.facts(p, ips), ConfigMap: configMap, Secret: secret, Token: token}
+	return volume.Sources{Facts: w.m.facts(p, ips), ConfigMap: configMap, Secret: secret, Token: token, Event: func(warning bool, reason, message string) {
+		w.m.Events.Event(p, "", warning, reason, message)
+	}}
 }
 
 // prepare makes what a pod needs before its sandbox. It takes no slot: it may wait for objects.
@@ -108,7 +110,7 @@ func (w *worker) prepare(ctx context.Context, p *corev1.Pod) (func(), error) {
 	if err := os.MkdirAll(w.m.Volumes.PodDir(w.uid), 0o750); err != nil {
 		return nil, fmt.Errorf("pod folder: %w", err)
 	}
-	if err := os.MkdirAll(logDirectory(w.m.LogDir, p), 0o755); err != nil {
+	if err := os.MkdirAll(LogDirectory(w.m.LogDir, p), 0o755); err != nil {
 		return nil, fmt.Errorf("log folder: %w", err)
 	}
 	path := ""
@@ -119,7 +121,7 @@ func (w *worker) prepare(ctx context.Context, p *corev1.Pod) (func(), error) {
 			return nil, err
 		}
 	}
-	paths, err := w.m.Volumes.Setup(p, w.volumeSources(ctx, p, nil))
+	paths, err := w.m.Volumes.Setup(ctx, p, w.volumeSources(ctx, p, nil))
 	if err != nil {
 		w.warn(ctx, p, "", "FailedMount", err)
 		return nil, err
@@ -406,8 +408,8 @@ func (w *worker) stopContainer(ctx context.Context, p *corev1.Pod, state cri.Pod
 	return w.m.Runtime.StopContainer(ctx, step.Subject, max(step.Grace-time.Since(began), minStopGrace))
 }
 
-func (w *worker) tearDown() error {
-	if err := w.m.Volumes.Teardown(w.uid); err != nil {
+func (w *worker) tearDown(ctx context.Context) error {
+	if err := w.m.Volumes.Teardown(ctx, w.uid); err != nil {
 		return err
 	}
 	if w.m.Cgroups == nil {
@@ -428,11 +430,11 @@ func (w *worker) remove(ctx context.Context, p *corev1.Pod, state cri.PodState) 
 			return err
 		}
 	}
-	if err := w.m.Volumes.Remove(w.uid); err != nil {
+	if err := w.m.Volumes.Remove(ctx, w.uid); err != nil {
 		return err
 	}
 	if p != nil {
-		return os.RemoveAll(logDirectory(w.m.LogDir, p))
+		return os.RemoveAll(LogDirectory(w.m.LogDir, p))
 	}
 	if strings.ContainsAny(w.uid, `*?[\/`) {
 		return nil // not a UID that this node has made a folder for
@@ -482,7 +484,7 @@ func (w *worker) refreshVolumes() {
 	w.ops[refreshing] = &operation{cancel: cancel}
 	w.m.group.Go(func() {
 		defer cancel()
-		_, err := w.m.Volumes.Update(p, w.volumeSources(ctx, p, ips))
+		_, err := w.m.Volumes.Update(ctx, p, w.volumeSources(ctx, p, ips))
 		w.warn(ctx, p, "", "FailedMount", err)
 		w.post(func() {
 			delete(w.ops, refreshing)

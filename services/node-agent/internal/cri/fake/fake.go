@@ -141,6 +141,15 @@ func (r *Runtime) Config(podUID, name string) *runtimev1.ContainerConfig {
 	return newest.config
 }
 
+// Pin makes an image one of the runtime's own.
+func (r *Runtime) Pin(image string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	i := r.images[image]
+	i.Pinned = true
+	r.images[image] = i
+}
+
 // Handlers returns the handlers that sandboxes were run with, in order.
 func (r *Runtime) Handlers() []string {
 	r.mu.Lock()
@@ -566,7 +575,7 @@ func (r *Runtime) image(name string) (cri.Image, bool) {
 func (r *Runtime) Images(context.Context) ([]cri.Image, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return slices.Collect(maps.Values(r.images)), nil
+	return slices.SortedFunc(maps.Values(r.images), func(a, b cri.Image) int { return cmp.Compare(a.ID, b.ID) }), nil
 }
 
 // PullImage implements cri.Runtime.
