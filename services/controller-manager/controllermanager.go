@@ -26,6 +26,7 @@ import (
 	"dhow.dev/services/controller-manager/internal/attachdetach"
 	"dhow.dev/services/controller-manager/internal/certificate"
 	"dhow.dev/services/controller-manager/internal/clusterrole"
+	"dhow.dev/services/controller-manager/internal/cronjob"
 	"dhow.dev/services/controller-manager/internal/deployment"
 	"dhow.dev/services/controller-manager/internal/disruption"
 	"dhow.dev/services/controller-manager/internal/endpoints"
@@ -41,10 +42,12 @@ import (
 	"dhow.dev/services/controller-manager/internal/persistentvolume"
 	"dhow.dev/services/controller-manager/internal/podgc"
 	"dhow.dev/services/controller-manager/internal/replicaset"
+	"dhow.dev/services/controller-manager/internal/replicationcontroller"
 	"dhow.dev/services/controller-manager/internal/resourcequota"
 	"dhow.dev/services/controller-manager/internal/serviceaccount"
 	"dhow.dev/services/controller-manager/internal/statefulset"
 	"dhow.dev/services/controller-manager/internal/storageprotection"
+	"dhow.dev/services/controller-manager/internal/ttlafterfinished"
 	"dhow.dev/services/controller-manager/internal/volumeexpand"
 )
 
@@ -211,6 +214,9 @@ func controllers(config Config, stores *inventory.Stores, watcher *metadata.Watc
 	budgets := disruption.Config{Conn: conn, Stores: stores, Events: events, Logger: logger, Now: now, Workers: workers}
 	return []runner{
 		deployment.New(deployment.Config{Conn: conn, Stores: stores, Events: events, Logger: logger, Now: now, Workers: workers}),
+		replicationcontroller.New(replicaset.Config{Conn: conn, Stores: stores, Events: events, Logger: logger, Now: now, Workers: workers}),
+		cronjob.New(cronjob.Config{Conn: conn, Stores: stores, Events: events, Logger: logger, Now: now, Workers: workers}),
+		ttlafterfinished.New(ttlafterfinished.Config{Conn: conn, Stores: stores, Logger: logger, Now: now, Workers: workers}),
 		job.New(job.Config{Conn: conn, Stores: stores, Events: events, Logger: logger, Now: now, Workers: workers}),
 		replicaset.New(replicaset.Config{Conn: conn, Stores: stores, Events: events, Logger: logger, Now: now, Workers: workers}),
 		statefulset.New(statefulset.Config{Conn: conn, Stores: stores, Events: events, Logger: logger, Now: now, Workers: workers}),

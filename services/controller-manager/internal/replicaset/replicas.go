@@ -11,7 +11,6 @@ import (
 	corek8s "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
-	appsv1 "dhow.dev/gen/go/dhow/apps/v1"
 	corev1 "dhow.dev/gen/go/dhow/core/v1"
 	metav1 "dhow.dev/gen/go/dhow/meta/v1"
 	"dhow.dev/pkg/event"
@@ -32,7 +31,7 @@ const (
 )
 
 // podOf returns a new pod of the template, controlled by rs.
-func podOf(rs *appsv1.ReplicaSet) *corev1.Pod {
+func podOf(rs Set) *corev1.Pod {
 	template := rs.GetSpec().GetTemplate()
 	m := &metav1.ObjectMeta{}
 	m.SetNamespace(rs.GetMetadata().GetNamespace())
@@ -40,7 +39,7 @@ func podOf(rs *appsv1.ReplicaSet) *corev1.Pod {
 	m.SetLabels(maps.Clone(template.GetMetadata().GetLabels()))
 	m.SetAnnotations(maps.Clone(template.GetMetadata().GetAnnotations()))
 	m.SetFinalizers(slices.Clone(template.GetMetadata().GetFinalizers()))
-	m.SetOwnerReferences([]*metav1.OwnerReference{ownership.Reference(rs)})
+	m.SetOwnerReferences([]*metav1.OwnerReference{ownership.Reference(rs.Owner)})
 	pod := &corev1.Pod{}
 	pod.SetMetadata(m)
 	if template.HasSpec() {
@@ -51,7 +50,7 @@ func podOf(rs *appsv1.ReplicaSet) *corev1.Pod {
 
 // create makes n pods and returns those that were made. All in as few commits as sensible; when a commit is refused, one by one in batches that
 // double from 1 (so that a quota or an admission rule that refuses all of them is asked a few times, not n times).
-func (c *Controller) create(ctx context.Context, turn *reconcile.Turn[object.Key], rs *appsv1.ReplicaSet, n int) ([]*corev1.Pod, error) {
+func (c *Controller) create(ctx context.Context, turn *reconcile.Turn[object.Key], rs Set, n int) ([]*corev1.Pod, error) {
 	pod := podOf(rs)
 	chunk := max(1, min(perCommit, commitBytes/(proto.Size(pod)+1)))
 	var created []*corev1.Pod
@@ -69,7 +68,7 @@ func (c *Controller) create(ctx context.Context, turn *reconcile.Turn[object.Key
 		}
 		created = append(created, made...)
 		for _, p := range made {
-			c.events.Report(rs, event.Normal, "SuccessfulCreate", "Created pod: %s", p.GetMetadata().GetName())
+			c.events.Report(rs.Owner, event.Normal, "SuccessfulCreate", "Created pod: %s", p.GetMetadata().GetName())
 		}
 	}
 	var mu sync.Mutex
@@ -79,7 +78,7 @@ func (c *Controller) create(ctx context.Context, turn *reconcile.Turn[object.Key
 			return c.createFailed(rs, err)
 		}
 		turn.Wrote(made)
-		c.events.Report(rs, event.Normal, "SuccessfulCreate", "Created pod: %s", made.GetMetadata().GetName())
+		c.events.Report(rs.Owner, event.Normal, "SuccessfulCreate", "Created pod: %s", made.GetMetadata().GetName())
 		mu.Lock()
 		defer mu.Unlock()
 		created = append(created, made)
@@ -101,9 +100,9 @@ func namespaceTerminating(err error) bool {
 }
 
 // createFailed reports that a pod could not be made.
-func (c *Controller) createFailed(rs *appsv1.ReplicaSet, err error) error {
+func (c *Controller) createFailed(rs Set, err error) error {
 	if !namespaceTerminating(err) {
-		c.events.Report(rs, event.Warning, "FailedCreate", "Error creating: %v", err)
+		c.events.Report(rs.Owner, event.Warning, "FailedCreate", "Error creating: %v", err)
 	}
 	return err
 }
@@ -131,7 +130,7 @@ func (c *Controller) createTogether(ctx context.Context, turn *reconcile.Turn[ob
 }
 
 // delete deletes pods. One that is gone already is no failure.
-func (c *Controller) delete(ctx context.Context, turn *reconcile.Turn[object.Key], rs *appsv1.ReplicaSet, pods []*corev1.Pod) error {
+func (c *Controller) delete(ctx context.Context, turn *reconcile.Turn[object.Key], rs Set, pods []*corev1.Pod) error {
 	next := 0
 	var mu sync.Mutex
 	return together(len(pods), func() error {
@@ -144,11 +143,11 @@ func (c *Controller) delete(ctx context.Context, turn *reconcile.Turn[object.Key
 		case apierrors.IsNotFound(err), apierrors.IsConflict(err):
 			return nil // gone, or another of its name
 		case err != nil:
-			c.events.Report(rs, event.Warning, "FailedDelete", "Error deleting: %v", err)
+			c.events.Report(rs.Owner, event.Warning, "FailedDelete", "Error deleting: %v", err)
 			return fmt.Errorf("delete pod %s/%s: %w", p.GetNamespace(), p.GetName(), err)
 		}
 		turn.Wrote(gone)
-		c.events.Report(rs, event.Normal, "SuccessfulDelete", "Deleted pod: %s", p.GetName())
+		c.events.Report(rs.Owner, event.Normal, "SuccessfulDelete", "Deleted pod: %s", p.GetName())
 		return nil
 	})
 }
