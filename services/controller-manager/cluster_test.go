@@ -49,6 +49,12 @@ func newCluster(t testing.TB, change func(*controllermanager.Config)) *cluster {
 // newControlPlane starts a cluster without controllers.
 func newControlPlane(t testing.TB) *cluster {
 	t.Helper()
+	return newControlPlaneWith(t, nil)
+}
+
+// newControlPlaneWith is newControlPlane with a changed configuration of the API server.
+func newControlPlaneWith(t testing.TB, change func(*apiserver.Config)) *cluster {
+	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	t.Cleanup(cancel)
 	c := &cluster{t: t, ctx: ctx, memory: transport.NewMemory()}
@@ -57,12 +63,16 @@ func newControlPlane(t testing.TB) *cluster {
 	})
 	started := make(chan struct{})
 	c.start("apiserver", func(ctx context.Context) error {
-		return apiserver.Run(ctx, apiserver.Config{
+		config := apiserver.Config{
 			Listener: c.memory.Listen("apiserver"), Credentials: c.memory.ServerCredentials(),
 			Store:   c.dial("store", identity.Identity{Name: identity.APIServer}),
 			KeyFile: filepath.Join(t.TempDir(), "keys"), AdvertiseAddress: "apiserver",
 			Started: func() { close(started) },
-		})
+		}
+		if change != nil {
+			change(&config)
+		}
+		return apiserver.Run(ctx, config)
 	})
 	c.await("the API server", started)
 	c.conn = c.dial("apiserver", identity.Identity{Name: identity.Admin, Groups: []string{identity.Masters}})
@@ -300,7 +310,7 @@ type kubelet struct {
 	// ends, if set, says how a running pod ends: phase and exit code; it goes on while the phase is empty.
 	ends func(*corev1.Pod) (phase string, code int32)
 	mu   sync.Mutex
-	down   map[string]bool
+	down map[string]bool
 }
 
 // startKubelet creates the nodes and plays their agents until the test ends.
@@ -391,7 +401,7 @@ func (k *kubelet) run(ctx context.Context) error {
 			node := p.GetSpec().GetNodeName()
 			switch {
 			case node == "":
-				if n := k.choose(); n != "" && !object.IsDeleted(p) {
+				if n := k.choose(p); n != "" && !object.IsDeleted(p) {
 					bindings = append(bindings, corev1.PodBindRequest_Binding_builder{
 						Namespace: m.GetNamespace(), Name: m.GetName(), Uid: m.GetUid(), NodeName: n,
 					}.Build())
@@ -430,8 +440,16 @@ func (k *kubelet) run(ctx context.Context) error {
 	}
 }
 
-// choose returns the next node that is up, in turn, or "" when none is.
-func (k *kubelet) choose() string {
+// choose returns the node that the pod requires by name, or the next that is up, in turn; "" when none is.
+func (k *kubelet) choose(p *corev1.Pod) string {
+	for _, t := range p.GetSpec().GetAffinity().GetNodeAffinity().GetRequiredDuringSchedulingIgnoredDuringExecution().GetNodeSelectorTerms() {
+		for _, r := range t.GetMatchFields() {
+			if n := r.GetValues()[0]; slices.Contains(k.nodes, n) && !k.isDown(n) {
+				return n
+			}
+			return ""
+		}
+	}
 	for range k.nodes {
 		n := k.nodes[int(k.next.Add(1))%len(k.nodes)]
 		if !k.isDown(n) {

@@ -27,6 +27,7 @@ import (
 	"dhow.dev/services/controller-manager/internal/certificate"
 	"dhow.dev/services/controller-manager/internal/clusterrole"
 	"dhow.dev/services/controller-manager/internal/cronjob"
+	"dhow.dev/services/controller-manager/internal/daemonset"
 	"dhow.dev/services/controller-manager/internal/deployment"
 	"dhow.dev/services/controller-manager/internal/disruption"
 	"dhow.dev/services/controller-manager/internal/endpoints"
@@ -219,6 +220,7 @@ func controllers(config Config, stores *inventory.Stores, watcher *metadata.Watc
 		ttlafterfinished.New(ttlafterfinished.Config{Conn: conn, Stores: stores, Logger: logger, Now: now, Workers: workers}),
 		job.New(job.Config{Conn: conn, Stores: stores, Events: events, Logger: logger, Now: now, Workers: workers}),
 		replicaset.New(replicaset.Config{Conn: conn, Stores: stores, Events: events, Logger: logger, Now: now, Workers: workers}),
+		daemonset.New(daemonset.Config{Conn: conn, Stores: stores, Events: events, Logger: logger, Now: now, Workers: workers}),
 		statefulset.New(statefulset.Config{Conn: conn, Stores: stores, Events: events, Logger: logger, Now: now, Workers: workers}),
 		endpointslice.New(endpointslice.Config{Conn: conn, Stores: stores, Logger: logger, Workers: workers}),
 		endpoints.New(endpoints.Config{Conn: conn, Stores: stores, Logger: logger, Workers: workers}),

@@ -66,11 +66,11 @@ func TestDisruptionBudgetOfDeployment(t *testing.T) {
 	m := meta("stray")
 	m.SetLabels(map[string]string{"app": "web"})
 	m.SetOwnerReferences([]*metav1.OwnerReference{metav1.OwnerReference_builder{
-		ApiVersion: proto.String("apps/v1"), Kind: proto.String("DaemonSet"), Name: proto.String("d"), Uid: proto.String(create(c, daemonSet("d")).GetMetadata().GetUid()), Controller: proto.Bool(true),
+		ApiVersion: proto.String("v1"), Kind: proto.String("ConfigMap"), Name: proto.String("d"), Uid: proto.String(create(c, configMap("d")).GetMetadata().GetUid()), Controller: proto.Bool(true),
 	}.Build()})
 	create(c, corev1.Pod_builder{Metadata: m, Spec: template("web", "image:1").GetSpec()}.Build())
 	b := allows(c, "web", "it cannot be counted", 6, 3, 6, 0, "SyncFailed")
-	if message := b.GetStatus().GetConditions()[0].GetMessage(); message != "daemonsets.apps does not implement the scale subresource" {
+	if message := b.GetStatus().GetConditions()[0].GetMessage(); message != "configmaps does not implement the scale subresource" {
 		t.Error(message)
 	}
 	eventually(c, "default", "an event says so", func(all []*corev1.Event) bool {
@@ -120,8 +120,4 @@ func TestStaleDisruptionTarget(t *testing.T) {
 			t.Errorf("%s: %s", name, got)
 		}
 	}
-}
-
-func daemonSet(name string) *appsv1.DaemonSet {
-	return appsv1.DaemonSet_builder{Metadata: meta(name), Spec: appsv1.DaemonSetSpec_builder{Selector: selector(name), Template: template(name, "image:1")}.Build()}.Build()
 }

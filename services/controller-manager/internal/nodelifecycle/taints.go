@@ -8,6 +8,7 @@ import (
 
 	corev1 "dhow.dev/gen/go/dhow/core/v1"
 	"dhow.dev/services/controller-manager/internal/apitime"
+	tainted "dhow.dev/services/controller-manager/internal/taint"
 )
 
 // Keys and effects of the taints that this package sets, as Kubernetes names them.
@@ -148,23 +149,6 @@ func executionTaints(node *corev1.Node) []*corev1.Taint {
 	return slices.DeleteFunc(slices.Clone(node.GetSpec().GetTaints()), func(t *corev1.Taint) bool { return t.GetEffect() != noExecute })
 }
 
-// tolerates says whether a toleration covers a taint.
-func tolerates(toleration *corev1.Toleration, taint *corev1.Taint) bool {
-	if toleration.GetEffect() != "" && toleration.GetEffect() != taint.GetEffect() {
-		return false
-	}
-	if toleration.GetKey() != "" && toleration.GetKey() != taint.GetKey() {
-		return false
-	}
-	switch toleration.GetOperator() {
-	case "", "Equal":
-		return toleration.GetKey() != "" && toleration.GetValue() == taint.GetValue()
-	case "Exists":
-		return true
-	}
-	return false
-}
-
 // verdict is what becomes of a pod on a node with NoExecute taints.
 type verdict struct {
 	// evict says that the pod has to go; at when.
@@ -179,7 +163,7 @@ func judge(taints []*corev1.Taint, tolerations []*corev1.Toleration, now time.Ti
 	for _, taint := range taints {
 		tolerated := false
 		for _, toleration := range tolerations {
-			if !tolerates(toleration, taint) {
+			if !tainted.Tolerates(toleration, taint) {
 				continue
 			}
 			tolerated = true

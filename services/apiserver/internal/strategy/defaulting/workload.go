@@ -78,6 +78,7 @@ func StatefulSet(s *appsv1.StatefulSet) {
 	if spec.UpdateStrategy.Type == appsv1.RollingUpdateStatefulSetStrategyType {
 		orPointer(&spec.UpdateStrategy.RollingUpdate, appsv1.RollingUpdateStatefulSetStrategy{})
 		orPointer(&spec.UpdateStrategy.RollingUpdate.Partition, 0)
+		orPointer(&spec.UpdateStrategy.RollingUpdate.MaxUnavailable, intstr.FromInt32(1))
 	}
 	orPointer(&spec.PersistentVolumeClaimRetentionPolicy, appsv1.StatefulSetPersistentVolumeClaimRetentionPolicy{})
 	orDefault(&spec.PersistentVolumeClaimRetentionPolicy.WhenDeleted, appsv1.RetainPersistentVolumeClaimRetentionPolicyType)

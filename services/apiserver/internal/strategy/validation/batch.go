@@ -2,6 +2,7 @@ package validation
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -95,7 +96,25 @@ func StatefulSet(s *appsv1.StatefulSet) field.ErrorList {
 	if spec.Ordinals != nil {
 		errs = append(errs, nonNegative(at.Child("ordinals", "start"), spec.Ordinals.Start)...)
 	}
-	return append(errs, workload(at, byOrdinals, spec.Selector, &spec.Template)...)
+	return append(errs, workload(at, byOrdinals, spec.Selector, withClaims(spec))...)
+}
+
+// withClaims returns the template as pods have it: with a volume for each claim, in place of those of the same name.
+func withClaims(spec *appsv1.StatefulSetSpec) *corev1.PodTemplateSpec {
+	if len(spec.VolumeClaimTemplates) == 0 {
+		return &spec.Template
+	}
+	template := spec.Template
+	template.Spec.Volumes = slices.Clone(template.Spec.Volumes)
+	for _, c := range spec.VolumeClaimTemplates {
+		claimed := corev1.Volume{Name: c.Name, VolumeSource: corev1.VolumeSource{PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{ClaimName: c.Name}}}
+		if i := slices.IndexFunc(template.Spec.Volumes, func(v corev1.Volume) bool { return v.Name == c.Name }); i >= 0 {
+			template.Spec.Volumes[i] = claimed
+			continue
+		}
+		template.Spec.Volumes = append(template.Spec.Volumes, claimed)
+	}
+	return &template
 }
 
 // statefulSetUpdatable is what Kubernetes says may change of a stateful set.
