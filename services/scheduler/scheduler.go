@@ -20,6 +20,7 @@ import (
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 
 	corev1 "dhow.dev/gen/go/dhow/core/v1"
+	policyv1 "dhow.dev/gen/go/dhow/policy/v1"
 	schedulerv1 "dhow.dev/gen/go/dhow/scheduler/v1"
 	"dhow.dev/pkg/event"
 	"dhow.dev/pkg/informer"
@@ -81,7 +82,9 @@ func run(ctx context.Context, config Config) error {
 	events := event.New(event.Config{Conn: config.APIServer, Logger: logger})
 	decisions, err := loop.New(loop.Config{
 		Conn: config.APIServer, Informer: objects, Events: events.Source(loop.Component),
-		// Nodes come first, so that in the first snapshot pods find theirs.
+		Namespaces: informer.Add(objects, informer.Options[*corev1.Namespace]{}),
+		Budgets:    informer.Add(objects, informer.Options[*policyv1.PodDisruptionBudget]{}),
+		// Nodes come before pods, so that in the first snapshot pods find theirs.
 		Nodes: informer.Add(objects, informer.Options[*corev1.Node]{}),
 		Services: informer.Add(objects, informer.Options[*corev1.Service]{Indexes: map[string]func(*corev1.Service) []string{
 			loop.ByNamespace: func(s *corev1.Service) []string { return []string{s.GetMetadata().GetNamespace()} },

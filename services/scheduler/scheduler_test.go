@@ -220,7 +220,7 @@ func TestUnschedulablePodSaysWhyAndRunsOnceItCan(t *testing.T) {
 	w.node("node-1", "2")
 	w.pod("big", `{"containers":[{"name":"app","image":"app","resources":{"requests":{"cpu":"3"}}}]}`)
 	p := w.until("big", func(p *corev1.Pod) bool { return scheduled(p).GetReason() == "Unschedulable" })
-	if message := scheduled(p).GetMessage(); message != "0/1 nodes are available: 1 Insufficient cpu." {
+	if message := scheduled(p).GetMessage(); message != "0/1 nodes are available: 1 Insufficient cpu. preemption: 0/1 nodes are available: 1 Preemption is not helpful for scheduling." {
 		t.Errorf("message %q", message)
 	}
 	w.event("big", "FailedScheduling")

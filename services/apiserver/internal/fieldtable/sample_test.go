@@ -57,6 +57,7 @@ var minimal = map[string]string{
 	"PodDNSConfigOption": `name: ndots`, "LocalObjectReference": `name: s`, "PodResourceClaim": `{name: r, resourceClaimName: c}`, "ResourceClaim": `name: r`,
 	"TopologySpreadConstraint": `{maxSkew: 1, topologyKey: zone, whenUnsatisfiable: DoNotSchedule, labelSelector: {matchLabels: {a: b}}}`,
 	"LabelSelectorRequirement": `{key: a, operator: Exists}`, "NodeSelectorRequirement": `{key: a, operator: Exists}`, "NodeSelector": `nodeSelectorTerms: [{}]`,
+	"PodAffinityTerm": `{topologyKey: zone, labelSelector: {matchLabels: {a: b}}}`, "WeightedPodAffinityTerm": `{weight: 1, podAffinityTerm: {topologyKey: zone, labelSelector: {matchLabels: {a: b}}}}`,
 	"PreferredSchedulingTerm": `{weight: 1, preference: {}}`, "SeccompProfile": `type: RuntimeDefault`, "AppArmorProfile": `type: RuntimeDefault`,
 	"Sysctl": `{name: net.a, value: "1"}`, "EphemeralContainer": `{name: e, image: "web:1"}`, "PodOS": `name: linux`,
 

@@ -33,9 +33,9 @@ var table = map[string]message{
 	"core.v1.PodSpec": {
 		accepted: `volumes initContainers containers restartPolicy terminationGracePeriodSeconds activeDeadlineSeconds dnsPolicy nodeName hostNetwork hostPID
 			hostIPC shareProcessNamespace securityContext imagePullSecrets hostname subdomain affinity schedulerName tolerations hostAliases priorityClassName
-			priority dnsConfig readinessGates runtimeClassName enableServiceLinks topologySpreadConstraints setHostnameAsFQDN schedulingGates resources
+			priority preemptionPolicy dnsConfig readinessGates runtimeClassName enableServiceLinks topologySpreadConstraints setHostnameAsFQDN schedulingGates resources
 			hostnameOverride serviceAccount serviceAccountName automountServiceAccountToken nodeSelector overhead os`,
-		notEnforced: `preemptionPolicy!=PreemptLowerPriority hostUsers!=true
+		notEnforced: `hostUsers!=true
 			resourceClaims schedulingGroup containers.restartPolicy`,
 		rejected: map[string]string{
 			"ephemeralContainers": "cannot be set on create", "resources.claims": "claims may not be set for Resources at pod-level",
@@ -43,17 +43,18 @@ var table = map[string]message{
 			"initContainers.readinessProbe.terminationGracePeriodSeconds": "must not be set for readinessProbes",
 		},
 		notes: map[string]string{
-			"serviceAccount":   "older name of serviceAccountName, kept equal to it",
-			"preemptionPolicy": "no pod preempts another yet", "priority": "orders the queue of the scheduler", "hostUsers": "pods run in the user namespace of the node",
+			"serviceAccount": "older name of serviceAccountName, kept equal to it",
+			"hostUsers":      "pods run in the user namespace of the node",
 			"resourceClaims": "devices are not allocated", "schedulingGroup": "pods are placed one by one",
 			"runtimeClassName": "is the name of the runtime's handler", "containers.restartPolicy": "ordinary containers follow the pod's policy",
 		},
 	},
-	"core.v1.PodOS": {notEnforced: "name!=linux", notes: map[string]string{"name": "nodes run Linux"}},
-	"core.v1.Affinity": {
-		accepted: "nodeAffinity", notEnforced: "podAffinity podAntiAffinity",
-		notes: map[string]string{"podAffinity": "the scheduler does not look at other pods yet", "podAntiAffinity": "the scheduler does not look at other pods yet"},
-	},
+	"core.v1.PodOS":                     {notEnforced: "name!=linux", notes: map[string]string{"name": "nodes run Linux"}},
+	"core.v1.Affinity":                  {accepted: "nodeAffinity podAffinity podAntiAffinity"},
+	"core.v1.PodAffinity":               {accepted: "requiredDuringSchedulingIgnoredDuringExecution preferredDuringSchedulingIgnoredDuringExecution"},
+	"core.v1.PodAntiAffinity":           {accepted: "requiredDuringSchedulingIgnoredDuringExecution preferredDuringSchedulingIgnoredDuringExecution"},
+	"core.v1.WeightedPodAffinityTerm":   {accepted: "weight podAffinityTerm"},
+	"core.v1.PodAffinityTerm":           {accepted: "labelSelector namespaces topologyKey namespaceSelector matchLabelKeys mismatchLabelKeys"},
 	"core.v1.NodeAffinity":              {accepted: "requiredDuringSchedulingIgnoredDuringExecution preferredDuringSchedulingIgnoredDuringExecution"},
 	"core.v1.NodeSelector":              {accepted: "nodeSelectorTerms"},
 	"core.v1.NodeSelectorTerm":          {accepted: "matchExpressions matchFields"},
@@ -225,8 +226,7 @@ var table = map[string]message{
 		notes: map[string]string{"strategy": "nothing coordinates candidates", "preferredHolder": "nothing coordinates candidates"},
 	},
 	"scheduling.v1.PriorityClass": {
-		accepted: "metadata value globalDefault description", notEnforced: "preemptionPolicy!=PreemptLowerPriority",
-		notes: map[string]string{"preemptionPolicy": "no pod preempts another yet"},
+		accepted: "metadata value globalDefault description preemptionPolicy",
 	},
 
 	"flowcontrol.v1.FlowSchema":                     {accepted: "metadata", whole: "spec status"},

@@ -40,6 +40,11 @@ type Cluster struct {
 	// wide are the groups that may count pods of several namespaces, labelsOf the labels of namespaces.
 	wide     map[*group]struct{}
 	labelsOf map[string]map[string]string
+
+	// nominated are the pods of which Nominated is set.
+	nominated map[object.Key]*Pod
+	// priorities counts the pods with a node by priority.
+	priorities map[int32]int
 }
 
 // Pod is a pod that is not finished.
@@ -51,6 +56,8 @@ type Pod struct {
 	NodeName string
 	// Assumed says that the node is the scheduler's decision, not seen bound yet.
 	Assumed bool
+	// Nominated is the node where others were asked to leave for it; empty when it is placed or when none was.
+	Nominated string
 
 	class *class
 	// counted says that it counts for spreading: it does not terminate.
@@ -61,6 +68,9 @@ type Pod struct {
 
 // Terminating says that the pod is being deleted.
 func (p *Pod) Terminating() bool { return !p.counted }
+
+// Priority returns the pod's, which never changes.
+func (p *Pod) Priority() int32 { return p.Object.GetSpec().GetPriority() }
 
 // Class returns what the pod has in common with others.
 func (p *Pod) Class() *snapshot.Class { return p.class.Class }
@@ -121,6 +131,7 @@ func New(services func(namespace string) []*corev1.Service) *Cluster {
 		slots: map[string]int{}, pods: map[object.Key]*Pod{}, byNode: map[string]map[object.Key]*Pod{},
 		classes: map[string]*class{}, namespaces: map[string]*namespace{}, columns: map[string]int32{}, topologies: map[string]int32{}, groups: map[string]*group{},
 		holders: map[holderKey]*holder{}, wide: map[*group]struct{}{}, labelsOf: map[string]map[string]string{},
+		nominated: map[object.Key]*Pod{}, priorities: map[int32]int{},
 	}
 	for i := range c.snapshot.Columns() {
 		c.columns[c.snapshot.Column(i)] = int32(i)
@@ -225,9 +236,9 @@ func (c *Cluster) SetPod(o *corev1.Pod) (p *Pod, respecified bool, helps filter.
 		return nil, false, helps, fmt.Errorf("pod %s: %w", key, err)
 	}
 	counted := !object.IsDeleted(o)
-	p.Object = o
+	c.nominate(p, o, known)
 	if known && p.class == next && p.NodeName == node && p.counted == counted {
-		p.Assumed = assumed
+		p.Assumed, p.Object = assumed, o
 		c.release(next)
 		return p, false, helps, nil
 	}
@@ -236,6 +247,7 @@ func (c *Cluster) SetPod(o *corev1.Pod) (p *Pod, respecified bool, helps filter.
 		helps |= c.take(p)
 		c.release(p.class)
 	}
+	p.Object = o
 	p.class, p.counted, p.Assumed = next, counted, assumed
 	if node != "" {
 		c.put(p, node)
@@ -259,6 +271,7 @@ func (c *Cluster) DeletePod(key object.Key) filter.Event {
 	helps := c.take(p)
 	c.release(p.class)
 	delete(c.pods, key)
+	delete(c.nominated, key)
 	return helps
 }
 
@@ -290,6 +303,7 @@ func (c *Cluster) Forget(key object.Key, uid string) bool {
 // put gives the pod a node.
 func (c *Cluster) put(p *Pod, node string) {
 	p.NodeName = node
+	c.priorities[p.Priority()]++
 	if c.byNode[node] == nil {
 		c.byNode[node] = map[object.Key]*Pod{}
 	}
@@ -306,6 +320,11 @@ func (c *Cluster) take(p *Pod) filter.Event {
 	}
 	if slot, known := c.slots[p.NodeName]; known {
 		c.detach(p, slot)
+	}
+	if n := c.priorities[p.Priority()] - 1; n > 0 {
+		c.priorities[p.Priority()] = n
+	} else {
+		delete(c.priorities, p.Priority())
 	}
 	pods := c.byNode[p.NodeName]
 	delete(pods, p.Key)

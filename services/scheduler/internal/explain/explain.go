@@ -76,6 +76,9 @@ func pending(out *schedulerv1.ExplainResponse, v loop.View, name string, seed ui
 			return
 		}
 		out.SetSummary(name + " is pending: " + failure.Message())
+		if v.Nominated != "" {
+			out.SetSummary(out.GetSummary() + " Less important pods are leaving " + v.Nominated + " for it.")
+		}
 	}
 }
 

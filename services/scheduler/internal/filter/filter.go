@@ -21,10 +21,15 @@ func NewContext(s *snapshot.Snapshot, c *snapshot.Class) *Context {
 	return &Context{Snapshot: s, Class: c, Spread: spread.NewHard(s, c), Affinity: affinity.New(s, c)}
 }
 
-// Add takes in that pods of some class were placed on a node, or were taken away (negative). The snapshot has changed already.
-func (c *Context) Add(slot int, placed *snapshot.Class, pods int32) {
-	c.Spread.Add(c.Snapshot, slot, placed, pods)
-	c.Affinity.Add(slot, placed, pods)
+// Add takes in that pods of some class were placed on a node. The snapshot has changed already.
+func (c *Context) Add(slot int, placed *snapshot.Class, pods int32) { c.Move(slot, placed, pods, true) }
+
+// Move takes in that pods of some class were placed on a node, or were taken away (negative). Those that terminate are not counted by topology spread.
+func (c *Context) Move(slot int, moved *snapshot.Class, pods int32, counted bool) {
+	if counted {
+		c.Spread.Add(c.Snapshot, slot, moved, pods)
+	}
+	c.Affinity.Add(slot, moved, pods)
 }
 
 // Excluded says that a rule whose verdict may change by pods on other nodes excludes the node, and that no placement of pods will change it.
@@ -47,6 +52,8 @@ type Filter struct {
 	Reject func(c *Context, slot int, reasons []string) []string
 	// Shared says that the reasons change with pods on other nodes, too.
 	Shared bool
+	// Pods says that the reasons may change when pods leave the node.
+	Pods bool
 }
 
 // Event is a set of things that happen in a cluster.
@@ -74,10 +81,10 @@ func All() []Filter {
 		{Name: "NodeUnschedulable", Helps: NodeAdded | NodeSchedulable, Reject: unschedulable},
 		{Name: "TaintToleration", Helps: NodeAdded | NodeTaints, Reject: taints},
 		{Name: "NodeAffinity", Helps: NodeAdded | NodeLabels, Reject: nodeAffinity},
-		{Name: "NodePorts", Helps: NodeAdded | PodGone, Reject: ports},
-		{Name: "NodeResourcesFit", Helps: NodeAdded | NodeAllocatable | PodGone, Reject: resources},
-		{Name: "PodTopologySpread", Helps: NodeAdded | NodeGone | NodeLabels | NodeTaints | PodGone | PodPlaced, Reject: topologySpread, Shared: true},
-		{Name: "InterPodAffinity", Helps: NodeAdded | NodeGone | NodeLabels | PodGone | PodPlaced, Reject: podAffinity, Shared: true},
+		{Name: "NodePorts", Helps: NodeAdded | PodGone, Reject: ports, Pods: true},
+		{Name: "NodeResourcesFit", Helps: NodeAdded | NodeAllocatable | PodGone, Reject: resources, Pods: true},
+		{Name: "PodTopologySpread", Helps: NodeAdded | NodeGone | NodeLabels | NodeTaints | PodGone | PodPlaced, Reject: topologySpread, Shared: true, Pods: true},
+		{Name: "InterPodAffinity", Helps: NodeAdded | NodeGone | NodeLabels | PodGone | PodPlaced, Reject: podAffinity, Shared: true, Pods: true},
 	}
 }
 
@@ -96,6 +103,25 @@ func First(filters []Filter, c *Context, slot int, buffer []string) (Rejection, 
 		}
 	}
 	return Rejection{}, false
+}
+
+// Preemptible says whether the node could take the pod if others left it: no rule excludes it but those that look at its pods, and not for a label that it
+// lacks, or for more than it has.
+func Preemptible(filters []Filter, c *Context, slot int) bool {
+	if c.Spread.Missing(slot) || c.Affinity.Missing(slot) {
+		return false
+	}
+	for _, a := range c.Class.Requests {
+		if a.Value > c.Snapshot.Allocatable(int(a.Column), slot) {
+			return false
+		}
+	}
+	for i := range filters {
+		if !filters[i].Pods && len(filters[i].Reject(c, slot, nil)) > 0 {
+			return false
+		}
+	}
+	return c.Affinity.Verdict(slot) != affinity.NotNear
 }
 
 // Every returns the rejections of all rules: what would have to change for the pod to run on the node.

@@ -26,6 +26,21 @@ func (l *Loop) onNode(old, new *corev1.Node) {
 	l.changes(helps)
 }
 
+// onNamespace takes in a change of a namespace's labels.
+func (l *Loop) onNamespace(old, new *corev1.Namespace) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	var helps filter.Event
+	if new == nil {
+		helps = l.cluster.SetNamespace(old.GetMetadata().GetName(), nil)
+	} else {
+		helps = l.cluster.SetNamespace(new.GetMetadata().GetName(), new.GetMetadata().GetLabels())
+	}
+	if helps != 0 {
+		l.changes(helps)
+	}
+}
+
 // onPod takes in a change of a pod.
 func (l *Loop) onPod(old, new *corev1.Pod, trace *informer.Trace) {
 	now := l.config.Now()
@@ -41,6 +56,12 @@ func (l *Loop) onPod(old, new *corev1.Pod, trace *informer.Trace) {
 	p, respecified, helps, err := l.cluster.SetPod(new)
 	key := object.KeyOf(new)
 	delete(l.tell, key)
+	if p != nil {
+		// What was read from is large; the store's own copy is small until somebody reads it.
+		if kept, ok := l.config.Pods.Get(key.Namespace, key.Name); ok {
+			p.Object = kept
+		}
+	}
 	switch {
 	case err != nil:
 		l.config.Logger.Error("pod cannot be read", logkey.Pod(key.Namespace, key.Name), logkey.Err(err))
@@ -110,6 +131,9 @@ type View struct {
 	Mine bool
 	// NodeName is where it is or is about to be.
 	NodeName string
+	// Nominated is the node that others are leaving for it.
+	Nominated string
+	// Snapshot has, beside the pods with a node, those that hold a place before this one.
 	Snapshot *snapshot.Snapshot
 	Services []*corev1.Service
 	Revision int64
@@ -133,6 +157,13 @@ func (l *Loop) View(key object.Key) View {
 	if p, ok := l.cluster.Pod(key); ok {
 		v.Pod, v.Class, v.NodeName = p.Object, p.Class(), p.NodeName
 		v.Snapshot, v.Services = l.cluster.Snapshot(), l.services(key.Namespace)
+		v.Nominated = p.Nominated
+		for _, r := range l.cluster.Reserved(map[object.Key]bool{key: true}) {
+			if r.Priority >= p.Priority() && p.NodeName == "" {
+				v.Snapshot.AddPod(r.Slot, r.Class, r.Key)
+				v.Snapshot.Count(r.Slot, r.Class, 1)
+			}
+		}
 	}
 	return v
 }

@@ -5,6 +5,7 @@
 package loop
 
 import (
+	"cmp"
 	"context"
 	"log/slog"
 	"maps"
@@ -18,6 +19,8 @@ import (
 	"google.golang.org/grpc"
 
 	corev1 "dhow.dev/gen/go/dhow/core/v1"
+	policyv1 "dhow.dev/gen/go/dhow/policy/v1"
+	"dhow.dev/pkg/client"
 	"dhow.dev/pkg/event"
 	"dhow.dev/pkg/informer"
 	"dhow.dev/pkg/object"
@@ -62,7 +65,10 @@ type Config struct {
 	Pods     *informer.Store[*corev1.Pod]
 	Nodes    *informer.Store[*corev1.Node]
 	Services *informer.Store[*corev1.Service]
-	Events   event.Source
+	// Namespaces are asked by terms of pod affinity, Budgets by preemption.
+	Namespaces *informer.Store[*corev1.Namespace]
+	Budgets    *informer.Store[*policyv1.PodDisruptionBudget]
+	Events     event.Source
 	// SchedulerName is which pods are decided about.
 	SchedulerName string
 	Seed          uint64
@@ -79,8 +85,11 @@ const ByNamespace = "namespace"
 type Loop struct {
 	config  Config
 	binder  *binder.Binder
+	pods    *client.Client[*corev1.Pod]
 	metrics *metrics
 	wake    chan struct{}
+	// evicting are the calls of preemption that are under way.
+	evicting sync.WaitGroup
 
 	mu      sync.Mutex
 	cluster *cluster.Cluster
@@ -93,13 +102,14 @@ type Loop struct {
 
 // New returns a loop that takes in the informer's changes from its first run on.
 func New(config Config) (*Loop, error) {
-	l := &Loop{config: config, wake: make(chan struct{}, 1), queue: queue.New(), tell: map[object.Key]binder.Binding{}}
+	l := &Loop{config: config, pods: client.For[*corev1.Pod](config.Conn), wake: make(chan struct{}, 1), queue: queue.New(), tell: map[object.Key]binder.Binding{}}
 	l.cluster = cluster.New(l.services)
 	l.binder = binder.New(binder.Config{Conn: config.Conn, Logger: config.Logger, Tracer: config.Tracer, Done: l.done})
 	var err error
 	if l.metrics, err = newMetrics(config.Meter, l); err != nil {
 		return nil, err
 	}
+	config.Namespaces.OnChange(l.onNamespace)
 	config.Nodes.OnChange(l.onNode)
 	config.Pods.OnChangeTraced(l.onPod)
 	return l, nil
@@ -111,6 +121,7 @@ func (l *Loop) services(namespace string) []*corev1.Service {
 
 // Run decides until ctx ends. It may be run again.
 func (l *Loop) Run(ctx context.Context) error {
+	defer l.evicting.Wait()
 	defer l.binder.Wait()
 	// Before that, nodes would look emptier than they are.
 	if err := l.config.Informer.WaitForSync(ctx); err != nil {
@@ -150,26 +161,33 @@ func (l *Loop) step(ctx context.Context) time.Time {
 		l.binder.Submit(ctx, bindings)
 		return next
 	}
-	pods := make([]plan.Pod, 0, len(items))
-	known := items[:0]
-	for _, i := range items {
-		if p, ok := l.cluster.Pod(i.Key); ok {
-			known, pods = append(known, i), append(pods, plan.Pod{Key: i.Key.String(), Class: p.Class()})
-		}
-	}
+	known, pods := l.known(items)
+	reserved := l.cluster.Reserved(deciding(known))
 	view := l.cluster.Snapshot()
 	l.mu.Unlock()
 
-	decisions := plan.Make(view, pods, l.config.Seed)
+	decisions := plan.MakeAround(view, pods, reserved, l.config.Seed)
 	planned := l.config.Now()
 
 	l.mu.Lock()
 	var placed filter.Event
 	for i, item := range known {
-		bindings = l.settle(bindings, item, pods[i].Class, decisions[i], planned)
 		if decisions[i].Slot >= 0 {
+			bindings = l.settle(bindings, item, pods[i].Class, decisions[i], planned)
 			placed = filter.PodPlaced
 		}
+	}
+	hunt := l.hunt(known, pods, decisions, reserved)
+	l.mu.Unlock()
+
+	hunt.run()
+
+	l.mu.Lock()
+	var evictions []eviction
+	for i := range hunt.preys {
+		prey := &hunt.preys[i]
+		evictions = l.nominate(evictions, prey)
+		bindings = l.wait(bindings, prey, planned)
 	}
 	l.queue.Help(placed, planned)
 	next := l.queue.Next(planned)
@@ -181,26 +199,66 @@ func (l *Loop) step(ctx context.Context) time.Time {
 		l.trace(item, started, planned)
 	}
 	l.binder.Submit(ctx, bindings)
+	l.evict(ctx, evictions)
 	return next
 }
 
-// settle assumes a decision, or lets the pod wait, and appends what is to be told.
-func (l *Loop) settle(bindings []binder.Binding, item *queue.Item, class *snapshot.Class, d plan.Decision, now time.Time) []binder.Binding {
-	b := binder.Binding{Key: item.Key, UID: item.UID, Traceparent: item.Traceparent, Added: item.Added}
-	if d.Slot >= 0 {
-		if !l.cluster.Assume(item.Key, class, d.Node) {
-			l.queue.Backoff(item, now)
-			return bindings
+// known returns what is to be decided: of equal priority first those for which others leave, since they hold a place.
+func (l *Loop) known(items []*queue.Item) ([]*queue.Item, []plan.Pod) {
+	pods := make([]plan.Pod, 0, len(items))
+	known := items[:0]
+	nominated := false
+	for _, i := range items {
+		if p, ok := l.cluster.Pod(i.Key); ok {
+			known = append(known, i)
+			nominated = nominated || p.Nominated != ""
 		}
-		item.Reasons = nil
-		b.Node = d.Node
-		return append(bindings, b)
 	}
-	l.queue.Park(item, d.Failure.Helps, now)
-	item.Reasons = d.Failure.Reasons
+	pod := func(i *queue.Item) *cluster.Pod {
+		p, _ := l.cluster.Pod(i.Key)
+		return p
+	}
+	if nominated {
+		slices.SortStableFunc(known, func(a, b *queue.Item) int {
+			if a.Priority != b.Priority || (pod(a).Nominated != "") == (pod(b).Nominated != "") {
+				return cmp.Compare(b.Priority, a.Priority)
+			}
+			return cmp.Compare(pod(b).Nominated, pod(a).Nominated)
+		})
+	}
+	for _, i := range known {
+		p := pod(i)
+		pods = append(pods, plan.Pod{Key: i.Key.String(), Class: p.Class(), Priority: p.Priority(), Nominated: p.Nominated})
+	}
+	return known, pods
+}
+
+func deciding(items []*queue.Item) map[object.Key]bool {
+	out := make(map[object.Key]bool, len(items))
+	for _, i := range items {
+		out[i.Key] = true
+	}
+	return out
+}
+
+// settle assumes a decision for a node, and appends what is to be written.
+func (l *Loop) settle(bindings []binder.Binding, item *queue.Item, class *snapshot.Class, d plan.Decision, now time.Time) []binder.Binding {
+	if !l.cluster.Assume(item.Key, class, d.Node) {
+		l.queue.Backoff(item, now)
+		return bindings
+	}
+	item.Reasons = nil
+	return append(bindings, binder.Binding{Key: item.Key, UID: item.UID, Traceparent: item.Traceparent, Added: item.Added, Node: d.Node})
+}
+
+// wait lets a pod without a node wait, and appends what it is to be told.
+func (l *Loop) wait(bindings []binder.Binding, prey *prey, now time.Time) []binder.Binding {
+	item, failure := prey.item, prey.failure
+	l.queue.Park(item, failure.Helps|filter.PodGone, now)
+	item.Reasons = failure.Reasons
 	p, ok := l.cluster.Pod(item.Key)
-	message := d.Failure.Message()
-	if !ok || p.Class() != class || message == item.Told && now.Sub(item.ToldAt) < repeat {
+	message := prey.message()
+	if !ok || p.Class() != prey.pod.Class || message == item.Told && now.Sub(item.ToldAt) < repeat {
 		return bindings
 	}
 	item.Told, item.ToldAt = message, now
@@ -208,8 +266,9 @@ func (l *Loop) settle(bindings []binder.Binding, item *queue.Item, class *snapsh
 	if told(p.Object, reasonUnschedulable, message) {
 		return bindings
 	}
-	b.Reason, b.Message = reasonUnschedulable, message
-	return append(bindings, b)
+	return append(bindings, binder.Binding{
+		Key: item.Key, UID: item.UID, Traceparent: item.Traceparent, Added: item.Added, Reason: reasonUnschedulable, Message: message,
+	})
 }
 
 // told says whether the pod's condition says this already.

@@ -129,6 +129,14 @@ func (c *candidates) best() int {
 	return best
 }
 
+// allowed returns the slot if pods of the class may go there now, else -1.
+func (c *candidates) allowed(slot int) int {
+	if slot < 0 || c.at[slot] < 0 || c.context.Barred(slot) {
+		return -1
+	}
+	return slot
+}
+
 // top returns the best of a bucket.
 func (c *candidates) top(h heap) int {
 	best := h[0]

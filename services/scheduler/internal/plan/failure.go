@@ -15,6 +15,8 @@ type Failure struct {
 	Reasons map[string]int
 	// Helps are the events that may change a verdict.
 	Helps filter.Event
+	// Helpless are the nodes that could not take the pod if others left them.
+	Helpless int
 }
 
 // diagnose asks why the class has no node now. All pods of the class that fail in a plan share the answer, which is that at the plan's end.
@@ -42,6 +44,9 @@ func Diagnose(context *filter.Context, filters []filter.Filter) *Failure {
 			continue
 		}
 		f.Helps |= filters[rejection.Filter].Helps
+		if !filter.Preemptible(filters, context, slot) {
+			f.Helpless++
+		}
 		for _, reason := range rejection.Reasons {
 			f.Reasons[reason]++
 		}
@@ -55,12 +60,17 @@ func (f *Failure) Message() string {
 	if f.Nodes == 0 {
 		return "no nodes available to schedule pods"
 	}
-	reasons := make([]string, 0, len(f.Reasons))
-	for reason, nodes := range f.Reasons {
+	return Message(f.Nodes, f.Reasons)
+}
+
+// Message says that no node is available, and why.
+func Message(nodes int, counted map[string]int) string {
+	reasons := make([]string, 0, len(counted))
+	for reason, nodes := range counted {
 		reasons = append(reasons, fmt.Sprintf("%d %s", nodes, reason))
 	}
 	slices.Sort(reasons)
-	message := fmt.Sprintf("0/%d nodes are available", f.Nodes)
+	message := fmt.Sprintf("0/%d nodes are available", nodes)
 	if len(reasons) > 0 {
 		message += ": " + strings.Join(reasons, ", ")
 	}

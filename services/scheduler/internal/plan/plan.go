@@ -15,6 +15,16 @@ type Pod struct {
 	// Key names the pod, and holds its host ports.
 	Key   string
 	Class *snapshot.Class
+	// Priority matters beside pods that hold a place.
+	Priority int32
+	// Nominated is the node that is looked at first; empty for most.
+	Nominated string
+}
+
+// Reserved is a pod that holds a place without having it: others leave the node for it. What is less or equally important goes around it.
+type Reserved struct {
+	Pod
+	Slot int
 }
 
 // Decision is what became of one pod.
@@ -29,12 +39,25 @@ type Decision struct {
 
 // Make decides for pods in their order: the first takes what it needs before the second is looked at. It forks the snapshot.
 func Make(s *snapshot.Snapshot, pods []Pod, seed uint64) []Decision {
+	return MakeAround(s, pods, nil, seed)
+}
+
+// MakeAround is Make beside places that are held, the most important first. None of the pods holds one.
+func MakeAround(s *snapshot.Snapshot, pods []Pod, reserved []Reserved, seed uint64) []Decision {
 	p := &planner{snapshot: s.Fork(), filters: filter.All(), seed: seed, classes: map[*snapshot.Class]*candidates{}}
 	decisions := make([]Decision, len(pods))
 	waiting := make([]int, 0, len(pods))
 	for i := range pods {
+		for len(reserved) > 0 && reserved[0].Priority >= pods[i].Priority {
+			p.put(reserved[0].Slot, reserved[0].Pod)
+			reserved = reserved[1:]
+		}
 		if slot := p.place(pods[i]); slot >= 0 {
 			decisions[i] = Decision{Slot: slot, Node: p.snapshot.Node(slot).Name}
+		} else if slot := p.nominated(pods[i]); slot >= 0 {
+			// It goes on waiting for others to leave, and what they free is not for those behind it.
+			decisions[i] = Decision{Slot: -1, Failure: p.classes[pods[i].Class].diagnose()}
+			p.put(slot, pods[i])
 		} else {
 			waiting = append(waiting, i)
 		}
@@ -86,12 +109,26 @@ func (p *planner) place(pod Pod) int {
 	} else {
 		c.catchUp()
 	}
-	slot := c.best()
+	slot := c.allowed(p.nominated(pod))
 	if slot < 0 {
+		slot = c.best()
+	}
+	if slot >= 0 {
+		p.put(slot, pod)
+	}
+	return slot
+}
+
+// nominated returns the slot of the node that the pod was nominated to, or -1.
+func (p *planner) nominated(pod Pod) int {
+	if pod.Nominated == "" {
 		return -1
 	}
+	return p.snapshot.Find(pod.Nominated)
+}
+
+func (p *planner) put(slot int, pod Pod) {
 	p.snapshot.AddPod(slot, pod.Class, pod.Key)
 	p.snapshot.Count(slot, pod.Class, 1)
 	p.journal = append(p.journal, placement{slot: slot, class: pod.Class})
-	return slot
 }

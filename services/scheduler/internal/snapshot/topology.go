@@ -3,6 +3,8 @@ package snapshot
 import (
 	"maps"
 	"slices"
+
+	metav1 "dhow.dev/gen/go/dhow/meta/v1"
 )
 
 // NoDomain is the domain of nodes without the topology's label.
@@ -104,6 +106,13 @@ func (s *Selector) Selects(c *Class, namespaceLabels map[string]string) bool {
 		return s.OwnerUID == c.OwnerUID
 	}
 	return matchAll(s.Labels, c.Labels)
+}
+
+// LabelSelector is the pods of a namespace that an API's label selector selects.
+func LabelSelector(namespace string, selector *metav1.LabelSelector) Selector {
+	out := Selector{Namespace: namespace}
+	out.Labels, out.Nothing = labelRequirements(selector)
+	return out
 }
 
 // Home returns the only namespace whose pods the selector may select, or false.
