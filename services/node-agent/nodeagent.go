@@ -30,6 +30,7 @@ import (
 	"dhow.dev/services/node-agent/internal/cgroup"
 	"dhow.dev/services/node-agent/internal/cni"
 	"dhow.dev/services/node-agent/internal/cri"
+	"dhow.dev/services/node-agent/internal/csi"
 	"dhow.dev/services/node-agent/internal/dns"
 	"dhow.dev/services/node-agent/internal/event"
 	"dhow.dev/services/node-agent/internal/evictor"
@@ -186,6 +187,10 @@ func Run(ctx context.Context, config Config) error {
 		return err
 	}
 	logger := config.Logger
+	// Before the runtime is there: what CSI drivers mount in their containers has to appear here.
+	if err := volume.Share(config.DataDir); err != nil {
+		return err
+	}
 
 	// The runtime.
 	socket, conf, data := config.CRISocket, config.Network.CNIConfDir, filepath.Join(config.DataDir, "cni")
@@ -263,7 +268,28 @@ func Run(ctx context.Context, config Config) error {
 	if config.Network.DNS.IsValid() {
 		resolver.Servers = []string{config.Network.DNS.String()}
 	}
-	volumes := volume.New(config.podsDir())
+	var health *nodeHealth
+	var drivers *csi.Registry
+	changed := func(uids []string) { manager.Changed(uids) }
+	volumes, err := volume.NewNode(volume.Config{
+		NodeName: config.NodeName, DataDir: config.DataDir, Conn: config.APIServer, Changed: changed, InUse: func() { health.lookAgain() },
+		Driver: func(name string) (*csi.Driver, error) { return drivers.Driver(name) },
+		Evict: func(uid, message string) {
+			manager.Evict(uid, &status.End{Reason: "Evicted", Message: message})
+		},
+		Logger: logger,
+	})
+	if err != nil {
+		return err
+	}
+	self.OnChange(func(_, node *corev1.Node) { volumes.Node(node) })
+	drivers = csi.New(csi.Config{
+		NodeName: config.NodeName, Dir: filepath.Join(config.DataDir, "plugins_registry"), Host: volumes.Host, Conn: config.APIServer, Logger: logger,
+		Changed: func() {
+			uids, _ := volumes.Pods() // a folder that cannot be read is told by who needs it
+			changed(uids)
+		},
+	})
 	images := image.New(runtime, config.ParallelPulls)
 	manager, err = pod.New(pod.Config{
 		Pressure: func(p *corev1.Pod) *status.End { return evicts.Admit(p) },
@@ -302,7 +328,7 @@ func Run(ctx context.Context, config Config) error {
 
 	// The session.
 	requests := &server{pods: manager, runtime: runtime, hostIP: addresses[0]}
-	health := &nodeHealth{machine: host, runtime: runtime, answered: make(chan struct{}), again: make(chan struct{}, 1)}
+	health = &nodeHealth{machine: host, runtime: runtime, volumes: volumes.InUse, answered: make(chan struct{}), again: make(chan struct{}, 1)}
 	connection := session.New(session.Config{
 		Conn: config.APIServer, Instance: rand.Text(), Node: health.node, Attached: func(*corev1.Node) {}, Serve: requests.serve, Logger: logger,
 	})
@@ -334,6 +360,8 @@ func Run(ctx context.Context, config Config) error {
 			return connection.Run(ctx)
 		}},
 		{"node status", health.run},
+		{"volumes", volumes.Run},
+		{"CSI drivers", drivers.Run},
 		{"usage", func(ctx context.Context) error { return after(ctx, runtimeReady, meter.Run) }},
 		{"pods", func(ctx context.Context) error { return after(ctx, runtimeReady, manager.Run) }},
 		{"logs", (&logs.Rotator{Running: manager.Running, Reopen: runtime.ReopenLog, MaxSize: config.LogSize, MaxFiles: config.LogFiles, Logger: logger}).Run},
@@ -442,6 +470,8 @@ type nodeHealth struct {
 	machine *machine.Machine
 	runtime cri.Runtime
 	changed func(*corev1.NodeStatus)
+	// volumes returns the attached volumes that are in use.
+	volumes func() []string
 
 	// lastReady is when the runtime and its network were last ready. Only look touches it.
 	lastReady time.Time
@@ -471,6 +501,7 @@ func (h *nodeHealth) node() *corev1.Node {
 	defer h.mu.Unlock()
 	if h.status == nil {
 		h.status = h.machine.Status(nil, cri.Status{Message: "starting"}, nil, time.Now())
+		h.status.SetVolumesInUse(h.volumes())
 	}
 	return h.machine.Node(h.status)
 }
@@ -519,6 +550,7 @@ func (h *nodeHealth) look(ctx context.Context) bool {
 	}
 	h.mu.Lock()
 	now := h.machine.Status(h.status, rt, err, time.Now())
+	now.SetVolumesInUse(h.volumes())
 	same := h.status != nil && proto.Equal(h.status, now)
 	h.status = now
 	h.mu.Unlock()

@@ -73,12 +73,22 @@ func Stop(ctx context.Context, config Config, purge bool) error {
 	if !purge {
 		return nil
 	}
+	if err := volume.UnmountBelow(filepath.Join(config.DataDir, "plugins")); err != nil {
+		return err
+	}
+	if err := volume.Unshare(config.DataDir); err != nil {
+		return err
+	}
 	return removeAll(config)
 }
 
 // removeAll deletes the node's data.
 func removeAll(config Config) error {
-	for _, dir := range []string{config.podsDir(), config.logDir(), config.stateDir()} {
+	dirs := []string{config.podsDir(), config.logDir(), config.stateDir()}
+	for _, part := range []string{"plugins", "plugins_registry", "local-path"} {
+		dirs = append(dirs, filepath.Join(config.DataDir, part))
+	}
+	for _, dir := range dirs {
 		if err := os.RemoveAll(dir); err != nil {
 			return fmt.Errorf("delete the data of node %q: %w", config.NodeName, err)
 		}

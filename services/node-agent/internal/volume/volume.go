@@ -1,10 +1,12 @@
-// Package volume makes the volumes of pods: emptyDir, hostPath, configMap, secret, downwardAPI and projected.
+// Package volume makes the volumes of pods: emptyDir, hostPath, configMap, secret, downwardAPI and projected by itself, and those of claims, which are folders of
+// the node (local, hostPath) or what a CSI driver publishes.
 //
 // A pod's volumes live in DIR/<uid>/volumes/<kind>/<name>. Volumes made from objects are updated in place, atomically, while the pod runs; those
 // with secret content are kept in memory (tmpfs) and never reach the disk.
 package volume
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -27,14 +29,24 @@ type Sources struct {
 	Secret    func(name string) (*corev1.Secret, error)
 	// Token returns a token of the pod's service account for an audience; empty: the API server.
 	Token func(audience string, seconds int64) (string, error)
+	// Event tells the user what happens to a volume. Nil: nobody is told.
+	Event func(warning bool, reason, message string)
+}
+
+func (s Sources) event(warning bool, reason, message string) {
+	if s.Event != nil {
+		s.Event(warning, reason, message)
+	}
 }
 
 // Manager makes and removes volumes below one folder.
 type Manager struct {
 	dir string
+	// persistent is nil in a manager that knows neither claims nor drivers.
+	*persistent
 }
 
-// New returns a manager whose pods' folders are in dir.
+// New returns a manager whose pods' folders are in dir, and that knows neither claims nor drivers.
 func New(dir string) *Manager { return &Manager{dir: dir} }
 
 // PodDir is the folder of everything that the node keeps for a pod.
@@ -56,10 +68,15 @@ const (
 
 // Setup makes all volumes of a pod, or brings those made from objects up to date, and returns where each is on the host by name. The error is
 // that of the first volume that failed, and names it.
-func (m *Manager) Setup(pod *corev1.Pod, s Sources) (map[string]string, error) {
+//
+// An image volume is not here: the runtime mounts it.
+func (m *Manager) Setup(ctx context.Context, pod *corev1.Pod, s Sources) (map[string]string, error) {
 	paths := map[string]string{}
 	for _, v := range pod.GetSpec().GetVolumes() {
-		path, err := m.setup(pod, v, s)
+		if v.GetVolumeSource().HasImage() {
+			continue
+		}
+		path, err := m.setup(ctx, pod, v, s)
 		if err != nil {
 			return nil, fmt.Errorf("MountVolume.SetUp failed for volume %q : %w", v.GetName(), err)
 		}
@@ -68,12 +85,19 @@ func (m *Manager) Setup(pod *corev1.Pod, s Sources) (map[string]string, error) {
 	return paths, nil
 }
 
-// Update brings the volumes made from objects up to date. It says whether anything changed.
-func (m *Manager) Update(pod *corev1.Pod, s Sources) (bool, error) {
+// Update brings the volumes made from objects up to date, and those of CSI drivers that grow or want to be published again. It says whether
+// contents changed that the agent writes.
+func (m *Manager) Update(ctx context.Context, pod *corev1.Pod, s Sources) (bool, error) {
 	changed := false
 	var failed error
 	for _, v := range pod.GetSpec().GetVolumes() {
 		source := v.GetVolumeSource()
+		if m.persistent != nil && (source.HasPersistentVolumeClaim() || source.HasEphemeral() || source.HasCsi()) {
+			if _, err := m.setup(ctx, pod, v, s); err != nil {
+				failed = errors.Join(failed, fmt.Errorf("MountVolume.SetUp failed for volume %q : %w", v.GetName(), err))
+			}
+			continue
+		}
 		if !source.HasConfigMap() && !source.HasSecret() && !source.HasDownwardApi() && !source.HasProjected() {
 			continue
 		}
@@ -86,19 +110,23 @@ func (m *Manager) Update(pod *corev1.Pod, s Sources) (bool, error) {
 	return changed, failed
 }
 
-func (m *Manager) setup(pod *corev1.Pod, v *corev1.Volume, s Sources) (string, error) {
+func (m *Manager) setup(ctx context.Context, pod *corev1.Pod, v *corev1.Volume, s Sources) (string, error) {
 	uid, source := pod.GetMetadata().GetUid(), v.GetVolumeSource()
 	switch {
 	case source.HasEmptyDir():
 		dir := m.volumeDir(uid, kindEmptyDir, v.GetName())
-		return dir, m.emptyDir(pod, source.GetEmptyDir(), dir)
+		return dir, m.emptyDir(pod, v.GetName(), source.GetEmptyDir(), dir, s)
 	case source.HasHostPath():
-		return source.GetHostPath().GetPath(), hostPath(source.GetHostPath())
+		return m.hostPath(source.GetHostPath())
+	case source.HasPersistentVolumeClaim(), source.HasEphemeral():
+		return m.claimed(ctx, pod, v, s)
+	case source.HasCsi():
+		return m.csiInline(ctx, pod, v, s)
 	case source.HasConfigMap(), source.HasSecret(), source.HasDownwardApi(), source.HasProjected():
 		_, err := m.objects(pod, v, s)
 		return m.objectsDir(uid, v), err
 	}
-	return "", errors.New("this kind of volume is not supported by the node; use emptyDir, hostPath, configMap, secret, downwardAPI or projected")
+	return "", errors.New("this kind of volume is not supported by the node; use a claim, csi, emptyDir, hostPath, configMap, secret, downwardAPI, projected or image")
 }
 
 func (m *Manager) objectsDir(uid string, v *corev1.Volume) string {
@@ -115,33 +143,41 @@ func (m *Manager) objectsDir(uid string, v *corev1.Volume) string {
 	return m.volumeDir(uid, kind, v.GetName())
 }
 
-func (m *Manager) emptyDir(pod *corev1.Pod, e *corev1.EmptyDirVolumeSource, dir string) error {
-	switch e.GetMedium() {
-	case "":
+func (m *Manager) emptyDir(pod *corev1.Pod, name string, e *corev1.EmptyDirVolumeSource, dir string, s Sources) error {
+	var limit resource.Quantity
+	if e.HasSizeLimit() {
+		var err error
+		if limit, err = resource.ParseQuantity(e.GetSizeLimit().GetString()); err != nil {
+			return fmt.Errorf("sizeLimit %q: %w", e.GetSizeLimit().GetString(), err)
+		}
+	}
+	switch medium := e.GetMedium(); {
+	case medium == "":
+		if m.persistent != nil && limit.Sign() > 0 {
+			m.limit(pod.GetMetadata().GetUid(), limited{name: name, dir: dir, limit: limit})
+		}
 		// What the pod has made of it since is the pod's: a restarted agent must not set modes again.
 		if _, err := os.Stat(dir); err == nil {
 			return nil
 		}
-	case "Memory":
+	case medium == "Memory":
 		if is, err := mounted(dir); err != nil || is {
 			return err
 		}
-		size := int64(0)
-		if e.HasSizeLimit() {
-			q, err := resource.ParseQuantity(e.GetSizeLimit().GetString())
-			if err != nil {
-				return fmt.Errorf("sizeLimit %q: %w", e.GetSizeLimit().GetString(), err)
-			}
-			size = q.Value()
-		}
-		if err := mountMemory(dir, size, 0o777); err != nil {
+		if err := mountMemory(dir, memorySize(pod, limit.Value(), s.Facts), 0o777); err != nil {
 			return err
 		}
-	default:
-		return fmt.Errorf("emptyDir.medium %q is not supported by the node; use \"\" or Memory", e.GetMedium())
-	}
-	if e.GetMedium() == "Memory" {
 		return open(pod, dir)
+	case medium == "HugePages" || strings.HasPrefix(medium, "HugePages-"):
+		if is, err := mounted(dir); err != nil || is {
+			return err
+		}
+		if err := mountHugePages(pod, dir, medium); err != nil {
+			return err
+		}
+		return open(pod, dir)
+	default:
+		return fmt.Errorf("emptyDir.medium %q is not supported by the node; use \"\", Memory, HugePages or HugePages-SIZE", medium)
 	}
 	// Complete under another name first, so that a crash in between does not pass for a finished folder.
 	unfinished := dir + ".new"
@@ -173,9 +209,16 @@ func fsGroup(pod *corev1.Pod) int64 {
 	return -1
 }
 
-// hostPath checks or makes what the type says. An empty type checks nothing.
-func hostPath(h *corev1.HostPathVolumeSource) error {
+// hostPath returns where a path of the host is, after it has checked or made what the type says. An empty type checks nothing.
+func (m *Manager) hostPath(h *corev1.HostPathVolumeSource) (string, error) {
 	path := h.GetPath()
+	if m.persistent != nil {
+		path = m.Host(path)
+	}
+	return path, checkHostPath(path, h.GetType())
+}
+
+func checkHostPath(path, kind string) error {
 	if !filepath.IsAbs(path) || slices.Contains(strings.Split(path, "/"), "..") {
 		return fmt.Errorf("hostPath.path %q must be absolute and without ..", path)
 	}
@@ -184,7 +227,7 @@ func hostPath(h *corev1.HostPathVolumeSource) error {
 		return err
 	}
 	there := err == nil
-	switch h.GetType() {
+	switch kind {
 	case "":
 		return nil
 	case "DirectoryOrCreate":
@@ -205,7 +248,7 @@ func hostPath(h *corev1.HostPathVolumeSource) error {
 	if !there {
 		return fmt.Errorf("hostPath type check failed: %s does not exist", path)
 	}
-	switch h.GetType() {
+	switch kind {
 	case "Directory":
 		return expect(path, "directory", info.IsDir())
 	case "File":
@@ -217,7 +260,7 @@ func hostPath(h *corev1.HostPathVolumeSource) error {
 	case "BlockDevice":
 		return expect(path, "block device", info.Mode()&os.ModeDevice != 0 && info.Mode()&os.ModeCharDevice == 0)
 	}
-	return fmt.Errorf("hostPath.type %q is not known", h.GetType())
+	return fmt.Errorf("hostPath.type %q is not known", kind)
 }
 
 func expect(path, what string, is bool) error {
@@ -227,12 +270,25 @@ func expect(path, what string, is bool) error {
 	return fmt.Errorf("hostPath type check failed: %s is not a %s", path, what)
 }
 
-// Teardown unmounts and removes everything of a pod's volumes; hostPath volumes are the user's and stay.
-func (m *Manager) Teardown(uid string) error {
+// Teardown takes down and removes everything of a pod's volumes. hostPath volumes are the user's and stay, and so does what is in volumes of claims. What is
+// mounted is found on the disk and in the table of mounts, not guessed: a restarted agent knows nothing of it.
+func (m *Manager) Teardown(ctx context.Context, uid string) error {
+	if m.persistent != nil {
+		m.mu.Lock()
+		delete(m.limits, uid)
+		m.mu.Unlock()
+	}
+	// Parts of volumes are mounts of their own, and would keep a driver from unmounting the whole.
+	if err := UnmountBelow(filepath.Join(m.PodDir(uid), subPaths)); err != nil {
+		return err
+	}
+	if err := m.unpublishAll(ctx, uid); err != nil {
+		return err
+	}
 	if err := m.Unmount(uid); err != nil {
 		return err
 	}
-	for _, part := range []string{"volumes", subPaths} {
+	for _, part := range []string{"volumes", "volumeDevices", subPaths} {
 		if err := os.RemoveAll(filepath.Join(m.PodDir(uid), part)); err != nil {
 			return err
 		}
@@ -240,24 +296,16 @@ func (m *Manager) Teardown(uid string) error {
 	return nil
 }
 
-// Unmount unmounts everything below a pod's folder.
-func (m *Manager) Unmount(uid string) error {
-	var mounts []string
-	// Mounts below the pod's folder are found in the table, not guessed: a restarted agent knows nothing of them. Deepest last in the table.
-	table, err := os.ReadFile("/proc/self/mountinfo")
+// Unmount unmounts everything below a pod's folder, without asking drivers.
+func (m *Manager) Unmount(uid string) error { return UnmountBelow(m.PodDir(uid)) }
+
+// UnmountBelow unmounts everything below a folder, deepest first.
+func UnmountBelow(dir string) error {
+	below, err := mountsBelow(dir)
 	if err != nil {
 		return err
 	}
-	prefix := m.PodDir(uid) + "/"
-	for line := range strings.Lines(string(table)) {
-		fields := strings.Fields(line)
-		if len(fields) > 4 {
-			if path := unescape(fields[4]); strings.HasPrefix(path, prefix) {
-				mounts = append(mounts, path)
-			}
-		}
-	}
-	for _, path := range slices.Backward(mounts) {
+	for _, path := range slices.Backward(below) {
 		if err := unmount(path); err != nil {
 			return err
 		}
@@ -266,8 +314,8 @@ func (m *Manager) Unmount(uid string) error {
 }
 
 // Remove tears a pod's volumes down and removes its folder.
-func (m *Manager) Remove(uid string) error {
-	if err := m.Teardown(uid); err != nil {
+func (m *Manager) Remove(ctx context.Context, uid string) error {
+	if err := m.Teardown(ctx, uid); err != nil {
 		return err
 	}
 	return os.RemoveAll(m.PodDir(uid))

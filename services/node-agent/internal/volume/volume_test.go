@@ -53,7 +53,7 @@ spec:
   - {name: self, downwardAPI: {items: [{path: labels, fieldRef: {fieldPath: metadata.labels}}]}}
   - {name: mixed, projected: {sources: [{configMap: {name: config}}, {downwardAPI: {items: [{path: name, fieldRef: {fieldPath: metadata.name}}]}}]}}
 `)
-	paths, err := m.Setup(pod, sources(map[string]string{"one": "1", "two": "2"}))
+	paths, err := m.Setup(t.Context(), pod, sources(map[string]string{"one": "1", "two": "2"}))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -79,7 +79,7 @@ spec:
 	if err != nil {
 		t.Fatal(err)
 	}
-	changed, err := m.Update(pod, sources(map[string]string{"one": "1", "two": "2"}))
+	changed, err := m.Update(t.Context(), pod, sources(map[string]string{"one": "1", "two": "2"}))
 	if err != nil || changed {
 		t.Errorf("the same contents: changed %v, %v", changed, err)
 	}
@@ -89,7 +89,7 @@ spec:
 		t.Fatal(err)
 	}
 	defer func() { _ = open.Close() }()
-	changed, err = m.Update(pod, sources(map[string]string{"one": "uno", "two": "2", "three": "3"}))
+	changed, err = m.Update(t.Context(), pod, sources(map[string]string{"one": "uno", "two": "2", "three": "3"}))
 	if err != nil || !changed {
 		t.Fatalf("new contents: changed %v, %v", changed, err)
 	}
@@ -103,13 +103,13 @@ spec:
 	if _, err := os.Stat(filepath.Join(paths["all"], before)); !os.IsNotExist(err) {
 		t.Errorf("the old version is still there: %v", err)
 	}
-	if _, err := m.Update(pod, sources(map[string]string{"one": "1", "two": "2"})); err != nil {
+	if _, err := m.Update(t.Context(), pod, sources(map[string]string{"one": "1", "two": "2"})); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := os.Lstat(filepath.Join(paths["all"], "three")); !os.IsNotExist(err) {
 		t.Errorf("a removed key is still there: %v", err)
 	}
-	if err := m.Remove("uid-of-pod"); err != nil {
+	if err := m.Remove(t.Context(), "uid-of-pod"); err != nil {
 		t.Fatal(err)
 	}
 	if uids, _ := m.Pods(); len(uids) != 0 {
@@ -129,7 +129,7 @@ func TestFailuresNameVolumeAndObject(t *testing.T) {
 		`{name: v, projected: {sources: [{serviceAccountToken: {path: t, audience: nobody}}]}}`: `volume "v" : failed to fetch token`,
 	} {
 		pod := podtest.Pod(t, "{metadata: {name: p}, spec: {volumes: ["+spec+"]}}")
-		_, err := volume.New(t.TempDir()).Setup(pod, sources(map[string]string{"one": "1"}))
+		_, err := volume.New(t.TempDir()).Setup(t.Context(), pod, sources(map[string]string{"one": "1"}))
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v, want %q in it", spec, err, want)
 		}
@@ -144,12 +144,12 @@ spec:
   securityContext: {fsGroup: 4321}
   volumes: [{name: api, projected: {sources: [{serviceAccountToken: {path: token}}, {serviceAccountToken: {path: deep/vault, audience: vault, expirationSeconds: 600}}]}}]
 `)
-	paths, err := m.Setup(pod, sources(nil))
+	paths, err := m.Setup(t.Context(), pod, sources(nil))
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer func() {
-		if err := m.Remove("uid-of-pod"); err != nil {
+		if err := m.Remove(t.Context(), "uid-of-pod"); err != nil {
 			t.Error(err)
 		}
 	}()
@@ -170,7 +170,7 @@ spec:
 func TestHostPathCreates(t *testing.T) {
 	base := t.TempDir()
 	pod := podtest.Pod(t, `{metadata: {name: p}, spec: {volumes: [{name: d, hostPath: {path: `+base+`/a/b, type: DirectoryOrCreate}}, {name: f, hostPath: {path: `+base+`/file, type: FileOrCreate}}]}}`)
-	paths, err := volume.New(t.TempDir()).Setup(pod, sources(nil))
+	paths, err := volume.New(t.TempDir()).Setup(t.Context(), pod, sources(nil))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -185,7 +185,7 @@ func TestHostPathCreates(t *testing.T) {
 func TestEmptyDirIsForAll(t *testing.T) {
 	m := volume.New(t.TempDir())
 	pod := podtest.Pod(t, `{metadata: {name: p}, spec: {volumes: [{name: e, emptyDir: {}}]}}`)
-	paths, err := m.Setup(pod, sources(nil))
+	paths, err := m.Setup(t.Context(), pod, sources(nil))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -198,7 +198,7 @@ func TestEmptyDirIsForAll(t *testing.T) {
 	if err := os.Chmod(paths["e"], 0o700); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := m.Setup(pod, sources(nil)); err != nil {
+	if _, err := m.Setup(t.Context(), pod, sources(nil)); err != nil {
 		t.Fatal(err)
 	}
 	if info, err := os.Stat(paths["e"]); err != nil || info.Mode().Perm() != 0o700 {
