@@ -1,7 +1,7 @@
 // Package certificate answers CertificateSigningRequests: those that were approved for one of the cluster's own signers get a certificate, and those that are
 // answered, or that nobody answers, go after a while.
 //
-// To approve is a user's part. What a signer makes certificates of, and when requests go, is as in Kubernetes
+// To approve is a user's part, but for the client certificates of nodes, which are approved when whoever asks may have them. What a signer makes certificates of, and when requests go, is as in Kubernetes
 // (https://kubernetes.io/docs/reference/access-authn-authz/certificate-signing-requests/).
 package certificate
 
@@ -20,6 +20,7 @@ import (
 	certificatesk8s "k8s.io/api/certificates/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
+	authorizationv1 "dhow.dev/gen/go/dhow/authorization/v1"
 	certificatesv1 "dhow.dev/gen/go/dhow/certificates/v1"
 	metav1 "dhow.dev/gen/go/dhow/meta/v1"
 	"dhow.dev/pkg/client"
@@ -54,6 +55,7 @@ type Controller struct {
 	informer  *informer.Informer
 	requests  *informer.Store[*certificatesv1.CertificateSigningRequest]
 	client    *client.Client[*certificatesv1.CertificateSigningRequest]
+	reviews   *client.Client[*authorizationv1.SubjectAccessReview]
 	authority *pki.Authority
 	logger    *slog.Logger
 	now       func() time.Time
@@ -63,6 +65,7 @@ type Controller struct {
 func New(cfg Config) *Controller {
 	c := &Controller{
 		informer: informer.New(cfg.Conn, cfg.Logger), client: client.For[*certificatesv1.CertificateSigningRequest](cfg.Conn),
+		reviews:   client.For[*authorizationv1.SubjectAccessReview](cfg.Conn),
 		authority: cfg.Authority, logger: cfg.Logger, now: cfg.Now,
 	}
 	c.requests = informer.Add(c.informer, informer.Options[*certificatesv1.CertificateSigningRequest]{})
@@ -96,6 +99,9 @@ func (c *Controller) reconcile(ctx context.Context, turn *reconcile.Turn[string]
 			return c.remove(ctx, csr)
 		}
 		turn.Again(left)
+	}
+	if len(csr.GetStatus().GetCertificate()) == 0 && condition(csr, certificatesk8s.CertificateApproved) == nil && condition(csr, certificatesk8s.CertificateDenied) == nil {
+		return c.approve(ctx, turn, csr)
 	}
 	if c.authority == nil || !isApproved(csr) || condition(csr, certificatesk8s.CertificateFailed) != nil || len(csr.GetStatus().GetCertificate()) > 0 {
 		return nil
