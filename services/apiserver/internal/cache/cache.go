@@ -35,7 +35,7 @@ type Config struct {
 	// LogBytes bounds the memory that the event log keeps alive; 0: 64 MiB. LogAge bounds how far back watches resume; 0: 10 minutes, the store's own history.
 	LogBytes int
 	LogAge   time.Duration
-	// PageAge is how long a paged list can be continued from memory; 0: 5 minutes. Afterwards the store is asked.
+	// PageAge is how long a paged list can be continued at its revision; 0: 5 minutes. Pages that are not in memory come from the store.
 	PageAge time.Duration
 	// ProgressInterval is how often an idle watch is told the revision; 0: 1 s.
 	ProgressInterval time.Duration
@@ -68,6 +68,7 @@ type Cache struct {
 	config   Config
 	metrics  *metrics
 	newest   newest
+	ages     ages
 	tables   map[*resource.Resource]*table
 	ready    chan struct{}
 	makeOnce sync.Once // closes ready

@@ -102,6 +102,9 @@ func (c *Cache) List(ctx context.Context, s Selection, options ListOptions) (*Li
 	if err := c.catchUp(ctx, new(int64)); err != nil {
 		return nil, err
 	}
+	if c.ages.of(token.revision, time.Now(), c.config.PageAge) > c.config.PageAge {
+		return nil, inconsistently(token)
+	}
 	list, err := c.page(ctx, s, token, options.Limit)
 	if apierrors.IsResourceExpired(err) {
 		return nil, inconsistently(token)
@@ -143,13 +146,27 @@ func (c *Cache) rest(s Selection, from token, limit int64) *List {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	objects := t.freeze()
-	from.revision = c.revision
+	from.revision, from.before = c.revision, 0
+	// What was before the token has changed: it is counted anew, so that what remains is told rightly.
+	scanSelected(s, objects, "", func(e *Entry) bool {
+		if e.Key > from.after {
+			return false
+		}
+		from.before++
+		return true
+	})
 	list := pageOf(s, objects, from, limit)
-	list.Remaining = -1
 	if list.Continue != "" {
-		t.keep(from.revision, objects, time.Now(), c.config.PageAge)
+		c.remember(t, from.revision, objects)
 	}
 	return list
+}
+
+// remember keeps a state for its next page. The caller holds mu for writing.
+func (c *Cache) remember(t *table, revision int64, objects *tree) {
+	now := time.Now()
+	c.ages.of(revision, now, c.config.PageAge)
+	t.keep(revision, objects, now, c.config.PageAge)
 }
 
 // inconsistently is the answer to a token whose state is gone: it has another one, which goes on with the state as it is then.
@@ -189,7 +206,7 @@ func (c *Cache) first(s Selection, limit int64) *List {
 	list := pageOf(s, objects, token{revision: revision}, limit)
 	if list.Continue != "" {
 		c.mu.Lock()
-		t.keep(revision, objects, time.Now(), c.config.PageAge)
+		c.remember(t, revision, objects)
 		c.mu.Unlock()
 	}
 	return list

@@ -2,6 +2,7 @@ package cache_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"runtime"
 	"sync"
@@ -275,6 +276,31 @@ func TestContinueTokens(t *testing.T) {
 }
 
 // TestFanOutAllocatesTheSameForAll: what a change costs in allocations does not grow with its watchers.
+// TestContinueTokensEnd: a token that is too old is refused with one that goes on with the state of now, which tells rightly what remains.
+func TestContinueTokensEnd(t *testing.T) {
+	s := newStore(t)
+	c := newCache(t, cache.Config{Store: s, PageAge: time.Nanosecond})
+	for _, name := range []string{"a", "b", "c", "d"} {
+		commit(t, s, put(t, pod{"n", name, "u", "n1", "x"}))
+	}
+	for _, all := range []cache.Selection{selectPods(t, "n", "", ""), selectPods(t, "", "", "")} {
+		page, err := c.List(within(t), all, cache.ListOptions{Limit: 1})
+		if err != nil || page.Entries[0].Name != "a" {
+			t.Fatalf("%+v, %v", page, err)
+		}
+		commit(t, s, put(t, pod{"n", "aa", "u", "n1", "x"}))
+		_, err = c.List(within(t), all, cache.ListOptions{Limit: 1, Continue: page.Continue})
+		var expired *apierrors.StatusError
+		if !errors.As(err, &expired) || !apierrors.IsResourceExpired(err) || expired.ErrStatus.Continue == "" {
+			t.Fatalf("%v, want Expired with a token", err)
+		}
+		page, err = c.List(within(t), all, cache.ListOptions{Limit: 1, Continue: expired.ErrStatus.Continue})
+		if err != nil || len(page.Entries) != 1 || page.Entries[0].Name != "aa" || page.Remaining != 3 {
+			t.Errorf("%+v, %v", page, err)
+		}
+	}
+}
+
 func TestFanOutAllocatesTheSameForAll(t *testing.T) {
 	const watchers, rounds = 200, 20
 	s := newStore(t)
