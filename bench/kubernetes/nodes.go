@@ -26,7 +26,7 @@ func (d *Door) Nodes(ctx context.Context, run string, count int) (remove func() 
 	}
 	for i := range count {
 		name := NodeName(run, i)
-		made, err := nodes.Create(ctx, node(run, name), metav1.CreateOptions{})
+		made, err := nodes.Create(ctx, node(run, name, i), metav1.CreateOptions{})
 		if err == nil {
 			made.Status = status(name, i)
 			_, err = nodes.UpdateStatus(ctx, made, metav1.UpdateOptions{})
@@ -44,8 +44,10 @@ func (d *Door) Nodes(ctx context.Context, run string, count int) (remove func() 
 // runLabel tells what a run has made.
 const runLabel = "bench.dhow.dev/run"
 
-func node(run, name string) *corev1.Node {
-	return &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{
+func node(run, name string, n int) *corev1.Node {
+	// The range is the node's own, from addresses that no cluster gives out.
+	cidr := fmt.Sprintf("100.%d.%d.0/24", 64+n/256, n%256)
+	return &corev1.Node{Spec: corev1.NodeSpec{PodCIDR: cidr, PodCIDRs: []string{cidr}}, ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{
 		runLabel: run, corev1.LabelHostname: name, corev1.LabelOSStable: "linux", corev1.LabelArchStable: "amd64",
 		corev1.LabelTopologyZone: "zone-a", corev1.LabelTopologyRegion: "region-a", corev1.LabelInstanceTypeStable: "standard-8",
 	}}}

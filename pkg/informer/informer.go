@@ -52,9 +52,8 @@ type Informer struct {
 // feed is a Store of some type, as the watch sees it.
 type feed interface {
 	selection(id uint32) *clusterv1.Selection
-	decode([]byte) (object.Object, error)
 	beginSnapshot()
-	apply(metav1.EventType, object.Object, *Trace)
+	apply(metav1.EventType, []byte, *Trace) error
 	endSnapshot()
 }
 
@@ -151,11 +150,9 @@ func (inf *Informer) watch(ctx context.Context) (progressed bool, err error) {
 				return progressed, fmt.Errorf("watch: change for unknown selection %d", change.GetSelection())
 			}
 			s := inf.stores[change.GetSelection()]
-			o, err := s.decode(change.GetObject())
-			if err != nil {
+			if err := s.apply(change.GetType(), change.GetObject(), &Trace{Traceparent: change.GetTraceparent(), Revision: change.GetRevision()}); err != nil {
 				return progressed, err
 			}
-			s.apply(change.GetType(), o, &Trace{Traceparent: change.GetTraceparent(), Revision: change.GetRevision()})
 		}
 		switch {
 		case snapshot && response.GetMark() == metav1.WatchMark_WATCH_MARK_SYNCED:

@@ -173,3 +173,37 @@ func TestRunEndsWhenRefused(t *testing.T) {
 		t.Error("no error")
 	}
 }
+
+// What handlers read must not make what is kept larger: they read every object that changes, and keep none.
+func TestWhatIsKeptIsNotWhatHandlersRead(t *testing.T) {
+	s := &script{sessions: []session{{responses: []*metav1.WatchResponse{
+		response(none, 0, change(t, added, pod("p", "1", "n1", 5), 5)),
+		response(synced, 10),
+		response(none, 11, change(t, modified, pod("p", "1", "n2", 11), 11)),
+	}}}}
+	inf := New(serve(t, s), slog.New(slog.DiscardHandler))
+	pods := Add(inf, Options[*corev1.Pod]{Indexes: map[string]func(*corev1.Pod) []string{
+		"node": func(p *corev1.Pod) []string { return []string{p.GetSpec().GetNodeName()} },
+	}})
+	var kept, read []*corev1.Pod
+	pods.OnChange(func(_, new *corev1.Pod) {
+		p, ok := pods.Get("a", "p")
+		if !ok || !proto.Equal(p, new) {
+			t.Errorf("kept %v, want %v", p, new)
+		}
+		kept, read = append(kept, p), append(read, new)
+	})
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- inf.Run(ctx) }()
+	if err := inf.WaitForRevision(ctx, 11); err != nil {
+		t.Fatal(err)
+	}
+	cancel()
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	if len(kept) != 2 || kept[0] == read[0] || kept[1] == read[1] {
+		t.Errorf("kept %p, read %p", kept, read)
+	}
+}

@@ -11,6 +11,9 @@ import (
 )
 
 // Store is the local copy of the selected objects of one kind. Reading is safe at any time.
+//
+// Objects decode their spec and status when somebody first reads them, and are then several times as large. Handlers and indexes read those of every object that changes;
+// they do so in a copy that goes, and what is kept stays as small as it came until a reader asks for it.
 type Store[T object.Object] struct {
 	resource *resource.Resource
 	options  Options[T]
@@ -18,16 +21,16 @@ type Store[T object.Object] struct {
 
 	mu      sync.RWMutex
 	objects map[object.Key]T
-	indexes map[string]map[string]map[object.Key]T
+	indexes map[string]map[string]map[object.Key]struct{}
 
 	// unseen holds, during a snapshot, what the snapshot has not mentioned so far. Only the watch touches it.
 	unseen map[object.Key]struct{}
 }
 
 func newStore[T object.Object](r *resource.Resource, options Options[T]) *Store[T] {
-	s := &Store[T]{resource: r, options: options, objects: map[object.Key]T{}, indexes: map[string]map[string]map[object.Key]T{}}
+	s := &Store[T]{resource: r, options: options, objects: map[object.Key]T{}, indexes: map[string]map[string]map[object.Key]struct{}{}}
 	for name := range options.Indexes {
-		s.indexes[name] = map[string]map[object.Key]T{}
+		s.indexes[name] = map[string]map[object.Key]struct{}{}
 	}
 	return s
 }
@@ -79,8 +82,8 @@ func (s *Store[T]) ByIndex(index, value string) []T {
 		panic(fmt.Sprintf("informer: %s has no index %q", s.resource, index))
 	}
 	list := make([]T, 0, len(values[value]))
-	for _, o := range values[value] {
-		list = append(list, o)
+	for key := range values[value] {
+		list = append(list, s.objects[key])
 	}
 	return list
 }
@@ -90,10 +93,6 @@ func (s *Store[T]) selection(id uint32) *clusterv1.Selection {
 		Id: id, Group: s.resource.Group, Resource: s.resource.Plural,
 		Namespace: s.options.Namespace, LabelSelector: s.options.LabelSelector, FieldSelector: s.options.FieldSelector,
 	}.Build()
-}
-
-func (s *Store[T]) decode(encoded []byte) (object.Object, error) {
-	return decodeAs(s.resource, encoded)
 }
 
 func (s *Store[T]) beginSnapshot() {
@@ -107,33 +106,42 @@ func (s *Store[T]) beginSnapshot() {
 
 func (s *Store[T]) endSnapshot() {
 	for k := range s.unseen {
-		s.change(k, nil, nil)
+		s.change(k, nil, nil, nil)
 	}
 	s.unseen = nil
 }
 
-func (s *Store[T]) apply(event metav1.EventType, o object.Object, trace *Trace) {
+func (s *Store[T]) apply(event metav1.EventType, encoded []byte, trace *Trace) error {
+	o, err := decodeAs(s.resource, encoded)
+	if err != nil {
+		return err
+	}
 	key := object.KeyOf(o)
 	delete(s.unseen, key)
 	if event == metav1.EventType_EVENT_TYPE_DELETED {
-		s.change(key, nil, trace)
-		return
+		s.change(key, nil, nil, trace)
+		return nil
 	}
 	old, ok := s.Get(key.Namespace, key.Name)
 	if ok {
 		switch {
 		case old.GetMetadata().GetUid() != o.GetMetadata().GetUid():
-			s.change(key, nil, trace)
+			s.change(key, nil, nil, trace)
 		case object.Revision(o) <= object.Revision(old):
 			// A snapshot repeats what is known.
-			return
+			return nil
 		}
 	}
-	s.change(key, o, trace)
+	kept, err := decodeAs(s.resource, encoded)
+	if err != nil {
+		return err
+	}
+	s.change(key, o, kept, trace)
+	return nil
 }
 
-// change puts o under key, or removes the key when o is nil, and tells the handlers.
-func (s *Store[T]) change(key object.Key, o object.Object, trace *Trace) {
+// change puts kept under key, or removes the key when it is nil, and tells the handlers. O is the same object, to be read from.
+func (s *Store[T]) change(key object.Key, o, kept object.Object, trace *Trace) {
 	var old, new T
 	if o != nil {
 		new = o.(T)
@@ -141,11 +149,11 @@ func (s *Store[T]) change(key object.Key, o object.Object, trace *Trace) {
 	s.mu.Lock()
 	old, existed := s.objects[key]
 	if existed {
-		s.index(key, old, func(m map[object.Key]T) { delete(m, key) })
+		s.index(old, func(m map[object.Key]struct{}) { delete(m, key) })
 	}
 	if o != nil {
-		s.objects[key] = new
-		s.index(key, new, func(m map[object.Key]T) { m[key] = new })
+		s.objects[key] = kept.(T)
+		s.index(new, func(m map[object.Key]struct{}) { m[key] = struct{}{} })
 	} else {
 		delete(s.objects, key)
 	}
@@ -159,12 +167,12 @@ func (s *Store[T]) change(key object.Key, o object.Object, trace *Trace) {
 }
 
 // index calls f with the bucket of every value that o has in every index, and forgets buckets that are empty then.
-func (s *Store[T]) index(key object.Key, o T, f func(map[object.Key]T)) {
+func (s *Store[T]) index(o T, f func(map[object.Key]struct{})) {
 	for name, values := range s.options.Indexes {
 		buckets := s.indexes[name]
 		for _, v := range values(o) {
 			if buckets[v] == nil {
-				buckets[v] = map[object.Key]T{}
+				buckets[v] = map[object.Key]struct{}{}
 			}
 			f(buckets[v])
 			if len(buckets[v]) == 0 {
