@@ -56,6 +56,9 @@ type run struct {
 	ips     []string
 	// users is the first ID on the machine of the pod's users, 0 for the machine's own.
 	users uint32
+	// images maps the names of image volumes to images; recursion says whether the runtime can mount read-only all the way down.
+	images    map[string]string
+	recursion bool
 	// target is the ID of the container whose processes this one sees; empty: as the pod says.
 	target string
 }
@@ -68,6 +71,10 @@ func (c *Config) containerConfig(r run) (*runtimev1.ContainerConfig, error) {
 		return nil, configError(err)
 	}
 	mounts, err := c.mounts(r, variables)
+	if err != nil {
+		return nil, configError(err)
+	}
+	blocks, err := devices(r)
 	if err != nil {
 		return nil, configError(err)
 	}
@@ -84,7 +91,7 @@ func (c *Config) containerConfig(r run) (*runtimev1.ContainerConfig, error) {
 		Metadata: &runtimev1.ContainerMetadata{Name: name, Attempt: r.attempt},
 		Image:    &runtimev1.ImageSpec{Image: r.image.ID, UserSpecifiedImage: r.container.GetImage()},
 		Command:  env.ExpandAll(r.container.GetCommand(), variables), Args: env.ExpandAll(r.container.GetArgs(), variables),
-		WorkingDir: r.container.GetWorkingDir(), Mounts: mounts, Labels: containerLabels(r.pod, name),
+		WorkingDir: r.container.GetWorkingDir(), Mounts: mounts, Devices: blocks, Labels: containerLabels(r.pod, name),
 		Annotations: map[string]string{cri.AnnotationImage: r.container.GetImage(), cri.AnnotationResources: limits(r.container), cri.AnnotationMessageFile: messageFile,
 			cri.AnnotationMessagePolicy: r.container.GetTerminationMessagePolicy()},
 		LogPath: filepath.Join(name, strconv.Itoa(int(r.attempt))+".log"),
@@ -126,14 +133,15 @@ func (c *Config) mounts(r run, variables []env.Variable) ([]*runtimev1.Mount, er
 	hosts := true
 	for i, m := range r.container.GetVolumeMounts() {
 		path, ok := r.volumes[m.GetName()]
-		if !ok {
+		image := r.images[m.GetName()]
+		if !ok && image == "" {
 			return nil, fmt.Errorf("volumeMounts[%d]: the pod has no volume %q", i, m.GetName())
 		}
 		sub := m.GetSubPath()
 		if m.GetSubPathExpr() != "" {
 			sub = env.ExpandAll([]string{m.GetSubPathExpr()}, variables)[0]
 		}
-		if sub != "" {
+		if sub != "" && image == "" {
 			var err error
 			if path, err = c.Volumes.SubPath(uid, path, m.GetName(), r.container.GetName(), i, sub); err != nil {
 				return nil, fmt.Errorf("failed to prepare subPath for volumeMount %q of container %q: %w", m.GetName(), r.container.GetName(), err)
@@ -143,7 +151,13 @@ func (c *Config) mounts(r run, variables []env.Variable) ([]*runtimev1.Mount, er
 		if !filepath.IsAbs(target) {
 			target = filepath.Join("/", target)
 		}
-		mount := &runtimev1.Mount{ContainerPath: target, HostPath: path, Readonly: m.GetReadOnly(), UidMappings: mapping(r.users), GidMappings: mapping(r.users)}
+		mount := &runtimev1.Mount{ContainerPath: target, HostPath: path, UidMappings: mapping(r.users), GidMappings: mapping(r.users)}
+		if err := setReadOnly(mount, m, r.pod, r.recursion); err != nil {
+			return nil, err
+		}
+		if image != "" {
+			mount.Image, mount.ImageSubPath, mount.Readonly = &runtimev1.ImageSpec{Image: image}, sub, true
+		}
 		switch m.GetMountPropagation() {
 		case "HostToContainer":
 			mount.Propagation = runtimev1.MountPropagation_PROPAGATION_HOST_TO_CONTAINER
@@ -152,9 +166,6 @@ func (c *Config) mounts(r run, variables []env.Variable) ([]*runtimev1.Mount, er
 		}
 		hosts = hosts && target != "/etc/hosts"
 		mounts = append(mounts, mount)
-	}
-	if len(r.container.GetVolumeDevices()) > 0 {
-		return nil, errors.New("volumeDevices: block volumes are not supported by the node")
 	}
 	if !hosts {
 		return mounts, nil // the pod brings its own

@@ -259,16 +259,26 @@ func (w *worker) startContainer(ctx context.Context, p *corev1.Pod, spec *corev1
 	if err != nil {
 		return configError(err)
 	}
-	img, err := w.pull(ctx, p, spec, sandboxConfig)
+	img, err := w.pull(ctx, p, name, spec.GetImage(), spec.GetImagePullPolicy(), sandboxConfig)
 	if err != nil {
 		return err
+	}
+	images, err := w.images(ctx, p, spec, sandboxConfig)
+	if err != nil {
+		return err
+	}
+	recursion := false
+	if asksForRecursion(spec) {
+		if recursion, err = w.m.mountsRecursively(ctx, p); err != nil {
+			return err
+		}
 	}
 	configMap, secret := w.objects(ctx, p)
 	ips := sandbox.IPs
 	if p.GetSpec().GetHostNetwork() {
 		ips = w.m.HostIPs
 	}
-	config, err := w.m.containerConfig(run{pod: p, container: spec, attempt: attempt, image: img, volumes: paths, ips: ips, users: users, target: target, sources: env.Sources{
+	config, err := w.m.containerConfig(run{pod: p, container: spec, attempt: attempt, image: img, volumes: paths, images: images, recursion: recursion, ips: ips, users: users, target: target, sources: env.Sources{
 		Pod: p, Facts: w.m.facts(p, ips), Services: env.VisibleServices(p, w.m.Services()), ConfigMap: configMap, Secret: secret}})
 	if err != nil {
 		w.warn(ctx, p, name, "Failed", fmt.Errorf("Error: %w", err)) //nolint:staticcheck // the event's text
@@ -281,8 +291,8 @@ func (w *worker) startContainer(ctx context.Context, p *corev1.Pod, spec *corev1
 	return w.postStart(ctx, p, spec, containerID, ips)
 }
 
-// pull gets the image, with the pod's credentials.
-func (w *worker) pull(ctx context.Context, p *corev1.Pod, spec *corev1.Container, sandbox *runtimev1.PodSandboxConfig) (cri.Image, error) {
+// pull gets an image for a container, with the pod's credentials.
+func (w *worker) pull(ctx context.Context, p *corev1.Pod, container, ref, policy string, sandbox *runtimev1.PodSandboxConfig) (cri.Image, error) {
 	ctx, span := w.m.Tracer.Start(ctx, "pod image")
 	defer span.End()
 	var secrets []*corev1.Secret
@@ -296,14 +306,14 @@ func (w *worker) pull(ctx context.Context, p *corev1.Pod, spec *corev1.Container
 		}
 		secrets = append(secrets, s)
 	}
-	auths, err := image.Auths(spec.GetImage(), secrets)
+	auths, err := image.Auths(ref, secrets)
 	if err != nil {
 		return cri.Image{}, configError(err)
 	}
 	return w.m.Images.Ensure(ctx, image.Request{
-		PodUID: w.uid, Image: spec.GetImage(), Policy: spec.GetImagePullPolicy(), Auths: auths, Sandbox: sandbox,
+		PodUID: w.uid, Image: ref, Policy: policy, Auths: auths, Sandbox: sandbox,
 		Event: func(warning bool, reason, message string) {
-			w.m.Events.Event(p, spec.GetName(), warning, reason, message)
+			w.m.Events.Event(p, container, warning, reason, message)
 		},
 	})
 }
