@@ -161,6 +161,25 @@ var table = map[string]message{
 		rejected: map[string]string{"template.spec.activeDeadlineSeconds": "activeDeadlineSeconds in ReplicaSet is not Supported"},
 	},
 
+	"apps.v1.StatefulSet": {accepted: "metadata spec", whole: "status"},
+	"apps.v1.StatefulSetSpec": {
+		accepted: `replicas selector template serviceName podManagementPolicy updateStrategy revisionHistoryLimit minReadySeconds persistentVolumeClaimRetentionPolicy
+			ordinals`,
+		whole:    "volumeClaimTemplates",
+		rejected: map[string]string{"template.spec.activeDeadlineSeconds": "activeDeadlineSeconds in StatefulSet is not Supported"},
+	},
+	"apps.v1.StatefulSetUpdateStrategy":                       {accepted: "type rollingUpdate"},
+	"apps.v1.RollingUpdateStatefulSetStrategy":                {accepted: "partition maxUnavailable"},
+	"apps.v1.StatefulSetPersistentVolumeClaimRetentionPolicy": {accepted: "whenDeleted whenScaled"},
+	"apps.v1.StatefulSetOrdinals":                             {accepted: "start"},
+	"apps.v1.DaemonSet":                                       {accepted: "metadata spec", whole: "status"},
+	"apps.v1.DaemonSetSpec": {
+		accepted: "selector template updateStrategy minReadySeconds revisionHistoryLimit",
+		rejected: map[string]string{"template.spec.activeDeadlineSeconds": "activeDeadlineSeconds in DaemonSet is not Supported"},
+	},
+	"apps.v1.DaemonSetUpdateStrategy": {accepted: "type rollingUpdate"},
+	"apps.v1.RollingUpdateDaemonSet":  {accepted: "maxUnavailable maxSurge"},
+
 	"core.v1.Service": {accepted: "metadata spec", whole: "status"},
 	"core.v1.ServiceSpec": {
 		accepted: `ports selector clusterIP clusterIPs externalIPs sessionAffinity externalName externalTrafficPolicy publishNotReadyAddresses sessionAffinityConfig
@@ -260,7 +279,7 @@ var leaves = map[string]bool{
 
 // storedOnly are the kinds that Dhow stores and serves and does not act on yet. All of their content but metadata and status is not enforced.
 var storedOnly = map[string]string{
-	"DaemonSet.apps": "no controller runs its pods", "StatefulSet.apps": "no controller runs its pods", "Job.batch": "no controller runs its pods",
+	"Job.batch":     "no controller runs its pods",
 	"CronJob.batch": "no controller makes its jobs", "ReplicationController": "no controller runs its pods; use a Deployment",
 	"HorizontalPodAutoscaler.autoscaling": "no controller scales by it",
 	"PersistentVolume":                    "nothing binds it", "PersistentVolumeClaim": "nothing binds it",
