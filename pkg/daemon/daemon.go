@@ -83,6 +83,9 @@ func (d *Daemon) Run(ctx context.Context, serve func(context.Context, Environmen
 		return err
 	}
 	memlimit.Set(logger)
+	keeping, stop := context.WithCancel(ctx)
+	defer stop()
+	go memlimit.Keep(keeping)
 	pair, err := pki.LoadKeyPair(d.Files)
 	if err != nil {
 		return err

@@ -99,6 +99,9 @@ func Run(ctx context.Context, config Config) (err error) {
 		return err
 	}
 	memlimit.Set(logger)
+	keeping, stop := context.WithCancel(ctx)
+	defer stop()
+	go memlimit.Keep(keeping)
 	shutdown, err := telemetry.Setup(ctx, telemetry.Config{Service: "dhow", Version: version.Version, Logger: logger, OTLPEndpoint: config.OTLP, MetricsAddr: config.Metrics})
 	if err != nil {
 		return err
@@ -229,7 +232,7 @@ func (c *cluster) agent(n node, servers []string) (agent, error) {
 }
 
 // keyFile holds the keys that Secrets are encrypted with.
-func (c *cluster) keyFile() string { return c.dir.path("pki", "encryption.key") }
+func (c *cluster) keyFile() string { return c.dir.keyFile() }
 
 // evictSeconds is EvictAfter in whole seconds, at least one: 0 would mean Kubernetes' default.
 func (config Config) evictSeconds() int64 {
