@@ -100,6 +100,7 @@ func parse(flags *daemon.Daemon, arguments []string) (c Config, apiServers *stri
 	flags.StringVar(&c.Eviction.MinReclaim, "eviction-minimum-reclaim", "", "how much more than a threshold has to be there for the pressure to be over")
 	flags.DurationVar(&c.Eviction.MaxGrace, "eviction-max-pod-grace-period", 0, "the longest that pods may take to end after a soft threshold")
 	flags.DurationVar(&c.Eviction.Transition, "eviction-pressure-transition-period", 5*time.Minute, "how long a pressure stays in the node's status after it was last seen")
+	flags.StringVar(&c.StaticPods, "static-pods", "", "folder with pods that the node runs by itself; empty: static-pods in the data folder")
 	flags.IntVar(&c.ImageHigh, "image-gc-high-threshold", image.DefaultHigh, "percentage of the disk from which on unused images are removed")
 	flags.IntVar(&c.ImageLow, "image-gc-low-threshold", image.DefaultLow, "percentage of the disk down to which unused images are removed")
 	flags.Int64Var(&c.LogSize, "container-log-max-size", logs.MaxSize, "size in bytes from which on a container's log is begun anew")

@@ -23,6 +23,7 @@ import (
 	corev1 "dhow.dev/gen/go/dhow/core/v1"
 	discoveryv1 "dhow.dev/gen/go/dhow/discovery/v1"
 	runtimev1 "dhow.dev/gen/go/dhow/runtime/v1"
+	"dhow.dev/pkg/client"
 	"dhow.dev/pkg/informer"
 	"dhow.dev/pkg/telemetry"
 	"dhow.dev/pkg/telemetry/logkey"
@@ -44,6 +45,7 @@ import (
 	"dhow.dev/services/node-agent/internal/routes"
 	"dhow.dev/services/node-agent/internal/session"
 	"dhow.dev/services/node-agent/internal/state"
+	"dhow.dev/services/node-agent/internal/static"
 	"dhow.dev/services/node-agent/internal/status"
 	"dhow.dev/services/node-agent/internal/token"
 	"dhow.dev/services/node-agent/internal/usage"
@@ -115,6 +117,8 @@ type Config struct {
 	// UnsafeSysctls may be set by pods beside the safe ones; a * at the end stands for any rest.
 	UnsafeSysctls []string
 	Eviction      Eviction
+	// StaticPods is a folder with pods that the node runs by itself; empty: DataDir/static-pods.
+	StaticPods string
 	// ImageHigh and ImageLow are percentages of the images' disk: from the first on unused images are removed, down to the second. 0: Kubernetes' 85 and 80.
 	ImageHigh, ImageLow int
 	// LogSize and LogFiles bound the log of a container, in bytes and files. 0: Kubernetes' 10 MiB and 5.
@@ -166,6 +170,9 @@ func (c *Config) complete() error {
 	}
 	if c.ParallelPulls == 0 {
 		c.ParallelPulls = 3
+	}
+	if c.StaticPods == "" {
+		c.StaticPods = filepath.Join(c.DataDir, "static-pods")
 	}
 	if c.Eviction.Transition == 0 {
 		c.Eviction.Transition = 5 * time.Minute
@@ -255,6 +262,11 @@ func Run(ctx context.Context, config Config) error {
 		return err
 	}
 	var manager *pod.Manager
+	statics, err := static.Open(static.Config{Dir: config.StaticPods, NodeName: config.NodeName, Pods: later{&manager}, Mirrors: mirrors{client.For[*corev1.Pod](config.APIServer)},
+		Node: func() (*corev1.Node, bool) { return self.Get("", config.NodeName) }, Reporter: reporter, Logger: logger})
+	if err != nil {
+		return err
+	}
 	var network []task
 	var listed func(map[string]bool)
 	if !config.Network.External {
@@ -300,7 +312,7 @@ func Run(ctx context.Context, config Config) error {
 			c, ok := classes.Get("", class)
 			return c.GetHandler(), ok
 		},
-		References: references, Tokens: tokens, Services: services.List, Reporter: reporter, Events: events, State: saved, Listed: listed, DNS: resolver,
+		References: references, Tokens: tokens, Services: services.List, Reporter: statics, Events: events, State: saved, Listed: listed, DNS: resolver,
 		LogDir: config.logDir(), SeccompDir: filepath.Join(config.DataDir, "seccomp"), SeccompDefault: config.SeccompDefault,
 		ParallelStarts: config.ParallelStarts, Logger: logger, Tracer: telemetry.Tracer(scope), Meter: telemetry.Meter(scope),
 	})
@@ -311,10 +323,18 @@ func Run(ctx context.Context, config Config) error {
 	if err != nil {
 		return err
 	}
+	restored, lost := statics.Restored(restored)
 	for _, p := range restored {
 		manager.Set(ctx, p, true)
 	}
+	for _, p := range lost {
+		saved.Delete(p.GetMetadata().GetUid())
+	}
 	pods.OnChangeTraced(func(old, new *corev1.Pod, trace *informer.Trace) {
+		if p := cmp.Or(new, old); static.IsMirror(p) {
+			statics.Mirror(p, new == nil)
+			return
+		}
 		if new == nil {
 			manager.Remove(old.GetMetadata().GetUid())
 			return
@@ -365,6 +385,7 @@ func Run(ctx context.Context, config Config) error {
 		{"usage", func(ctx context.Context) error { return after(ctx, runtimeReady, meter.Run) }},
 		{"pods", func(ctx context.Context) error { return after(ctx, runtimeReady, manager.Run) }},
 		{"logs", (&logs.Rotator{Running: manager.Running, Reopen: runtime.ReopenLog, MaxSize: config.LogSize, MaxFiles: config.LogFiles, Logger: logger}).Run},
+		{"static pods", statics.Run},
 		{"evictions", func(ctx context.Context) error { return after(ctx, runtimeReady, evicts.Run) }},
 		{"images", func(ctx context.Context) error { return after(ctx, runtimeReady, collector.Run) }},
 		{"pods sync", func(ctx context.Context) error {
@@ -372,6 +393,9 @@ func Run(ctx context.Context, config Config) error {
 				return nil // ctx ended
 			}
 			uids := map[string]bool{}
+			for _, uid := range statics.UIDs() {
+				uids[uid] = true
+			}
 			for _, p := range pods.List() {
 				uids[p.GetMetadata().GetUid()] = true
 			}

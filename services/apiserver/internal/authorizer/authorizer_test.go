@@ -130,7 +130,7 @@ func TestRoles(t *testing.T) {
 		{n1, "update", "", "pods", "status", "shop", "other", "", false},
 		{n1, "delete", "", "pods", "", "shop", "web", "", true},
 		{n1, "delete", "", "pods", "", "shop", "other", "", false},
-		{n1, "create", "", "pods", "", "shop", "mine", "", false},
+		{n1, "create", "", "pods", "", "shop", "mine", "", true}, // a mirror pod: admission decides
 		{n1, "list", "", "pods", "", "", "", "spec.nodeName=n1", true},
 		{n1, "list", "", "pods", "", "", "", "spec.nodeName=n2", false},
 		{n1, "watch", "", "pods", "", "", "", "spec.nodeName!=n2", false},

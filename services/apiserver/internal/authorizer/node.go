@@ -162,8 +162,8 @@ func (n *nodeRole) pod(node string, a Attributes) string {
 			return "nodes may not do this to pods"
 		}
 	case "create":
-		if a.Subresource != "eviction" {
-			return "nodes may not create pods"
+		if a.Subresource != "eviction" && a.Subresource != "" { // pods in a node's own name are mirror pods; admission sees to it
+			return "nodes may not create this of pods"
 		}
 	default:
 		return fmt.Sprintf("nodes may not %s pods", a.Verb)

@@ -150,7 +150,7 @@ func (s *Situation) grace() time.Duration {
 		return orphanGrace
 	case m.HasDeletionGracePeriodSeconds():
 		return time.Duration(m.GetDeletionGracePeriodSeconds()) * time.Second
-	case s.Gone:
+	case s.Gone && !IsStatic(s.Pod):
 		return orphanGrace // removed at once: it was forced
 	}
 	if s.End != nil && s.End.Grace != nil {

@@ -283,6 +283,13 @@ func (m *Manager) adoptOrphans() {
 	}
 }
 
+// Has says whether anything of a pod is left here.
+func (m *Manager) Has(uid string) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.workers[uid] != nil || !m.hasListed
+}
+
 // Changed says that ConfigMaps or Secrets of pods have changed.
 func (m *Manager) Changed(uids []string) {
 	m.mu.Lock()
