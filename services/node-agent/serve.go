@@ -100,6 +100,12 @@ func (s *server) log(ctx context.Context, request *corev1.PodLogRequest, uid str
 		return status.Errorf(codes.InvalidArgument, "container %q in pod %q is waiting to start: %s", container, request.GetName(), waitingFor(p, container))
 	}
 	o := logs.Options{Lines: -1, Bytes: -1, Timestamps: request.GetTimestamps(), Follow: request.GetFollow()}
+	switch request.GetStream() {
+	case "Stdout":
+		o.Stream = "stdout"
+	case "Stderr":
+		o.Stream = "stderr"
+	}
 	if request.HasTailLines() {
 		o.Lines = request.GetTailLines()
 	}

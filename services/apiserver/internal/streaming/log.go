@@ -173,8 +173,16 @@ func logRequest(info *request.Info) (*corev1.PodLogRequest, error) {
 			errs = append(errs, field.Forbidden(field.NewPath(""), "at most one of `sinceTime` or `sinceSeconds` may be specified"))
 		}
 	}
-	if stream := info.Query.Get("stream"); stream != "" && stream != "All" {
-		errs = append(errs, field.NotSupported(field.NewPath("stream"), stream, []string{"All"}))
+	// A backend whose certificate could be looked at there is none: insecureSkipTLSVerifyBackend changes nothing.
+	switch stream := info.Query.Get("stream"); stream {
+	case "", "All":
+	case "Stdout", "Stderr":
+		q.SetStream(stream)
+		if q.HasTailLines() {
+			errs = append(errs, field.Forbidden(field.NewPath(""), "`tailLines` and specific `stream` are mutually exclusive for now"))
+		}
+	default:
+		errs = append(errs, field.NotSupported(field.NewPath("stream"), stream, []string{"All", "Stderr", "Stdout"}))
 	}
 	if len(errs) > 0 {
 		return nil, apierrors.NewInvalid(logOptions, info.Name, errs)

@@ -3,9 +3,13 @@ package streaming
 import (
 	"encoding/json"
 	"fmt"
+	"io"
+	"maps"
 	"net/http"
+	"slices"
 	"strings"
 
+	kcorev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	kmetav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	utilnet "k8s.io/apimachinery/pkg/util/net"
@@ -13,6 +17,7 @@ import (
 	corev1 "dhow.dev/gen/go/dhow/core/v1"
 	nodev1 "dhow.dev/gen/go/dhow/node/v1"
 	"dhow.dev/services/apiserver/internal/request"
+	"dhow.dev/services/apiserver/internal/respond"
 )
 
 // nodeProxy serves nodes/proxy. A node of Dhow accepts no connections: what a kubelet would answer and the API server knows is answered here.
@@ -21,7 +26,8 @@ func (s *Streams) nodeProxy(w http.ResponseWriter, r *http.Request, info *reques
 	if !ok {
 		return apierrors.NewBadRequest(fmt.Sprintf("invalid node request %q", info.Name))
 	}
-	if err := s.config.Objects.Read(r.Context(), nodes, "", name, &corev1.Node{}); err != nil {
+	node := &corev1.Node{}
+	if err := s.config.Objects.Read(r.Context(), nodes, "", name, node); err != nil {
 		return err
 	}
 	path := strings.Trim(info.SubPath, "/")
@@ -29,7 +35,19 @@ func (s *Streams) nodeProxy(w http.ResponseWriter, r *http.Request, info *reques
 		return apierrors.NewMethodNotSupported(nodes.GroupResource(), strings.ToLower(r.Method))
 	}
 	switch path {
-	case "stats/summary":
+	case "healthz":
+		return healthz(w, node)
+	case "pods", "runningpods":
+		list, err := s.config.Objects.OnNode(name)
+		if err != nil {
+			return err
+		}
+		if path == "runningpods" {
+			list.Items = slices.DeleteFunc(list.Items, func(p kcorev1.Pod) bool { return p.Status.Phase != kcorev1.PodRunning })
+		}
+		respond.Object(w, r, http.StatusOK, list)
+		return nil
+	case "stats/summary", "metrics/resource":
 		if s.config.Usage == nil {
 			break
 		}
@@ -37,18 +55,78 @@ func (s *Streams) nodeProxy(w http.ResponseWriter, r *http.Request, info *reques
 		if usage == nil {
 			return apierrors.NewServiceUnavailable(fmt.Sprintf("node %s has not told yet what it uses", name))
 		}
+		if path == "metrics/resource" {
+			w.Header().Set("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
+			return writeResources(w, usage)
+		}
 		w.Header().Set("Content-Type", "application/json")
 		return json.NewEncoder(w).Encode(summaryOf(name, usage))
-	case "logs", "":
-		return &apierrors.StatusError{ErrStatus: kmetav1.Status{
-			Status: kmetav1.StatusFailure, Code: http.StatusNotFound, Reason: kmetav1.StatusReasonNotFound,
-			Message: "nodes serve no logs of their own here: read them on the machine; pods' logs are at pods/log",
-		}}
+	}
+	if place, found := strings.CutPrefix(path, "containerLogs/"); found {
+		return s.containerLogs(w, r, info, name, place)
 	}
 	return &apierrors.StatusError{ErrStatus: kmetav1.Status{
 		Status: kmetav1.StatusFailure, Code: http.StatusNotFound, Reason: kmetav1.StatusReasonNotFound,
-		Message: fmt.Sprintf("the node %s serves no /%s: nodes accept no connections; stats/summary is answered by the API server", name, path),
+		Message: fmt.Sprintf("the node %s serves no /%s: nodes accept no connections; the API server answers healthz, pods, runningpods, containerLogs, metrics/resource and stats/summary", name, path),
 	}}
+}
+
+// healthz says what the node's condition says: its session is the only way to it, and the condition follows that.
+func healthz(w http.ResponseWriter, node *corev1.Node) error {
+	for _, c := range node.GetStatus().GetConditions() {
+		if c.GetType() == string(kcorev1.NodeReady) && c.GetStatus() == string(kcorev1.ConditionTrue) {
+			w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+			_, err := io.WriteString(w, "ok")
+			return err
+		}
+	}
+	return apierrors.NewServiceUnavailable(fmt.Sprintf("node %s is not ready", node.GetMetadata().GetName()))
+}
+
+// containerLogs is NAMESPACE/POD/CONTAINER, for pods of the node.
+func (s *Streams) containerLogs(w http.ResponseWriter, r *http.Request, info *request.Info, node, place string) error {
+	parts := strings.Split(place, "/")
+	if len(parts) != 3 {
+		return apierrors.NewBadRequest("containerLogs needs NAMESPACE/POD/CONTAINER behind it")
+	}
+	pod, err := s.pod(r.Context(), parts[0], parts[1])
+	if err != nil {
+		return err
+	}
+	if pod.GetSpec().GetNodeName() != node {
+		return apierrors.NewNotFound(pods.GroupResource(), parts[1])
+	}
+	asked := *info
+	asked.Namespace, asked.Name, asked.Query = parts[0], parts[1], maps.Clone(info.Query)
+	asked.Query.Set("container", parts[2])
+	return s.log(w, r, &asked)
+}
+
+// writeResources writes usage as the kubelet's /metrics/resource does.
+func writeResources(w io.Writer, usage *nodev1.NodeUsage) error {
+	at := usage.GetTimestamp().GetSeconds() * 1000
+	var b strings.Builder
+	family := func(name, kind, help string, each func(sample func(labels string, value float64))) {
+		fmt.Fprintf(&b, "# HELP %s %s\n# TYPE %s %s\n", name, help, name, kind)
+		each(func(labels string, value float64) { fmt.Fprintf(&b, "%s%s %g %d\n", name, labels, value, at) })
+	}
+	seconds := func(u *nodev1.Usage) float64 { return float64(u.GetCpuNanoseconds()) / 1e9 }
+	containers := func(value func(*nodev1.Usage) float64) func(func(string, float64)) {
+		return func(sample func(string, float64)) {
+			for _, p := range usage.GetPods() {
+				for _, c := range p.GetContainers() {
+					sample(fmt.Sprintf("{container=%q,namespace=%q,pod=%q}", c.GetName(), p.GetNamespace(), p.GetName()), value(c.GetUsage()))
+				}
+			}
+		}
+	}
+	memory := func(u *nodev1.Usage) float64 { return float64(u.GetMemoryBytes()) }
+	family("container_cpu_usage_seconds_total", "counter", "Cumulative cpu time consumed by the container in core-seconds", containers(seconds))
+	family("container_memory_working_set_bytes", "gauge", "Current working set of the container in bytes", containers(memory))
+	family("node_cpu_usage_seconds_total", "counter", "Cumulative cpu time consumed by the node in core-seconds", func(sample func(string, float64)) { sample("", seconds(usage.GetNode())) })
+	family("node_memory_working_set_bytes", "gauge", "Current working set of the node in bytes", func(sample func(string, float64)) { sample("", memory(usage.GetNode())) })
+	_, err := io.WriteString(w, b.String())
+	return err
 }
 
 // summary and what it holds are the parts of the kubelet's stats/v1alpha1 that are known here.

@@ -84,9 +84,12 @@ func (s *Streams) serviceProxy(w http.ResponseWriter, r *http.Request, info *req
 	if len(candidates) == 0 {
 		return apierrors.NewServiceUnavailable(fmt.Sprintf("no endpoints available for service %q", name))
 	}
-	// One that cannot be found any more is passed over: its slice is about to change.
+	// One whose pod cannot be found any more is passed over: its slice is about to change.
 	for _, i := range rand.Perm(len(candidates)) {
 		c := candidates[i]
+		if c.pod == "" {
+			return s.outside(w, r, info, scheme, c)
+		}
 		pod, err := s.pod(r.Context(), info.Namespace, c.pod)
 		if apierrors.IsNotFound(err) {
 			continue
@@ -100,13 +103,14 @@ func (s *Streams) serviceProxy(w http.ResponseWriter, r *http.Request, info *req
 	return apierrors.NewServiceUnavailable(fmt.Sprintf("no endpoints available for service %q", name))
 }
 
-// endpoint is a port of a pod.
+// endpoint is a port of a pod, or of an address that is none of the cluster's.
 type endpoint struct {
+	// pod is empty for an address alone.
 	pod, address string
 	port         int32
 }
 
-// endpoints returns a service's ready endpoints that are pods.
+// endpoints returns a service's ready endpoints.
 func (s *Streams) endpoints(namespace, service, port string) ([]endpoint, error) {
 	slices, err := s.config.Objects.Slices(namespace, service)
 	if err != nil {
@@ -120,9 +124,14 @@ func (s *Streams) endpoints(namespace, service, port string) ([]endpoint, error)
 			}
 			for _, one := range slice.GetEndpoints() {
 				ready := !one.GetConditions().HasReady() || one.GetConditions().GetReady()
-				if ready && one.GetTargetRef().GetKind() == pods.Kind && len(one.GetAddresses()) > 0 {
-					found = append(found, endpoint{one.GetTargetRef().GetName(), one.GetAddresses()[0], p.GetPort()})
+				if !ready || len(one.GetAddresses()) == 0 {
+					continue
 				}
+				e := endpoint{address: one.GetAddresses()[0], port: p.GetPort()}
+				if one.GetTargetRef().GetKind() == pods.Kind {
+					e.pod = one.GetTargetRef().GetName()
+				}
+				found = append(found, e)
 			}
 		}
 	}
@@ -134,24 +143,29 @@ var secretHeaders = []string{"Authorization", "Impersonate-User", "Impersonate-G
 
 // proxy passes a request on to a port of a pod, at the pod's address.
 func (s *Streams) proxy(w http.ResponseWriter, r *http.Request, info *request.Info, scheme, address string, to grpcapi.Pod, port int32) {
-	if scheme == "" {
-		scheme = "http"
-	}
 	if address == "" {
 		respond.Error(w, r, apierrors.NewServiceUnavailable(fmt.Sprintf("pod %s has no address yet", to.Name)))
 		return
 	}
+	s.pass(w, r, info, scheme, address, port, func(context.Context, string, string) (net.Conn, error) {
+		start := corev1.PodPortForwardRequest_Start_builder{Namespace: to.Namespace, Name: to.Name, Port: port, ByAddress: true}.Build()
+		// The connection outlives the dialing's context, which the transport ends at will; it ends with the request.
+		return s.config.Tunnels.Dial(r.Context(), to, start)
+	})
+}
+
+// pass passes a request on over the connection that dial makes.
+func (s *Streams) pass(w http.ResponseWriter, r *http.Request, info *request.Info, scheme, address string, port int32, dial func(ctx context.Context, network, address string) (net.Conn, error)) {
+	if scheme == "" {
+		scheme = "http"
+	}
 	location := &url.URL{Scheme: scheme, Host: net.JoinHostPort(address, strconv.Itoa(int(port))), Path: info.SubPath, RawQuery: r.URL.RawQuery}
 	transport := &http.Transport{
-		// The connection lives in a tunnel for this one request.
+		// The connection is for this one request.
 		DisableKeepAlives: true, DisableCompression: true,
 		// As in Kubernetes: pods' certificates are nobody's that the API server would know.
 		TLSClientConfig: &tls.Config{InsecureSkipVerify: true},
-		DialContext: func(context.Context, string, string) (net.Conn, error) {
-			start := corev1.PodPortForwardRequest_Start_builder{Namespace: to.Namespace, Name: to.Name, Port: port, ByAddress: true}.Build()
-			// The connection outlives the dialing's context, which the transport ends at will; it ends with the request.
-			return s.config.Tunnels.Dial(r.Context(), to, start)
-		},
+		DialContext:     dial,
 	}
 	defer transport.CloseIdleConnections()
 	r = r.Clone(r.Context())

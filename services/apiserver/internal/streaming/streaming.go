@@ -1,7 +1,7 @@
 // Package streaming is the part of the Kubernetes door that reaches into pods: logs, exec, attach, port-forward, and HTTP through proxy subresources.
 //
 // It speaks what Kubernetes' clients speak (WebSockets with the channel protocols up to v5, SPDY/3.1, and SPDY tunnelled in a WebSocket) to the outside and
-// passes everything on to the tunnels of the nodes' sessions. It connects to nothing by itself: what it cannot reach through a node it refuses.
+// passes everything on to the tunnels of the nodes' sessions. It connects to nothing by itself but to endpoints that services name by address (outside.go).
 package streaming
 
 import (
@@ -18,6 +18,7 @@ import (
 	"strings"
 
 	"google.golang.org/protobuf/proto"
+	kcorev1 "k8s.io/api/core/v1"
 	kdiscoveryv1 "k8s.io/api/discovery/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/streaming/pkg/httpstream"
@@ -48,6 +49,8 @@ type Objects interface {
 	Read(ctx context.Context, r *resource.Resource, namespace, name string, into proto.Message) error
 	// Slices returns the endpoint slices of a service as they are known now.
 	Slices(namespace, service string) ([]*discoveryv1.EndpointSlice, error)
+	// OnNode returns the pods of a node as they are known now.
+	OnNode(node string) (*kcorev1.PodList, error)
 }
 
 // FromCache reads objects from the API server's cache.
@@ -81,12 +84,28 @@ func (c cached) Slices(namespace, service string) ([]*discoveryv1.EndpointSlice,
 	return found, nil
 }
 
+// OnNode implements Objects.
+func (c cached) OnNode(node string) (*kcorev1.PodList, error) {
+	list := &kcorev1.PodList{Items: []kcorev1.Pod{}}
+	for _, e := range c.cache.Snapshot(cache.OnNode(node)) {
+		var pod kcorev1.Pod
+		if err := pod.Unmarshal(e.Encoded()); err != nil {
+			return nil, err
+		}
+		pod.SetGroupVersionKind(pods.GroupVersionKind())
+		list.Items = append(list.Items, pod)
+	}
+	return list, nil
+}
+
 // Config configures Streams.
 type Config struct {
 	Objects Objects
 	Tunnels grpcapi.Tunnels
 	// Usage returns what nodes use, for nodes/proxy/stats/summary. Nil: that is not served.
 	Usage func(context.Context) map[string]*nodev1.NodeUsage
+	// Outside connects to endpoints that are no pods. Nil: over the API server's own network.
+	Outside func(ctx context.Context, network, address string) (net.Conn, error)
 	// Authorizer is asked once more when a GET, as WebSockets need it, does what a POST does: it must be allowed to create, as in Kubernetes. Nil: it is
 	// not asked.
 	Authorizer authorizer.Authorizer

@@ -16,7 +16,9 @@ type record struct {
 	stamp   []byte
 	time    time.Time
 	partial bool
-	text    []byte
+	// stream is stdout or stderr.
+	stream string
+	text   []byte
 }
 
 // parse parses a record without its line end.
@@ -39,7 +41,7 @@ func parse(line []byte) (record, error) {
 		return r, fmt.Errorf("log record %.40q has no tags", line)
 	}
 	tag, _, _ := bytes.Cut(tags, []byte(":"))
-	return record{stamp: stamp, time: at, partial: string(tag) == "P", text: text}, nil
+	return record{stamp: stamp, time: at, stream: string(stream), partial: string(tag) == "P", text: text}, nil
 }
 
 // Tail returns the end of a log: at most so many lines and bytes of text.

@@ -53,6 +53,8 @@ func TestSelections(t *testing.T) {
 		{"two", logs.Options{Lines: 2, Bytes: -1}, "\nfive\n"},
 		{"three", logs.Options{Lines: 3, Bytes: -1}, "two, continued\n\nfive\n"},
 		{"many", logs.Options{Lines: 99, Bytes: -1}, all},
+		{"stdout", logs.Options{Lines: -1, Bytes: -1, Stream: "stdout"}, "one\n\nfive\n"},
+		{"stderr", logs.Options{Lines: -1, Bytes: -1, Stream: "stderr"}, "two, continued\n"},
 		{"bytes", logs.Options{Lines: -1, Bytes: 6}, "one\ntw"},
 		{"no bytes", logs.Options{Lines: -1, Bytes: 0}, ""},
 		{"since", logs.Options{Lines: -1, Bytes: -1, Since: at}, "continued\n\nfive\n"},

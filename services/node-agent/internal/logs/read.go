@@ -19,6 +19,8 @@ import (
 type Options struct {
 	// Lines from the end; negative: all.
 	Lines int64
+	// Stream is stdout or stderr: only what was written to it, which Lines does not count by. Empty: both.
+	Stream string
 	// Since drops older records; zero: none.
 	Since time.Time
 	// Timestamps puts each line's time before it.
@@ -160,6 +162,9 @@ func (w *writer) record(line []byte) error {
 	r, err := parse(line)
 	if err != nil {
 		return nil // a torn record tells nothing; those after it do
+	}
+	if w.options.Stream != "" && r.stream != w.options.Stream {
+		return nil
 	}
 	if !w.options.Since.IsZero() && r.time.Before(w.options.Since) {
 		return nil

@@ -190,6 +190,7 @@ type PodLogRequest struct {
 	xxx_hidden_SinceTime    *v1.Time               `protobuf:"bytes,8,opt,name=since_time,json=sinceTime,proto3"`
 	xxx_hidden_Timestamps   bool                   `protobuf:"varint,9,opt,name=timestamps,proto3"`
 	xxx_hidden_LimitBytes   int64                  `protobuf:"varint,10,opt,name=limit_bytes,json=limitBytes,proto3,oneof"`
+	xxx_hidden_Stream       string                 `protobuf:"bytes,11,opt,name=stream,proto3"`
 	XXX_raceDetectHookData  protoimpl.RaceDetectHookData
 	XXX_presence            [1]uint32
 	unknownFields           protoimpl.UnknownFields
@@ -291,6 +292,13 @@ func (x *PodLogRequest) GetLimitBytes() int64 {
 	return 0
 }
 
+func (x *PodLogRequest) GetStream() string {
+	if x != nil {
+		return x.xxx_hidden_Stream
+	}
+	return ""
+}
+
 func (x *PodLogRequest) SetNamespace(v string) {
 	x.xxx_hidden_Namespace = v
 }
@@ -313,12 +321,12 @@ func (x *PodLogRequest) SetPrevious(v bool) {
 
 func (x *PodLogRequest) SetTailLines(v int64) {
 	x.xxx_hidden_TailLines = v
-	protoimpl.X.SetPresent(&(x.XXX_presence[0]), 5, 10)
+	protoimpl.X.SetPresent(&(x.XXX_presence[0]), 5, 11)
 }
 
 func (x *PodLogRequest) SetSinceSeconds(v int64) {
 	x.xxx_hidden_SinceSeconds = v
-	protoimpl.X.SetPresent(&(x.XXX_presence[0]), 6, 10)
+	protoimpl.X.SetPresent(&(x.XXX_presence[0]), 6, 11)
 }
 
 func (x *PodLogRequest) SetSinceTime(v *v1.Time) {
@@ -331,7 +339,11 @@ func (x *PodLogRequest) SetTimestamps(v bool) {
 
 func (x *PodLogRequest) SetLimitBytes(v int64) {
 	x.xxx_hidden_LimitBytes = v
-	protoimpl.X.SetPresent(&(x.XXX_presence[0]), 9, 10)
+	protoimpl.X.SetPresent(&(x.XXX_presence[0]), 9, 11)
+}
+
+func (x *PodLogRequest) SetStream(v string) {
+	x.xxx_hidden_Stream = v
 }
 
 func (x *PodLogRequest) HasTailLines() bool {
@@ -404,6 +416,8 @@ type PodLogRequest_builder struct {
 	Timestamps bool
 	// End after so many bytes; unset: no bound.
 	LimitBytes *int64
+	// Only what was written to one of the streams: `Stdout` or `Stderr`. Empty and `All`: both.
+	Stream string
 }
 
 func (b0 PodLogRequest_builder) Build() *PodLogRequest {
@@ -416,23 +430,24 @@ func (b0 PodLogRequest_builder) Build() *PodLogRequest {
 	x.xxx_hidden_Follow = b.Follow
 	x.xxx_hidden_Previous = b.Previous
 	if b.TailLines != nil {
-		protoimpl.X.SetPresentNonAtomic(&(x.XXX_presence[0]), 5, 10)
+		protoimpl.X.SetPresentNonAtomic(&(x.XXX_presence[0]), 5, 11)
 		x.xxx_hidden_TailLines = *b.TailLines
 	}
 	if b.SinceSeconds != nil {
-		protoimpl.X.SetPresentNonAtomic(&(x.XXX_presence[0]), 6, 10)
+		protoimpl.X.SetPresentNonAtomic(&(x.XXX_presence[0]), 6, 11)
 		x.xxx_hidden_SinceSeconds = *b.SinceSeconds
 	}
 	x.xxx_hidden_SinceTime = b.SinceTime
 	x.xxx_hidden_Timestamps = b.Timestamps
 	if b.LimitBytes != nil {
-		protoimpl.X.SetPresentNonAtomic(&(x.XXX_presence[0]), 9, 10)
+		protoimpl.X.SetPresentNonAtomic(&(x.XXX_presence[0]), 9, 11)
 		x.xxx_hidden_LimitBytes = *b.LimitBytes
 	}
+	x.xxx_hidden_Stream = b.Stream
 	return m0
 }
 
-// PodLogResponse is what the container wrote, standard output and error together.
+// PodLogResponse is what the container wrote, standard output and error together unless the request names one of them.
 type PodLogResponse struct {
 	state           protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Data []byte                 `protobuf:"bytes,1,opt,name=data,proto3"`
@@ -2424,7 +2439,7 @@ const file_dhow_core_v1_pod_subresources_proto_rawDesc = "" +
 	"\amessage\x18\x05 \x01(\tR\amessage\"\x7f\n" +
 	"\x0fPodBindResponse\x120\n" +
 	"\bbindings\x18\x01 \x03(\v2\x14.dhow.meta.v1.StatusR\bbindings\x12:\n" +
-	"\runschedulable\x18\x02 \x03(\v2\x14.dhow.meta.v1.StatusR\runschedulable\"\x8b\x03\n" +
+	"\runschedulable\x18\x02 \x03(\v2\x14.dhow.meta.v1.StatusR\runschedulable\"\xa3\x03\n" +
 	"\rPodLogRequest\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x1c\n" +
@@ -2441,7 +2456,8 @@ const file_dhow_core_v1_pod_subresources_proto_rawDesc = "" +
 	"timestamps\x12$\n" +
 	"\vlimit_bytes\x18\n" +
 	" \x01(\x03H\x02R\n" +
-	"limitBytes\x88\x01\x01B\r\n" +
+	"limitBytes\x88\x01\x01\x12\x16\n" +
+	"\x06stream\x18\v \x01(\tR\x06streamB\r\n" +
 	"\v_tail_linesB\x10\n" +
 	"\x0e_since_secondsB\x0e\n" +
 	"\f_limit_bytes\"$\n" +
