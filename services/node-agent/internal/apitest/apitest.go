@@ -227,6 +227,18 @@ func (s *Server) handle(_ any, stream grpc.ServerStream) error {
 			return err
 		}
 		return stream.SendMsg(s.token(&request))
+	case "Get":
+		var request metav1.GetRequest
+		if err := stream.RecvMsg(&request); err != nil {
+			return err
+		}
+		s.mu.Lock()
+		o := s.objects[id{res, request.GetNamespace(), request.GetName()}]
+		s.mu.Unlock()
+		if o == nil {
+			return notFound(res, request.GetName())
+		}
+		return stream.SendMsg(o)
 	case "Create", "Update":
 		var request metav1.ObjectWriteRequest
 		if err := stream.RecvMsg(&request); err != nil {
