@@ -300,6 +300,7 @@ func run(ctx context.Context, config Config) error {
 
 	tasks.Go(func() error { return objects.Run(running) })
 	tasks.Go(func() error { return policies.Run(running) })
+	tasks.Go(func() error { return callers.verifier.Run(running) })
 	tasks.Go(func() error { return sessions.Run(running) })
 	tasks.Go(func() error { return events.Run(running) })
 	tasks.Go(func() error { return transport.Serve(running, front, config.Listener) })

@@ -11,8 +11,10 @@ import (
 	"log/slog"
 	"net/http"
 	"net/textproto"
+	"reflect"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 	"unicode/utf8"
 
@@ -55,16 +57,24 @@ type Config struct {
 	Issuer *token.Issuer
 	// Objects finds the Secrets of bootstrap tokens. Required.
 	Objects token.Objects
-	// OIDC are the issuers of others whose tokens are taken.
-	OIDC []OIDC
-	// Anonymous says what may be asked without credentials; nil: whether the server is well.
-	Anonymous *Anonymous
+	// Rules are what may change while the verifier works.
+	Rules
+	// ConfigurationFile is where Run reads the rules anew when the file changes. Empty: they stay.
+	ConfigurationFile string
 	// Meter counts authentications; nil: the process's meter.
 	Meter metric.Meter
 	// Logger gets why a caller was refused, at debug level: the caller is not told. Nil discards it.
 	Logger *slog.Logger
 	// Now is the clock; nil: the real one.
 	Now func() time.Time
+}
+
+// Rules are who else is known than by the cluster's own certificates and tokens.
+type Rules struct {
+	// OIDC are the issuers of others whose tokens are taken.
+	OIDC []OIDC
+	// Anonymous says what may be asked without credentials; nil: whether the server is well.
+	Anonymous *Anonymous
 }
 
 // Anonymous says what may be asked without credentials. What is allowed to system:anonymous then is the authorizer's to say.
@@ -81,11 +91,18 @@ var healthPaths = []string{"/healthz", "/livez", "/readyz"}
 type Verifier struct {
 	issuer    *token.Issuer
 	bootstrap bootstrap
-	oidc      []*oidcIssuer
-	anonymous Anonymous
+	rules     atomic.Pointer[rules]
 	recent    *recent
 	metrics   *metrics
 	logger    *slog.Logger
+	now       func() time.Time
+	file      string
+}
+
+// rules are Rules at work. They are replaced whole.
+type rules struct {
+	oidc      []*oidcIssuer
+	anonymous Anonymous
 }
 
 var _ Authenticator = (*Verifier)(nil)
@@ -100,11 +117,7 @@ func New(config Config) (*Verifier, error) {
 		now = time.Now
 	}
 	v := &Verifier{
-		issuer: config.Issuer, bootstrap: bootstrap{objects: config.Objects, now: now}, recent: newRecent(keepFor, now), logger: config.Logger,
-		anonymous: Anonymous{Enabled: true, Paths: healthPaths},
-	}
-	if config.Anonymous != nil {
-		v.anonymous = *config.Anonymous
+		issuer: config.Issuer, bootstrap: bootstrap{objects: config.Objects, now: now}, recent: newRecent(keepFor, now), logger: config.Logger, now: now, file: config.ConfigurationFile,
 	}
 	if v.logger == nil {
 		v.logger = slog.New(slog.DiscardHandler)
@@ -113,17 +126,45 @@ func New(config Config) (*Verifier, error) {
 	if v.metrics, err = newMetrics(config.Meter); err != nil {
 		return nil, fmt.Errorf("authenticator: %w", err)
 	}
-	for _, o := range config.OIDC {
-		if config.Issuer.Issued(o.IssuerURL) || v.oidcOf(o.IssuerURL) != nil {
-			return nil, fmt.Errorf("authenticator: the OIDC issuer %q is configured twice, or is the cluster's own", o.IssuerURL)
-		}
-		issuer, err := newOIDC(o, now)
-		if err != nil {
-			return nil, err
-		}
-		v.oidc = append(v.oidc, issuer)
+	if err := v.Apply(config.Rules); err != nil {
+		return nil, fmt.Errorf("authenticator: %w", err)
 	}
 	return v, nil
+}
+
+// Apply replaces the rules. Tokens of an issuer that is gone, or is described otherwise, are known no more or anew; of one that stays as it is nothing changes.
+func (v *Verifier) Apply(wanted Rules) error {
+	next, before := &rules{anonymous: Anonymous{Enabled: true, Paths: healthPaths}}, v.rules.Load()
+	if wanted.Anonymous != nil {
+		next.anonymous = *wanted.Anonymous
+	}
+	for _, o := range wanted.OIDC {
+		if v.issuer.Issued(o.IssuerURL) || next.of(o.IssuerURL) != nil {
+			return fmt.Errorf("the OIDC issuer %q is configured twice, or is the cluster's own", o.IssuerURL)
+		}
+		issuer, err := newOIDC(o, v.now)
+		if err != nil {
+			return err
+		}
+		if was := before.of(o.IssuerURL); was != nil && reflect.DeepEqual(was.config, issuer.config) {
+			issuer = was // with the keys that it knows
+		}
+		next.oidc = append(next.oidc, issuer)
+	}
+	v.rules.Store(next)
+	return nil
+}
+
+func (r *rules) of(issuer string) *oidcIssuer {
+	if r == nil {
+		return nil
+	}
+	for _, o := range r.oidc {
+		if o.config.IssuerURL == issuer {
+			return o
+		}
+	}
+	return nil
 }
 
 // Authenticate says who makes a request. The token of a request that it knows is taken out of its headers, so that nothing passes it on.
@@ -157,7 +198,7 @@ func (v *Verifier) authenticate(r *http.Request) (id identity.Identity, how meth
 		}
 		return id, byToken, true, err
 	}
-	if v.anonymous.Enabled && (len(v.anonymous.Paths) == 0 || slices.Contains(v.anonymous.Paths, r.URL.Path)) {
+	if anonymous := v.rules.Load().anonymous; anonymous.Enabled && (len(anonymous.Paths) == 0 || slices.Contains(anonymous.Paths, r.URL.Path)) {
 		return identity.Unauthenticated(), byNothing, true, nil
 	}
 	return id, byNothing, false, nil
@@ -197,6 +238,8 @@ func (v *Verifier) refuse(ctx context.Context, err error) error {
 // credential is a token whose signature was verified. Check verifies what may have changed since.
 type credential interface {
 	check(ctx context.Context, audiences []string) (identity.Identity, []string, error)
+	// stands says whether who verified it still does.
+	stands(v *Verifier) bool
 }
 
 // AuthenticateToken says whose token it is, and for which of the audiences it is (none: for the API server). The error says why not, in the words
@@ -214,7 +257,7 @@ func (v *Verifier) AuthenticateToken(ctx context.Context, raw string, audiences 
 	}
 	key := digest(raw)
 	c := v.recent.get(key)
-	if c == nil {
+	if c == nil || !c.stands(v) {
 		var err error
 		if c, err = v.parse(ctx, raw); err != nil {
 			return identity.Identity{}, nil, invalid(err)
@@ -249,7 +292,7 @@ func (v *Verifier) parse(ctx context.Context, raw string) (credential, error) {
 		}
 		return account{issuer: v.issuer, claims: claims}, nil
 	}
-	if o := v.oidcOf(issuer); o != nil {
+	if o := v.rules.Load().of(issuer); o != nil {
 		user, err := o.parse(ctx, raw)
 		if err != nil {
 			return nil, err
@@ -258,15 +301,6 @@ func (v *Verifier) parse(ctx context.Context, raw string) (credential, error) {
 		return user, nil
 	}
 	return nil, errInvalidToken
-}
-
-func (v *Verifier) oidcOf(issuer string) *oidcIssuer {
-	for _, o := range v.oidc {
-		if o.config.IssuerURL == issuer {
-			return o
-		}
-	}
-	return nil
 }
 
 // agnostic answers for credentials that name no audience of Kubernetes' kind: they are for the API server.
@@ -295,6 +329,8 @@ type account struct {
 func (a account) check(ctx context.Context, audiences []string) (identity.Identity, []string, error) {
 	return a.issuer.Check(ctx, a.claims, audiences)
 }
+
+func (account) stands(*Verifier) bool { return true }
 
 // issuerOf reads the issuer of a JSON web token. It verifies nothing: it only finds who can.
 func issuerOf(raw string) (string, bool) {

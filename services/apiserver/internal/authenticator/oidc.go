@@ -28,9 +28,11 @@ const (
 	// maxIssuerAnswer bounds what an issuer may answer: configurations and key sets have some kilobytes.
 	maxIssuerAnswer = 1 << 20
 
-	emailClaim   = "email"
-	wellKnown    = "/.well-known/openid-configuration"
-	defaultClaim = "sub"
+	emailClaim = "email"
+	// verifiedClaim says whether the issuer has verified the address.
+	verifiedClaim = "email_verified"
+	wellKnown     = "/.well-known/openid-configuration"
+	defaultClaim  = "sub"
 )
 
 // algorithms are those that signatures of OIDC tokens may have.
@@ -56,6 +58,11 @@ type OIDC struct {
 	UIDClaim string
 	// RequiredClaims are claims and the values that they must have.
 	RequiredClaims map[string]string
+	// UsernameExpression, GroupsExpression and UIDExpression are CEL over `claims`, instead of the claims and prefixes. Extra is what else is known of the user.
+	UsernameExpression, GroupsExpression, UIDExpression string
+	Extra                                               []Extra
+	// ClaimRules are CEL over `claims`, UserRules over `user`; all have to be true.
+	ClaimRules, UserRules []Rule
 	// Algorithms are those that signatures may have; empty: RS256.
 	Algorithms []string
 }
@@ -63,6 +70,7 @@ type OIDC struct {
 // oidcIssuer verifies the tokens of one issuer. It asks the issuer for its keys when the first token comes.
 type oidcIssuer struct {
 	config OIDC
+	judge  *judge
 	prefix string
 	client *http.Client
 	now    func() time.Time
@@ -88,7 +96,7 @@ func newOIDC(config OIDC, now func() time.Time) (*oidcIssuer, error) {
 	if len(config.Audiences) == 0 || slices.Contains(config.Audiences, "") {
 		return fail("audiences are required: the ids of the clients that tokens are issued for")
 	}
-	if config.UsernameClaim == "" {
+	if config.UsernameClaim == "" && config.UsernameExpression == "" {
 		config.UsernameClaim = defaultClaim
 	}
 	if len(config.Algorithms) == 0 {
@@ -103,6 +111,10 @@ func newOIDC(config OIDC, now func() time.Time) (*oidcIssuer, error) {
 		return fail("a prefix of groups without a claim for groups")
 	}
 	o := &oidcIssuer{config: config, now: now}
+	var err error
+	if o.judge, err = newJudge(config); err != nil {
+		return fail("%w", err)
+	}
 	switch {
 	case config.UsernamePrefix == nil && config.UsernameClaim != emailClaim:
 		o.prefix = config.IssuerURL + "#"
@@ -182,6 +194,7 @@ func (o *oidcIssuer) discover(ctx context.Context) (*oidc.IDTokenVerifier, error
 // user is the credential of an OIDC token.
 type user struct {
 	verifier *Verifier
+	issuer   *oidcIssuer
 	identity identity.Identity
 	expiry   time.Time
 	now      func() time.Time
@@ -192,6 +205,10 @@ func (u *user) check(_ context.Context, audiences []string) (identity.Identity, 
 		return identity.Identity{}, nil, fmt.Errorf("oidc: token is expired (Token Expiry: %v)", u.expiry)
 	}
 	return u.verifier.agnostic(u.identity, audiences)
+}
+
+func (u *user) stands(v *Verifier) bool {
+	return v.rules.Load().of(u.issuer.config.IssuerURL) == u.issuer
 }
 
 // parse verifies a token and reads who it is for.
@@ -212,13 +229,16 @@ func (o *oidcIssuer) parse(ctx context.Context, raw string) (*user, error) {
 		return nil, fmt.Errorf("oidc: could not parse claims: %w", err)
 	}
 	id, err := o.identify(c)
+	if err == nil {
+		err = o.judge.of(ctx, c, &id)
+	}
 	if err != nil {
 		return nil, err
 	}
-	return &user{identity: id, expiry: verified.Expiry, now: o.now}, nil
+	return &user{issuer: o, identity: id.Authenticated(), expiry: verified.Expiry, now: o.now}, nil
 }
 
-// identify maps claims to an identity.
+// identify maps claims to an identity, as far as no expressions do.
 func (o *oidcIssuer) identify(c claims) (identity.Identity, error) {
 	for claim, want := range o.config.RequiredClaims {
 		got, ok, err := c.text(claim)
@@ -231,19 +251,22 @@ func (o *oidcIssuer) identify(c claims) (identity.Identity, error) {
 			return identity.Identity{}, fmt.Errorf("oidc: required claim %s value does not match. Got = %s, want = %s", claim, got, want)
 		}
 	}
-	name, ok, err := c.text(o.config.UsernameClaim)
-	if err != nil {
-		return identity.Identity{}, err
-	}
-	if !ok || name == "" {
-		return identity.Identity{}, fmt.Errorf("oidc: parse username claims %q: claim not present", o.config.UsernameClaim)
-	}
-	if o.config.UsernameClaim == emailClaim {
-		if err := c.emailVerified(); err != nil {
+	var id identity.Identity
+	if o.config.UsernameClaim != "" {
+		name, ok, err := c.text(o.config.UsernameClaim)
+		if err != nil {
 			return identity.Identity{}, err
 		}
+		if !ok || name == "" {
+			return identity.Identity{}, fmt.Errorf("oidc: parse username claims %q: claim not present", o.config.UsernameClaim)
+		}
+		if o.config.UsernameClaim == emailClaim {
+			if err := c.emailVerified(); err != nil {
+				return identity.Identity{}, err
+			}
+		}
+		id.Name = o.prefix + name
 	}
-	id := identity.Identity{Name: o.prefix + name}
 	if o.config.GroupsClaim != "" {
 		groups, err := c.list(o.config.GroupsClaim)
 		if err != nil {
@@ -254,6 +277,8 @@ func (o *oidcIssuer) identify(c claims) (identity.Identity, error) {
 		}
 	}
 	if o.config.UIDClaim != "" {
+		var ok bool
+		var err error
 		if id.UID, ok, err = c.text(o.config.UIDClaim); err != nil || !ok {
 			return identity.Identity{}, errors.Join(fmt.Errorf("oidc: parse uid claim %q: claim not present", o.config.UIDClaim), err)
 		}
@@ -261,7 +286,7 @@ func (o *oidcIssuer) identify(c claims) (identity.Identity, error) {
 	if jti, ok, err := c.text("jti"); err == nil && ok && jti != "" {
 		id.Extra = map[string][]string{identity.ExtraCredentialID: {"JTI=" + jti}}
 	}
-	return id.Authenticated(), nil
+	return id, nil
 }
 
 // claims are those of a token, by their names.
@@ -297,7 +322,7 @@ func (c claims) list(name string) ([]string, error) {
 
 // emailVerified refuses an address that the issuer says it has not verified.
 func (c claims) emailVerified() error {
-	raw, ok := c["email_verified"]
+	raw, ok := c[verifiedClaim]
 	if !ok {
 		return nil
 	}

@@ -200,12 +200,12 @@ func TestOIDCIsRefused(t *testing.T) {
 		w := newWorld(t, nil)
 		config := good
 		change(&config)
-		if _, err := authenticator.New(authenticator.Config{Issuer: w.issuer, Objects: w.cache, OIDC: []authenticator.OIDC{config}}); err == nil {
+		if _, err := authenticator.New(authenticator.Config{Issuer: w.issuer, Objects: w.cache, Rules: authenticator.Rules{OIDC: []authenticator.OIDC{config}}}); err == nil {
 			t.Errorf("%s: taken", name)
 		}
 	}
 	w := newWorld(t, nil)
-	if _, err := authenticator.New(authenticator.Config{Issuer: w.issuer, Objects: w.cache, OIDC: []authenticator.OIDC{good, good}}); err == nil {
+	if _, err := authenticator.New(authenticator.Config{Issuer: w.issuer, Objects: w.cache, Rules: authenticator.Rules{OIDC: []authenticator.OIDC{good, good}}}); err == nil {
 		t.Error("twice the same issuer: taken")
 	}
 }
@@ -268,66 +268,5 @@ func TestFlags(t *testing.T) {
 	}
 	if _, err := os.Stat(filepath.Join(dir, "made")); err != nil {
 		t.Error(err)
-	}
-}
-
-func TestConfigurationFile(t *testing.T) {
-	w, o := newWorld(t, nil), newOpenID(t)
-	file := filepath.Join(t.TempDir(), "authentication.yaml")
-	parse := func(text string) (*authenticator.Options, error) {
-		t.Helper()
-		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		return options(t, "--authentication-config", file)
-	}
-	const head = "apiVersion: apiserver.config.k8s.io/v1\nkind: AuthenticationConfiguration\n"
-	issuer := func(rest string) string {
-		ca := strings.ReplaceAll(string(o.ca()), "\n", "\n      ")
-		return head + "jwt:\n- issuer:\n    url: " + o.server.URL + "\n    audiences: [client]\n    certificateAuthority: |\n      " + ca + "\n" + rest
-	}
-	chosen, err := parse(issuer(`  claimMappings:
-    username: {claim: sub, prefix: "corp:"}
-    groups: {claim: roles, prefix: ""}
-    uid: {claim: sub}
-  claimValidationRules:
-  - {claim: hd, requiredValue: x}
-anonymous:
-  enabled: true
-  conditions: [{path: /livez}]
-`))
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, verifier, err := chosen.Build(w.cache, filepath.Join(t.TempDir(), "keys"), nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	raw := o.sign(time.Now(), map[string]any{"hd": "x", "roles": []string{"dev"}})
-	if id, err := verifier.Token(t.Context(), raw); err != nil || id.Name != "corp:42" || id.UID != "42" || id.Groups[0] != "dev" {
-		t.Errorf("%+v, %v", id, err)
-	}
-	for path, want := range map[string]bool{"/livez": true, "/healthz": false} {
-		if _, ok, err := verifier.Authenticate(ask(path, "")); ok != want || err != nil {
-			t.Errorf("%s: %v, %v", path, ok, err)
-		}
-	}
-	const username = "  claimMappings:\n    username: {claim: sub, prefix: \"\"}\n"
-	for name, text := range map[string]string{
-		"other kind":        "apiVersion: v1\nkind: Pod\n",
-		"unknown field":     head + "jwts: []\n",
-		"no username":       issuer(""),
-		"no prefix":         issuer("  claimMappings:\n    username: {claim: sub}\n"),
-		"prefix alone":      issuer(username + "    groups: {prefix: x}\n"),
-		"expression":        issuer("  claimMappings:\n    username: {expression: claims.sub}\n"),
-		"extra":             issuer(username + "    extra: [{key: k, valueExpression: claims.x}]\n"),
-		"rules of users":    issuer(username + "  userValidationRules: [{expression: \"true\"}]\n"),
-		"rules of claims":   issuer(username + "  claimValidationRules: [{expression: \"true\"}]\n"),
-		"uid by expression": issuer(username + "    uid: {expression: claims.x}\n"),
-		"bad path":          head + "anonymous: {enabled: true, conditions: [{path: livez}]}\n",
-	} {
-		if _, err := parse(text); err == nil {
-			t.Errorf("%s: taken", name)
-		}
 	}
 }

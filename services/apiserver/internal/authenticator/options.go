@@ -6,11 +6,8 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
-	"slices"
 	"strconv"
 	"strings"
-
-	"sigs.k8s.io/yaml"
 
 	"dhow.dev/services/apiserver/internal/token"
 )
@@ -27,6 +24,8 @@ type Options struct {
 	OIDC []OIDC
 	// Anonymous says what may be asked without credentials; nil: whether the server is well.
 	Anonymous *Anonymous
+	// ConfigurationFile is where OIDC and Anonymous were read; what it says later counts from then on. Empty: they stay.
+	ConfigurationFile string
 
 	// flags are what is read of the command line before Complete.
 	flags flags
@@ -101,13 +100,12 @@ func (o *Options) Complete() error {
 		if f.oidc.IssuerURL != "" || f.anonymous != nil {
 			return errors.New("--authentication-config stands instead of --oidc-* and --anonymous-auth: give one of them")
 		}
-		data, err := os.ReadFile(f.configurationFile)
+		o.ConfigurationFile = f.configurationFile
+		rules, err := readConfiguration(o.ConfigurationFile)
 		if err != nil {
 			return fmt.Errorf("--authentication-config: %w", err)
 		}
-		if o.OIDC, o.Anonymous, err = parseConfiguration(data); err != nil {
-			return fmt.Errorf("--authentication-config %s: %w", f.configurationFile, err)
-		}
+		o.OIDC, o.Anonymous = rules.OIDC, rules.Anonymous
 		return nil
 	}
 	if f.anonymous != nil {
@@ -142,131 +140,8 @@ func (o *Options) Build(objects token.Objects, keyFile string, logger *slog.Logg
 	if err != nil {
 		return nil, nil, err
 	}
-	verifier, err := New(Config{Issuer: issuer, Objects: objects, OIDC: o.OIDC, Anonymous: o.Anonymous, Logger: logger})
+	verifier, err := New(Config{
+		Issuer: issuer, Objects: objects, Rules: Rules{OIDC: o.OIDC, Anonymous: o.Anonymous}, ConfigurationFile: o.ConfigurationFile, Logger: logger,
+	})
 	return issuer, verifier, err
-}
-
-// configuration is the AuthenticationConfiguration of apiserver.config.k8s.io; what it says in CEL is read only to be refused.
-type configuration struct {
-	APIVersion string `json:"apiVersion"`
-	Kind       string `json:"kind"`
-	JWT        []struct {
-		Issuer struct {
-			URL                  string   `json:"url"`
-			DiscoveryURL         string   `json:"discoveryURL"`
-			CertificateAuthority string   `json:"certificateAuthority"`
-			Audiences            []string `json:"audiences"`
-			AudienceMatchPolicy  string   `json:"audienceMatchPolicy"`
-		} `json:"issuer"`
-		ClaimValidationRules []struct {
-			Claim         string `json:"claim"`
-			RequiredValue string `json:"requiredValue"`
-			Expression    string `json:"expression"`
-			Message       string `json:"message"`
-		} `json:"claimValidationRules"`
-		ClaimMappings struct {
-			Username mapping `json:"username"`
-			Groups   mapping `json:"groups"`
-			UID      struct {
-				Claim      string `json:"claim"`
-				Expression string `json:"expression"`
-			} `json:"uid"`
-			Extra []struct {
-				Key             string `json:"key"`
-				ValueExpression string `json:"valueExpression"`
-			} `json:"extra"`
-		} `json:"claimMappings"`
-		UserValidationRules []struct {
-			Expression string `json:"expression"`
-			Message    string `json:"message"`
-		} `json:"userValidationRules"`
-	} `json:"jwt"`
-	Anonymous *struct {
-		Enabled    bool `json:"enabled"`
-		Conditions []struct {
-			Path string `json:"path"`
-		} `json:"conditions"`
-	} `json:"anonymous"`
-}
-
-type mapping struct {
-	Claim      string  `json:"claim"`
-	Prefix     *string `json:"prefix"`
-	Expression string  `json:"expression"`
-}
-
-// check says what is wrong with the mapping of what.
-func (m mapping) check(what string) error {
-	switch {
-	case m.Expression != "":
-		return errExpression(what + ".expression")
-	case m.Claim != "" && m.Prefix == nil:
-		return fmt.Errorf("%s.prefix: required beside claim; set it to \"\" for none", what)
-	case m.Claim == "" && m.Prefix != nil:
-		return fmt.Errorf("%s.claim: required beside prefix", what)
-	}
-	return nil
-}
-
-func errExpression(field string) error {
-	return fmt.Errorf("%s: CEL expressions are not supported; use claims", field)
-}
-
-const configurationGroup = "apiserver.config.k8s.io/"
-
-func parseConfiguration(data []byte) ([]OIDC, *Anonymous, error) {
-	var c configuration
-	if err := yaml.UnmarshalStrict(data, &c); err != nil {
-		return nil, nil, err
-	}
-	version, ok := strings.CutPrefix(c.APIVersion, configurationGroup)
-	if !ok || c.Kind != "AuthenticationConfiguration" || !slices.Contains([]string{"v1", "v1beta1", "v1alpha1"}, version) {
-		return nil, nil, fmt.Errorf("want an AuthenticationConfiguration of %sv1, got kind %q, apiVersion %q", configurationGroup, c.Kind, c.APIVersion)
-	}
-	var issuers []OIDC
-	for n, j := range c.JWT {
-		at := func(field string) string { return fmt.Sprintf("jwt[%d].%s", n, field) }
-		m := j.ClaimMappings
-		if err := errors.Join(m.Username.check(at("claimMappings.username")), m.Groups.check(at("claimMappings.groups"))); err != nil {
-			return nil, nil, err
-		}
-		switch {
-		case m.Username.Claim == "":
-			return nil, nil, fmt.Errorf("%s: required", at("claimMappings.username.claim"))
-		case m.UID.Expression != "":
-			return nil, nil, errExpression(at("claimMappings.uid.expression"))
-		case len(m.Extra) > 0:
-			return nil, nil, errExpression(at("claimMappings.extra"))
-		case len(j.UserValidationRules) > 0:
-			return nil, nil, errExpression(at("userValidationRules"))
-		case len(j.Issuer.Audiences) > 1 && j.Issuer.AudienceMatchPolicy != "MatchAny":
-			return nil, nil, fmt.Errorf("%s: must be MatchAny for several audiences", at("issuer.audienceMatchPolicy"))
-		}
-		o := OIDC{
-			IssuerURL: j.Issuer.URL, DiscoveryURL: j.Issuer.DiscoveryURL, CA: []byte(j.Issuer.CertificateAuthority), Audiences: j.Issuer.Audiences,
-			UsernameClaim: m.Username.Claim, UsernamePrefix: m.Username.Prefix, GroupsClaim: m.Groups.Claim, UIDClaim: m.UID.Claim,
-			RequiredClaims: map[string]string{}, Algorithms: algorithms,
-		}
-		if m.Groups.Prefix != nil {
-			o.GroupsPrefix = *m.Groups.Prefix
-		}
-		for i, rule := range j.ClaimValidationRules {
-			if rule.Expression != "" || rule.Claim == "" {
-				return nil, nil, errExpression(at(fmt.Sprintf("claimValidationRules[%d]", i)))
-			}
-			o.RequiredClaims[rule.Claim] = rule.RequiredValue
-		}
-		issuers = append(issuers, o)
-	}
-	if c.Anonymous == nil {
-		return issuers, nil, nil
-	}
-	anonymous := &Anonymous{Enabled: c.Anonymous.Enabled}
-	for _, condition := range c.Anonymous.Conditions {
-		if !strings.HasPrefix(condition.Path, "/") {
-			return nil, nil, fmt.Errorf("anonymous.conditions: the path %q does not begin with /", condition.Path)
-		}
-		anonymous.Paths = append(anonymous.Paths, condition.Path)
-	}
-	return issuers, anonymous, nil
 }
