@@ -122,12 +122,6 @@ func ServerTLS(pair *KeyPair) *tls.Config {
 	return serverTLS(pair, tls.RequireAndVerifyClientCert, nil)
 }
 
-// DoorTLS returns the configuration of a server that also knows callers by other means than certificates: a client certificate must be one of the
-// same authority when it is given, but need not be given. The protocols are those to negotiate, the preferred first.
-func DoorTLS(pair *KeyPair, protocols ...string) *tls.Config {
-	return serverTLS(pair, tls.VerifyClientCertIfGiven, protocols)
-}
-
 func serverTLS(pair *KeyPair, clients tls.ClientAuthType, protocols []string) *tls.Config {
 	return &tls.Config{
 		MinVersion: tls.VersionTLS13,

@@ -12,6 +12,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
@@ -309,14 +310,33 @@ func TestDoorTLS(t *testing.T) {
 	if s, c, seen := handshake(t, DoorTLS(server, "h2", "http/1.1"), nameless()); s != nil || c != nil || len(seen.VerifiedChains) != 0 || seen.NegotiatedProtocol != "h2" {
 		t.Errorf("without a certificate: server %v, client %v, saw %+v", s, c, seen)
 	}
-	if s, c, seen := handshake(t, DoorTLS(server), ClientTLS(client, "store.dhow")); s != nil || c != nil || len(seen.VerifiedChains) != 1 {
-		t.Errorf("with a certificate: server %v, client %v, saw %+v", s, c, seen)
+	verified := func(config *tls.Config) int {
+		t.Helper()
+		s, c, seen := handshake(t, DoorTLS(server), config)
+		if s != nil || c != nil || len(seen.PeerCertificates) == 0 {
+			t.Fatalf("server %v, client %v, saw %+v", s, c, seen)
+		}
+		chains := 0
+		VerifyClients(server, http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { chains = len(r.TLS.VerifiedChains) })).
+			ServeHTTP(nil, (&http.Request{TLS: &seen}).WithContext(Connection(t.Context(), nil)))
+		return chains
 	}
-	foreign := nameless()
-	foreign.GetClientCertificate = ClientTLS(stranger, "store.dhow").GetClientCertificate
-	if s, _, _ := handshake(t, DoorTLS(server), foreign); s == nil {
-		t.Error("a certificate of another authority was taken")
+	if n := verified(ClientTLS(client, "store.dhow")); n != 1 {
+		t.Errorf("a certificate of the authority: %d chains", n)
 	}
+	for what, other := range map[string]*KeyPair{"another authority's": stranger, "a server's": ensure(t, a, FilesIn(filepath.Join(dir, "s"), "server"), serverOnly())} {
+		config := nameless()
+		config.GetClientCertificate = ClientTLS(other, "store.dhow").GetClientCertificate
+		if n := verified(config); n != 0 {
+			t.Errorf("%s certificate: %d chains", what, n)
+		}
+	}
+}
+
+func serverOnly() Request {
+	request := serverRequest()
+	request.Client = false
+	return request
 }
 
 func TestReload(t *testing.T) {

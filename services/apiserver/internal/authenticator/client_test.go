@@ -91,10 +91,9 @@ func TestClientGo(t *testing.T) {
 	w.put(builder())
 	secret := &corev1.Secret{ObjectMeta: meta("default", "s", "secret-uid")}
 	w.put(secret)
-	server := httptest.NewUnstartedServer(door(w))
-	server.TLS = pki.DoorTLS(a.pair("apiserver", pki.Request{
-		Identity: identity.Identity{Name: identity.APIServer}, DNSNames: []string{"apiserver.dhow"}, Server: true,
-	}), "h2", "http/1.1")
+	pair := a.pair("apiserver", pki.Request{Identity: identity.Identity{Name: identity.APIServer}, DNSNames: []string{"apiserver.dhow"}, Server: true})
+	server := httptest.NewUnstartedServer(pki.VerifyClients(pair, door(w)))
+	server.TLS = pki.DoorTLS(pair, "h2", "http/1.1")
 	server.StartTLS()
 	defer server.Close()
 	certificate, key, err := a.Issue(pki.Request{Identity: identity.Identity{Name: identity.Admin, Groups: []string{identity.Masters}}, Client: true})

@@ -29,7 +29,7 @@ const (
 // Serve answers on a listener, over TLS with HTTP/2 and HTTP/1.1, until the context ends. It returns nil then.
 func Serve(ctx context.Context, listener net.Listener, pair *pki.KeyPair, handler http.Handler, logger *slog.Logger) error {
 	server := &http.Server{
-		Handler: handler, ReadHeaderTimeout: headerTimeout, IdleTimeout: idleTimeout, MaxHeaderBytes: maxHeader,
+		Handler: pki.VerifyClients(pair, handler), ConnContext: pki.Connection, ReadHeaderTimeout: headerTimeout, IdleTimeout: idleTimeout, MaxHeaderBytes: maxHeader,
 		ErrorLog:  log.New(handshakes{logger}, "", 0),
 		HTTP2:     &http.HTTP2Config{MaxConcurrentStreams: maxStreams, SendPingTimeout: pingInterval},
 		TLSConfig: pki.DoorTLS(pair, "h2", "http/1.1"),
