@@ -34,6 +34,7 @@ import (
 	"dhow.dev/services/controller-manager/internal/endpointslice"
 	"dhow.dev/services/controller-manager/internal/ephemeralvolume"
 	"dhow.dev/services/controller-manager/internal/garbage"
+	"dhow.dev/services/controller-manager/internal/horizontalpodautoscaler"
 	"dhow.dev/services/controller-manager/internal/inventory"
 	"dhow.dev/services/controller-manager/internal/job"
 	"dhow.dev/services/controller-manager/internal/localpath"
@@ -218,6 +219,9 @@ func controllers(config Config, stores *inventory.Stores, watcher *metadata.Watc
 		replicationcontroller.New(replicaset.Config{Conn: conn, Stores: stores, Events: events, Logger: logger, Now: now, Workers: workers}),
 		cronjob.New(cronjob.Config{Conn: conn, Stores: stores, Events: events, Logger: logger, Now: now, Workers: workers}),
 		ttlafterfinished.New(ttlafterfinished.Config{Conn: conn, Stores: stores, Logger: logger, Now: now, Workers: workers}),
+		horizontalpodautoscaler.New(horizontalpodautoscaler.Config{
+			Conn: conn, Stores: stores, Metrics: horizontalpodautoscaler.NewMetrics(conn), Events: events, Logger: logger, Now: now, Workers: workers,
+		}),
 		job.New(job.Config{Conn: conn, Stores: stores, Events: events, Logger: logger, Now: now, Workers: workers}),
 		replicaset.New(replicaset.Config{Conn: conn, Stores: stores, Events: events, Logger: logger, Now: now, Workers: workers}),
 		daemonset.New(daemonset.Config{Conn: conn, Stores: stores, Events: events, Logger: logger, Now: now, Workers: workers}),
