@@ -178,7 +178,7 @@ func TestRolloutStatus(t *testing.T) {
 		t.Errorf("%+v", got)
 	}
 	c.fails([]string{"rollout", "status", "deploy/web"}, `Error from server (NotFound): deployments.apps "web" not found`)
-	c.fails([]string{"rollout", "status", "pod/web"}, "pod/web: only deployments have rollouts here: use deployment/NAME")
+	c.fails([]string{"rollout", "status", "pod/web"}, "pod/web: only deployments, statefulsets and daemonsets have rollouts: use deployment/NAME")
 	c.fails([]string{"rollout", "status"}, "you must specify the type of resource")
 	c.fails([]string{"rollout", "status", "deploy"}, "name one object, as KIND/NAME")
 }
@@ -233,7 +233,7 @@ func TestRolloutUndo(t *testing.T) {
 	c.fails([]string{"rollout", "undo", "deploy/web", "--to-revision=9"}, "error: unable to find specified revision 9 in history: there are 3, 2, 1")
 	c.fails([]string{"rollout", "undo", "deploy/web", "--to-revision=-1"}, "--to-revision=-1: give a revision")
 	c.fails([]string{"rollout", "undo", "deploy/nosuch"}, `Error from server (NotFound): deployments.apps "nosuch" not found`)
-	c.fails([]string{"rollout", "undo", "service/web"}, "only deployments have rollouts here")
+	c.fails([]string{"rollout", "undo", "service/web"}, "only deployments, statefulsets and daemonsets have rollouts")
 	c.applied(strings.Replace(deployment, "  replicas: 2", "  replicas: 2\n  paused: true", 1), "--force-conflicts")
 	c.fails([]string{"rollout", "undo", "deploy/web"}, `you cannot roll back the paused deployment "web": set its spec.paused to false`)
 }

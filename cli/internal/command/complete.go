@@ -31,7 +31,7 @@ func addCompletions(s *session, root *cobra.Command) {
 		}
 		for _, below := range c.Commands() {
 			if c.Name() == "rollout" {
-				below.ValidArgsFunction = first(s.completeNames(resource.For[*appsv1.Deployment]()))
+				below.ValidArgsFunction = first(s.completeRollouts)
 			}
 		}
 		for flag, words := range map[string][]string{"output": outputs[1:], "cascade": {"background", "foreground", "orphan"}, "dry-run": {"server", "none"}} {
@@ -72,20 +72,29 @@ func (s *session) names(c *cobra.Command, r *resource.Resource) []string {
 	return names
 }
 
-// completeNames proposes the names of a kind's objects, deployments as deployment/NAME because rollout wants them so.
+// completeRollouts proposes what has rollouts, as KIND/NAME.
+func (s *session) completeRollouts(c *cobra.Command, args []string, word string) ([]string, cobra.ShellCompDirective) {
+	var found []string
+	for _, r := range []*resource.Resource{resource.For[*appsv1.Deployment](), resource.For[*appsv1.StatefulSet](), resource.For[*appsv1.DaemonSet]()} {
+		for _, name := range s.names(c, r) {
+			if full := r.Singular() + "/" + name; strings.HasPrefix(full, word) {
+				found = append(found, full)
+			}
+		}
+	}
+	return found, cobra.ShellCompDirectiveNoFileComp
+}
+
+// completeNames proposes the names of a kind's objects.
 func (s *session) completeNames(r *resource.Resource) completion {
 	return func(c *cobra.Command, args []string, word string) ([]string, cobra.ShellCompDirective) {
 		if strings.Contains(word, "/") {
 			return s.completeTargets(c, args, word)
 		}
-		prefix := ""
-		if r == resource.For[*appsv1.Deployment]() {
-			prefix = r.Singular() + "/"
-		}
 		var found []string
 		for _, name := range s.names(c, r) {
-			if strings.HasPrefix(prefix+name, word) && !slices.Contains(args, name) {
-				found = append(found, prefix+name)
+			if strings.HasPrefix(name, word) && !slices.Contains(args, name) {
+				found = append(found, name)
 			}
 		}
 		return found, cobra.ShellCompDirectiveNoFileComp

@@ -67,7 +67,7 @@ func TestLogs(t *testing.T) {
 	c.fails([]string{"logs"}, "name one pod, or what has pods: dhow logs POD")
 	c.fails([]string{"logs", "nosuch"}, `Error from server (NotFound): pods "nosuch" not found`)
 	c.fails([]string{"logs", "pot/web"}, `the server doesn't have a resource type "pot"`)
-	c.fails([]string{"logs", "cm/settings"}, "configmap/settings: cannot tell its pods: name a pod, deployment or replicaset")
+	c.fails([]string{"logs", "cm/settings"}, "configmap/settings: cannot tell its pods: name a pod, deployment, statefulset, daemonset or replicaset")
 	c.fails([]string{"logs", "web-a", "-c", "nosuch"}, "error: container nosuch is not valid for pod web-a: use one of web, side, setup")
 	c.fails([]string{"logs", "web-a", "web", "-c", "web"}, `the container is given twice: as "web" and with -c`)
 	c.fails([]string{"logs", "web-a", "--tail=-2"}, "--tail=-2: give a number of lines, or -1 for all")

@@ -139,8 +139,20 @@ func (s *session) podOf(ctx context.Context, word string) (*corev1.Pod, error) {
 			return nil, err
 		}
 		selector = r.GetSpec().GetSelector()
+	case resource.For[*appsv1.StatefulSet]():
+		set, err := client.For[*appsv1.StatefulSet](s.conn).Get(ctx, s.namespace, t.name)
+		if err != nil {
+			return nil, err
+		}
+		selector = set.GetSpec().GetSelector()
+	case resource.For[*appsv1.DaemonSet]():
+		set, err := client.For[*appsv1.DaemonSet](s.conn).Get(ctx, s.namespace, t.name)
+		if err != nil {
+			return nil, err
+		}
+		selector = set.GetSpec().GetSelector()
 	default:
-		return nil, fmt.Errorf("%s: cannot tell its pods: name a pod, deployment or replicaset", t)
+		return nil, fmt.Errorf("%s: cannot tell its pods: name a pod, deployment, statefulset, daemonset or replicaset", t)
 	}
 	text, err := selectorText(selector)
 	if err != nil {

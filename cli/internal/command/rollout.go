@@ -28,18 +28,27 @@ const (
 )
 
 func newRollout(s *session) *cobra.Command {
-	c := &cobra.Command{Use: "rollout", Short: "Follow and undo the rollout of a deployment"}
+	c := &cobra.Command{Use: "rollout", Short: "Follow and undo the rollout of a deployment, statefulset or daemonset"}
 	c.AddCommand(newRolloutStatus(s), newRolloutUndo(s))
 	return c
 }
 
-func deploymentTarget(args []string) (target, error) {
+// rolledOut says that the kind replaces its pods when its template changes.
+func rolledOut(r *resource.Resource) bool {
+	switch r {
+	case resource.For[*appsv1.Deployment](), resource.For[*appsv1.StatefulSet](), resource.For[*appsv1.DaemonSet]():
+		return true
+	}
+	return false
+}
+
+func rolloutTarget(args []string) (target, error) {
 	t, err := oneTarget(args)
 	if err != nil {
 		return t, err
 	}
-	if t.resource != resource.For[*appsv1.Deployment]() {
-		return t, fmt.Errorf("%s: only deployments have rollouts here: use deployment/NAME", t)
+	if !rolledOut(t.resource) {
+		return t, fmt.Errorf("%s: only deployments, statefulsets and daemonsets have rollouts: use deployment/NAME", t)
 	}
 	return t, nil
 }
@@ -48,11 +57,11 @@ func newRolloutStatus(s *session) *cobra.Command {
 	var timeout time.Duration
 	var watch bool
 	c := &cobra.Command{
-		Use:     "status deployment/NAME",
+		Use:     "status KIND/NAME",
 		Short:   "Follow a rollout until it is complete",
 		Example: "  dhow rollout status deploy/web",
 		RunE: func(c *cobra.Command, args []string) error {
-			t, err := deploymentTarget(args)
+			t, err := rolloutTarget(args)
 			if err != nil {
 				return err
 			}
@@ -75,7 +84,7 @@ func (s *session) rolloutStatus(ctx context.Context, t target, timeout time.Dura
 		if o == nil {
 			return false, notFound(located{t, s.namespace})
 		}
-		message, done, err := rolloutProgress(o.(*appsv1.Deployment))
+		message, done, err := rolloutProgress(o)
 		if err != nil {
 			return false, err
 		}
@@ -88,7 +97,18 @@ func (s *session) rolloutStatus(ctx context.Context, t target, timeout time.Dura
 }
 
 // rolloutProgress says in kubectl's words how far a rollout is.
-func rolloutProgress(d *appsv1.Deployment) (message string, done bool, err error) {
+func rolloutProgress(o object.Object) (message string, done bool, err error) {
+	switch o := o.(type) {
+	case *appsv1.StatefulSet:
+		return statefulSetProgress(o)
+	case *appsv1.DaemonSet:
+		return daemonSetProgress(o)
+	default:
+		return deploymentProgress(o.(*appsv1.Deployment))
+	}
+}
+
+func deploymentProgress(d *appsv1.Deployment) (message string, done bool, err error) {
 	spec, status := d.GetSpec(), d.GetStatus()
 	name := d.GetMetadata().GetName()
 	if d.GetMetadata().GetGeneration() > status.GetObservedGeneration() {
@@ -114,11 +134,11 @@ func rolloutProgress(d *appsv1.Deployment) (message string, done bool, err error
 func newRolloutUndo(s *session) *cobra.Command {
 	var to int64
 	c := &cobra.Command{
-		Use:     "undo deployment/NAME",
-		Short:   "Go back to an earlier revision of a deployment",
+		Use:     "undo KIND/NAME",
+		Short:   "Go back to an earlier revision",
 		Example: "  dhow rollout undo deploy/web\n  dhow rollout undo deploy/web --to-revision=3",
 		RunE: func(c *cobra.Command, args []string) error {
-			t, err := deploymentTarget(args)
+			t, err := rolloutTarget(args)
 			if err != nil {
 				return err
 			}
@@ -132,8 +152,11 @@ func newRolloutUndo(s *session) *cobra.Command {
 	return c
 }
 
-// rolloutUndo puts the template of an earlier replica set back.
+// rolloutUndo puts the template of an earlier revision back.
 func (s *session) rolloutUndo(ctx context.Context, t target, to int64) error {
+	if t.resource != resource.For[*appsv1.Deployment]() {
+		return s.revisionUndo(ctx, t, to)
+	}
 	deployments := client.For[*appsv1.Deployment](s.conn)
 	d, err := deployments.Get(ctx, s.namespace, t.name)
 	if err != nil {

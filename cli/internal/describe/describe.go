@@ -54,6 +54,10 @@ func Object(w io.Writer, r *resource.Resource, o structs.Object, related Related
 		d.deployment(o, related.ReplicaSets)
 	case *appsv1.ReplicaSet:
 		d.replicaSet(o)
+	case *appsv1.StatefulSet:
+		d.statefulSet(o)
+	case *appsv1.DaemonSet:
+		d.daemonSet(o)
 	default:
 		if err := d.generic(o); err != nil {
 			return err
