@@ -1,6 +1,7 @@
 package bundle
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -328,9 +329,11 @@ const pinnedLabel = "io.cri-containerd.pinned=pinned"
 // images runs a command of ctr on the runtime's images and returns the words that it says.
 func (r *Runtime) images(ctx context.Context, arguments ...string) ([]string, error) {
 	cmd := exec.CommandContext(ctx, filepath.Join(r.cfg.RuntimeDir, "ctr"), append([]string{"--address", r.cfg.Socket, "--namespace", "k8s.io", "images"}, arguments...)...)
-	out, err := cmd.CombinedOutput()
+	var complaints bytes.Buffer // warnings too: they are no images
+	cmd.Stderr = &complaints
+	out, err := cmd.Output()
 	if err != nil {
-		return nil, fmt.Errorf("images %s: %w: %s", arguments[0], err, strings.TrimSpace(string(out)))
+		return nil, fmt.Errorf("images %s: %w: %s", arguments[0], err, strings.TrimSpace(complaints.String()))
 	}
 	return strings.Fields(string(out)), nil
 }
