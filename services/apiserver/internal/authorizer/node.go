@@ -41,6 +41,7 @@ type Objects interface {
 
 var (
 	claims      = resource.For[*gencorev1.PersistentVolumeClaim]()
+	volumes     = resource.For[*gencorev1.PersistentVolume]()
 	attachments = resource.For[*genstoragev1.VolumeAttachment]()
 )
 
@@ -215,10 +216,40 @@ func (n *nodeRole) needed(node string, a Attributes) string {
 	if name == "" {
 		return "can only read resources of this type one by one: name the object, or select it by metadata.name"
 	}
-	if n.refers(node, reference{a.Resource, a.Namespace, name}) {
+	if n.refers(node, reference{a.Resource, a.Namespace, name}) || a.Resource == "secrets" && n.volumeNeeds(node, a.Namespace, name) {
 		return ""
 	}
 	return noRelationship(node)
+}
+
+// volumeNeeds says whether a volume that a claim of the node's pods is bound to names the Secret for its driver on the node.
+func (n *nodeRole) volumeNeeds(node, namespace, secret string) bool {
+	if n.objects == nil {
+		return false
+	}
+	for _, needs := range n.needsOn(node) {
+		for needed := range needs.objects {
+			if needed.resource != "persistentvolumeclaims" {
+				continue
+			}
+			var claim corev1.PersistentVolumeClaim
+			e := n.objects.Peek(claims, needed.namespace, needed.name)
+			if e == nil || claim.Unmarshal(e.Object) != nil {
+				continue
+			}
+			var volume corev1.PersistentVolume
+			e = n.objects.Peek(volumes, "", claim.Spec.VolumeName)
+			if e == nil || volume.Unmarshal(e.Object) != nil || volume.Spec.CSI == nil || volume.Spec.ClaimRef == nil || volume.Spec.ClaimRef.UID != claim.UID {
+				continue
+			}
+			for _, ref := range []*corev1.SecretReference{volume.Spec.CSI.NodePublishSecretRef, volume.Spec.CSI.NodeStageSecretRef, volume.Spec.CSI.NodeExpandSecretRef} {
+				if ref != nil && ref.Namespace == namespace && ref.Name == secret {
+					return true
+				}
+			}
+		}
+	}
+	return false
 }
 
 func noRelationship(node string) string {

@@ -25,6 +25,13 @@ func TestNodesReachWhatTheirPodsNeed(t *testing.T) {
 	w.Roles = New(Config{Pods: &fakePods{pods: []*corev1.Pod{mine, theirs}}, Policies: w.policies, Objects: w.cache})
 	w.put(claims, &corev1.PersistentVolumeClaim{ObjectMeta: meta("shop", "data"), Spec: corev1.PersistentVolumeClaimSpec{VolumeName: "pv-mine"}})
 	w.put(claims, &corev1.PersistentVolumeClaim{ObjectMeta: meta("shop", "secret-data"), Spec: corev1.PersistentVolumeClaimSpec{VolumeName: "pv-theirs"}})
+	for name, claim := range map[string]string{"pv-mine": "data", "pv-theirs": "secret-data"} {
+		w.put(volumes, &corev1.PersistentVolume{ObjectMeta: meta("", name), Spec: corev1.PersistentVolumeSpec{
+			ClaimRef: &corev1.ObjectReference{Namespace: "shop", Name: claim, UID: meta("shop", claim).UID},
+			PersistentVolumeSource: corev1.PersistentVolumeSource{CSI: &corev1.CSIPersistentVolumeSource{
+				NodePublishSecretRef: &corev1.SecretReference{Namespace: "storage", Name: "key-of-" + name}}},
+		}})
+	}
 	w.put(attachments, &storagev1.VolumeAttachment{ObjectMeta: meta("", "a1"), Spec: storagev1.VolumeAttachmentSpec{NodeName: "n1"}})
 	w.put(attachments, &storagev1.VolumeAttachment{ObjectMeta: meta("", "a2"), Spec: storagev1.VolumeAttachmentSpec{NodeName: "n2"}})
 	for _, c := range []struct {
@@ -33,6 +40,8 @@ func TestNodesReachWhatTheirPodsNeed(t *testing.T) {
 	}{
 		{"get", "", "persistentvolumes", "", "", "pv-mine", "", true},
 		{"get", "", "persistentvolumes", "", "", "pv-theirs", "", false},
+		{"get", "", "secrets", "", "storage", "key-of-pv-mine", "", true},
+		{"get", "", "secrets", "", "storage", "key-of-pv-theirs", "", false},
 		{"list", "", "persistentvolumes", "", "", "", "", false},
 		{"get", "", "persistentvolumeclaims", "", "shop", "data", "", true},
 		{"update", "", "persistentvolumeclaims", "status", "shop", "data", "", true},
