@@ -60,6 +60,9 @@ func New(name string, stderr io.Writer) *Daemon {
 // Require makes Parse refuse to go on without values of these flags.
 func (d *Daemon) Require(flags ...string) { d.required = append(d.required, flags...) }
 
+// Measure has metrics measured although no address for them is given: the service serves them itself (telemetry.Handler).
+func (d *Daemon) Measure() { d.telemetry.Measure = true }
+
 // Parse reads the arguments. Its error is one line that says what to do, or flag.ErrHelp.
 func (d *Daemon) Parse(arguments []string) error {
 	if err := d.FlagSet.Parse(arguments); err != nil {

@@ -24,13 +24,17 @@ func TestHandler(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	setup(t, telemetry.Config{MetricsListener: listener})
-	counter, err := telemetry.Meter("dhow.dev/pkg/test").Int64Counter("dhow.handled")
-	if err != nil {
-		t.Fatal(err)
-	}
-	counter.Add(t.Context(), 1)
-	if got := body(); !strings.Contains(got, "dhow_handled_total") || !strings.Contains(got, "go_goroutines") {
-		t.Errorf("after Setup: %s", got)
+	for name, config := range map[string]telemetry.Config{"with an address": {MetricsListener: listener}, "without": {Measure: true}} {
+		t.Run(name, func(t *testing.T) {
+			setup(t, config)
+			counter, err := telemetry.Meter("dhow.dev/pkg/test").Int64Counter("dhow.handled")
+			if err != nil {
+				t.Fatal(err)
+			}
+			counter.Add(t.Context(), 1)
+			if got := body(); !strings.Contains(got, "dhow_handled_total") || !strings.Contains(got, "go_goroutines") {
+				t.Errorf("after Setup: %s", got)
+			}
+		})
 	}
 }

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"dhow.dev/pkg/telemetry/logkey"
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"go.opentelemetry.io/otel"
 	"go.opentelemetry.io/otel/attribute"
@@ -52,6 +53,8 @@ type Config struct {
 	// MetricsAddr is where /metrics (Prometheus) and /healthz are served over HTTP, without authentication: use a loopback or
 	// private address. Empty: nowhere.
 	MetricsAddr string
+	// Measure measures without an address too, for Handler.
+	Measure bool
 	// MetricsListener is used instead of MetricsAddr when set.
 	MetricsListener net.Listener
 	// Health is what /healthz asks. Nil: always healthy.
@@ -155,21 +158,30 @@ func secondsView(i sdkmetric.Instrument) (sdkmetric.Stream, bool) {
 
 func newMetrics(ctx context.Context, config Config, about *resource.Resource) (stop func(context.Context) error, provider metric.MeterProvider, err error) {
 	listener := config.MetricsListener
-	if listener == nil {
-		if config.MetricsAddr == "" {
+	if listener == nil && config.MetricsAddr == "" {
+		if !config.Measure {
 			return func(context.Context) error { return nil }, metricnoop.NewMeterProvider(), nil
 		}
+		registry, measures, err := newMeasures(about)
+		if err != nil {
+			return nil, nil, err
+		}
+		measured.Store(registry)
+		return func(ctx context.Context) error {
+			measured.CompareAndSwap(registry, nil)
+			return measures.Shutdown(ctx)
+		}, measures, nil
+	}
+	if listener == nil {
 		listener, err = (&net.ListenConfig{}).Listen(ctx, "tcp", config.MetricsAddr)
 		if err != nil {
 			return nil, nil, fmt.Errorf("telemetry: metrics address %s: %w: choose another address", config.MetricsAddr, err)
 		}
 	}
-	registry := newRegistry()
-	exporter, err := otelprometheus.New(otelprometheus.WithRegisterer(registry))
+	registry, measures, err := newMeasures(about)
 	if err != nil {
-		return nil, nil, errors.Join(fmt.Errorf("telemetry: Prometheus exporter: %w", err), listener.Close())
+		return nil, nil, errors.Join(err, listener.Close())
 	}
-	measures := sdkmetric.NewMeterProvider(sdkmetric.WithReader(exporter), sdkmetric.WithResource(about), sdkmetric.WithView(secondsView))
 
 	routes := http.NewServeMux()
 	routes.Handle("GET /metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{}))
@@ -202,4 +214,14 @@ func newMetrics(ctx context.Context, config Config, about *resource.Resource) (s
 		<-served
 		return err
 	}, measures, nil
+}
+
+// newMeasures returns a provider whose measurements the registry has.
+func newMeasures(about *resource.Resource) (*prometheus.Registry, *sdkmetric.MeterProvider, error) {
+	registry := newRegistry()
+	exporter, err := otelprometheus.New(otelprometheus.WithRegisterer(registry))
+	if err != nil {
+		return nil, nil, fmt.Errorf("telemetry: Prometheus exporter: %w", err)
+	}
+	return registry, sdkmetric.NewMeterProvider(sdkmetric.WithReader(exporter), sdkmetric.WithResource(about), sdkmetric.WithView(secondsView)), nil
 }

@@ -59,9 +59,8 @@ type door struct {
 	usage      *metrics.Server
 	board      *component.Board
 	// auditor may be nil.
-	auditor *audit.Auditor
-	// ready says why requests should go elsewhere, nil when they need not.
-	ready func() error
+	auditor   *audit.Auditor
+	readiness readiness
 }
 
 // open adds the door's tasks.
@@ -116,9 +115,7 @@ func (d door) paths() map[string]http.Handler {
 	for _, paths := range []map[string]http.Handler{
 		discovery.New(discovery.Config{Address: d.config.KubernetesAddress}),
 		openapi.New(openapi.Config{Version: version.Kubernetes}),
-		apihealth.New(apihealth.Config{Version: version.Kubernetes, Build: version.Version, Logger: d.config.Logger, Checks: []apihealth.Check{
-			{Name: "cache", Ready: true, Run: func(context.Context) error { return d.ready() }},
-		}}),
+		apihealth.New(apihealth.Config{Version: version.Kubernetes, Build: version.Version, Logger: d.config.Logger, Checks: d.readiness.checks()}),
 		d.callers.paths(), profiling.Paths(),
 	} {
 		maps.Copy(all, paths)

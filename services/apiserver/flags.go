@@ -118,7 +118,9 @@ func parse(arguments []string, stderr io.Writer) (options, error) {
 	o.DurationVar(&o.config.ServerTTL, "server-ttl", 10*time.Second, "how long this API server may be cut off from the store before the grace of its nodes begins")
 	o.Int64Var(&o.config.TolerationSeconds, "toleration-seconds", 300, "how long pods stay on a node that is not ready when they do not say it")
 	o.DurationVar(&o.config.EventTTL, "event-ttl", time.Hour, "how long Events are kept after they were last seen")
+	o.DurationVar(&o.config.ShutdownDelay, "shutdown-delay", 0, "how long requests are still answered after the service was told to stop, while /readyz says that they should go elsewhere")
 	o.config.Authentication.Flags(o.FlagSet)
+	o.Measure() // /metrics is served by the Kubernetes door
 	o.Require("store", "encryption-key-file")
 	if err := o.Parse(arguments); err != nil {
 		return options{}, err

@@ -102,7 +102,7 @@ func Run(ctx context.Context, config Config) (err error) {
 	keeping, stop := context.WithCancel(ctx)
 	defer stop()
 	go memlimit.Keep(keeping)
-	shutdown, err := telemetry.Setup(ctx, telemetry.Config{Service: "dhow", Version: version.Version, Logger: logger, OTLPEndpoint: config.OTLP, MetricsAddr: config.Metrics})
+	shutdown, err := telemetry.Setup(ctx, telemetry.Config{Service: "dhow", Version: version.Version, Logger: logger, OTLPEndpoint: config.OTLP, MetricsAddr: config.Metrics, Measure: true})
 	if err != nil {
 		return err
 	}
