@@ -5,6 +5,7 @@ package scenarios
 import (
 	"context"
 	"fmt"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -133,4 +134,42 @@ func restarts(t *testing.T, c *cluster.Cluster) {
 	c.Dhow(t, "status")
 	c.Dhow(t, "scale", "deploy/web", "-n", ns, "--replicas=4")
 	onlyVersion(t, c, ns, "one", 4)
+}
+
+// backups: a backup brings back what was deleted and changed since, and what runs follows it. Secrets are readable, and refused is what would lose data.
+func backups(t *testing.T, c *cluster.Cluster) {
+	ns := c.Namespace(t, "backups")
+	c.Apply(t, web(ns, "one"))
+	c.Apply(t, fmt.Sprintf("apiVersion: v1\nkind: Secret\nmetadata: {name: key, namespace: %s}\nstringData: {key: before}\n", ns))
+	c.Dhow(t, "rollout", "status", "deploy/web", "-n", ns, "--timeout=2m")
+	file := filepath.Join(t.TempDir(), "backup")
+	c.Dhow(t, "backup", file)
+
+	c.Dhow(t, "delete", "secret", "key", "-n", ns)
+	c.Dhow(t, "delete", "deploy", "web", "-n", ns, "--wait")
+	c.Apply(t, strings.ReplaceAll(web(ns, "later"), "name: web", "name: later"))
+	c.Dhow(t, "rollout", "status", "deploy/later", "-n", ns, "--timeout=2m")
+
+	restore := []string{"restore", file, "--data-dir", c.DataDir}
+	if _, problems, err := c.Try("", restore...); err == nil || !strings.Contains(problems, "a cluster runs in") {
+		t.Errorf("restore below a running cluster: %v %s", err, problems)
+	}
+	c.Kill(syscall.SIGINT)
+	if _, problems, err := c.Try("", restore...); err == nil || !strings.Contains(problems, "holds a database") {
+		t.Errorf("restore over data: %v %s", err, problems)
+	}
+	if err := os.RemoveAll(filepath.Join(c.DataDir, "store")); err != nil {
+		t.Fatal(err)
+	}
+	c.Dhow(t, restore...)
+	c.Up()
+
+	onlyVersion(t, c, ns, "one", 3)
+	c.Dhow(t, "rollout", "status", "deploy/web", "-n", ns, "--timeout=2m")
+	if got := c.Dhow(t, "get", "secret", "key", "-n", ns, "-o", "yaml"); !strings.Contains(got, "YmVmb3Jl") {
+		t.Errorf("the secret after the restore: %s", got)
+	}
+	if got := c.Dhow(t, "get", "deploy", "-n", ns); strings.Contains(got, "later") {
+		t.Errorf("what was made after the backup is there: %s", got)
+	}
 }

@@ -21,6 +21,8 @@ var all = []scenario{
 	{"probes", probes},
 	{"services", services},
 	{"rollouts", rollouts},
+	{"stateful sets", sets},
+	{"daemon sets", daemons},
 	{"healing", healing},
 	{"deletion", deletion},
 	{"pending pods explain themselves", why},
@@ -28,6 +30,7 @@ var all = []scenario{
 	{"agents restart", agents},
 	{"nodes are lost", lostNode},
 	{"the control plane restarts", restarts},
+	{"backups are restored", backups},
 }
 
 func TestOneProcess(t *testing.T) { run(t, cluster.Options{Nodes: 3}) }

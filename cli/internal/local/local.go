@@ -15,7 +15,7 @@ import (
 
 // Commands returns them.
 func Commands(streams command.Streams) []*cobra.Command {
-	return []*cobra.Command{newUp(streams), newDown(streams), newNodeAgent(streams)}
+	return []*cobra.Command{newUp(streams), newDown(streams), newRestore(streams), newNodeAgent(streams)}
 }
 
 func newUp(streams command.Streams) *cobra.Command {
@@ -56,6 +56,24 @@ func newDown(streams command.Streams) *cobra.Command {
 	c.Flags().StringVar(&config.DataDir, "data-dir", up.DefaultDataDir, "where the cluster is kept")
 	c.Flags().StringVar(&config.RuntimeDir, "runtime-dir", "", "the bundled container runtime, as for dhow up")
 	c.Flags().BoolVar(&config.Purge, "purge", false, "delete the data too")
+	return c
+}
+
+func newRestore(streams command.Streams) *cobra.Command {
+	config := up.RestoreConfig{Out: streams.Out}
+	c := &cobra.Command{
+		Use:   "restore FILE",
+		Short: "Give a cluster of this machine the data of a backup",
+		Long: `Give a cluster of this machine, which is not running, the data that dhow backup wrote. The directory may not hold data already (dhow down --purge deletes it,
+its keys too), and needs the folder pki of the cluster that the backup is of: Secrets are encrypted with a key in it.`,
+		Example: "  dhow restore /backup/2026-01-31 --data-dir /var/lib/dhow",
+		Args:    cobra.ExactArgs(1),
+		RunE: func(c *cobra.Command, args []string) error {
+			config.File = args[0]
+			return up.Restore(c.Context(), config)
+		},
+	}
+	c.Flags().StringVar(&config.DataDir, "data-dir", up.DefaultDataDir, "where the cluster is kept")
 	return c
 }
 

@@ -51,8 +51,9 @@ func (d directory) path(elements ...string) string {
 	return filepath.Join(append([]string{string(d)}, elements...)...)
 }
 
-func (d directory) pki() string    { return d.path("pki") }
-func (d directory) client() string { return d.path("client.yaml") }
+func (d directory) pki() string     { return d.path("pki") }
+func (d directory) keyFile() string { return d.path("pki", "encryption.key") }
+func (d directory) client() string  { return d.path("client.yaml") }
 
 // kubeconfig is for tools of Kubernetes what client is for dhow.
 func (d directory) kubeconfig() string { return d.path("kubeconfig") }

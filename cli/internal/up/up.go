@@ -232,7 +232,7 @@ func (c *cluster) agent(n node, servers []string) (agent, error) {
 }
 
 // keyFile holds the keys that Secrets are encrypted with.
-func (c *cluster) keyFile() string { return c.dir.path("pki", "encryption.key") }
+func (c *cluster) keyFile() string { return c.dir.keyFile() }
 
 // evictSeconds is EvictAfter in whole seconds, at least one: 0 would mean Kubernetes' default.
 func (config Config) evictSeconds() int64 {

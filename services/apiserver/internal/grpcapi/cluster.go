@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"path"
 
 	"google.golang.org/grpc"
 	"google.golang.org/protobuf/proto"
@@ -12,6 +13,7 @@ import (
 	clusterv1 "dhow.dev/gen/go/dhow/cluster/v1"
 	nodev1 "dhow.dev/gen/go/dhow/node/v1"
 	schedulerv1 "dhow.dev/gen/go/dhow/scheduler/v1"
+	storev1 "dhow.dev/gen/go/dhow/store/v1"
 	"dhow.dev/pkg/rawcodec"
 	"dhow.dev/services/apiserver/internal/authorizer"
 )
@@ -35,32 +37,48 @@ func (a *API) explain(service string) rpc {
 		if a.config.Scheduler == nil {
 			return apierrors.NewServiceUnavailable("this API server knows no scheduler")
 		}
-		up, err := a.config.Scheduler.NewStream(stream.Context(), &grpc.StreamDesc{StreamName: method, ServerStreams: true}, "/"+service+"/"+method)
+		return relay(a.config.Scheduler, "/"+service+"/"+method, q, stream)
+	})
+}
+
+// backup passes the store's snapshot on, undecoded: both messages have the same form.
+func (a *API) backup(service string) rpc {
+	return stream(a, service, "Backup", false, rule[*clusterv1.BackupRequest]{
+		attributes: func(context.Context, *clusterv1.BackupRequest) ([]authorizer.Attributes, error) {
+			return []authorizer.Attributes{{Verb: "get", Path: "/backup"}}, nil
+		},
+	}, func(_ *clusterv1.BackupRequest, stream grpc.ServerStream) error {
+		return relay(a.config.Store, storev1.Store_Snapshot_FullMethodName, &storev1.SnapshotRequest{}, stream)
+	})
+}
+
+// relay asks another service and passes its answers on as they come.
+func relay(to grpc.ClientConnInterface, method string, request proto.Message, down grpc.ServerStream) error {
+	up, err := to.NewStream(down.Context(), &grpc.StreamDesc{StreamName: path.Base(method), ServerStreams: true}, method)
+	if err != nil {
+		return err
+	}
+	// SendMsg answers io.EOF when the call has ended already; its error is then had by receiving.
+	if err := up.SendMsg(request); err != nil && !errors.Is(err, io.EOF) {
+		return err
+	}
+	if err := up.CloseSend(); err != nil {
+		return err
+	}
+	for {
+		var frame rawcodec.Frame
+		if err := up.RecvMsg(&frame); err != nil {
+			if errors.Is(err, io.EOF) {
+				return nil
+			}
+			return err
+		}
+		err := down.SendMsg(&frame)
+		frame.Free()
 		if err != nil {
 			return err
 		}
-		// SendMsg answers io.EOF when the call has ended already; its error is then had by receiving.
-		if err := up.SendMsg(q); err != nil && !errors.Is(err, io.EOF) {
-			return err
-		}
-		if err := up.CloseSend(); err != nil {
-			return err
-		}
-		for {
-			var frame rawcodec.Frame
-			if err := up.RecvMsg(&frame); err != nil {
-				if errors.Is(err, io.EOF) {
-					return nil
-				}
-				return err
-			}
-			err := stream.SendMsg(&frame)
-			frame.Free()
-			if err != nil {
-				return err
-			}
-		}
-	})
+	}
 }
 
 // sessions serves the node agents. Which node a caller is, the session manager checks against what it says.

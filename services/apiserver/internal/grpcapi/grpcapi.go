@@ -67,6 +67,8 @@ type Config struct {
 	Tokens Tokens
 	// Scheduler answers Explain. Nil: UNAVAILABLE.
 	Scheduler grpc.ClientConnInterface
+	// Store makes backups.
+	Store grpc.ClientConnInterface
 	// Extras append to an object what is known but not stored, such as a node Lease's renewTime; they return nil for most. Keyed by kind.
 	Extras map[*resource.Resource]func(*cache.Entry) []byte
 	// Virtual and Views answer for kinds that are not stored. Kinds that are missing here are not served.
@@ -183,7 +185,7 @@ func (a *API) objects() *grpc.ServiceDesc {
 
 func (a *API) cluster() *grpc.ServiceDesc {
 	desc := describe(clusterv1.File_dhow_cluster_v1_cluster_proto.Services().ByName("Cluster"))
-	add(desc, a.status(desc.ServiceName))
+	add(desc, a.status(desc.ServiceName), a.backup(desc.ServiceName))
 	return desc
 }
 
