@@ -84,6 +84,7 @@ func run(ctx context.Context, config Config) error {
 		Conn: config.APIServer, Informer: objects, Events: events.Source(loop.Component),
 		Namespaces: informer.Add(objects, informer.Options[*corev1.Namespace]{}),
 		Budgets:    informer.Add(objects, informer.Options[*policyv1.PodDisruptionBudget]{}),
+		Storage:    loop.AddStorage(objects),
 		// Nodes come before pods, so that in the first snapshot pods find theirs.
 		Nodes: informer.Add(objects, informer.Options[*corev1.Node]{}),
 		Services: informer.Add(objects, informer.Options[*corev1.Service]{Indexes: map[string]func(*corev1.Service) []string{

@@ -91,6 +91,8 @@ func schedulerRules() []rule {
 		{verbs: []string{"update", "patch"}, groups: []string{""}, resources: []string{"pods/status"}},
 		// Preemption.
 		{verbs: []string{"delete"}, groups: []string{""}, resources: []string{"pods"}},
+		// Volumes that are chosen together with a pod's node.
+		{verbs: []string{"update", "patch"}, groups: []string{""}, resources: []string{"persistentvolumes", "persistentvolumeclaims"}},
 		{verbs: []string{"create", "get", "update", "patch"}, groups: []string{"coordination.k8s.io"}, resources: []string{"leases"}},
 		event,
 	}

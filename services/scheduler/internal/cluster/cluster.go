@@ -45,6 +45,7 @@ type Cluster struct {
 	nominated map[object.Key]*Pod
 	// priorities counts the pods with a node by priority.
 	priorities map[int32]int
+	storage    storage
 }
 
 // Pod is a pod that is not finished.
@@ -131,7 +132,7 @@ func New(services func(namespace string) []*corev1.Service) *Cluster {
 		slots: map[string]int{}, pods: map[object.Key]*Pod{}, byNode: map[string]map[object.Key]*Pod{},
 		classes: map[string]*class{}, namespaces: map[string]*namespace{}, columns: map[string]int32{}, topologies: map[string]int32{}, groups: map[string]*group{},
 		holders: map[holderKey]*holder{}, wide: map[*group]struct{}{}, labelsOf: map[string]map[string]string{},
-		nominated: map[object.Key]*Pod{}, priorities: map[int32]int{},
+		nominated: map[object.Key]*Pod{}, priorities: map[int32]int{}, storage: newStorage(),
 	}
 	for i := range c.snapshot.Columns() {
 		c.columns[c.snapshot.Column(i)] = int32(i)

@@ -6,6 +6,7 @@ import (
 	"dhow.dev/services/scheduler/internal/affinity"
 	"dhow.dev/services/scheduler/internal/snapshot"
 	"dhow.dev/services/scheduler/internal/spread"
+	"dhow.dev/services/scheduler/internal/volume"
 )
 
 // Context is what a rule may look at: a snapshot, the pod's class, and the class's counters.
@@ -14,11 +15,12 @@ type Context struct {
 	Class    *snapshot.Class
 	Spread   *spread.Hard
 	Affinity *affinity.Required
+	Volumes  *volume.Needs
 }
 
 // NewContext makes the counters that rules need for a class.
 func NewContext(s *snapshot.Snapshot, c *snapshot.Class) *Context {
-	return &Context{Snapshot: s, Class: c, Spread: spread.NewHard(s, c), Affinity: affinity.New(s, c)}
+	return &Context{Snapshot: s, Class: c, Spread: spread.NewHard(s, c), Affinity: affinity.New(s, c), Volumes: volume.New(s, c)}
 }
 
 // Add takes in that pods of some class were placed on a node. The snapshot has changed already.
@@ -30,6 +32,7 @@ func (c *Context) Move(slot int, moved *snapshot.Class, pods int32, counted bool
 		c.Spread.Add(c.Snapshot, slot, moved, pods)
 	}
 	c.Affinity.Add(slot, moved, pods)
+	c.Volumes.Add(moved, pods)
 }
 
 // Excluded says that a rule whose verdict may change by pods on other nodes excludes the node, and that no placement of pods will change it.
@@ -37,9 +40,9 @@ func (c *Context) Excluded(slot int) bool {
 	return c.Spread.Missing(slot) || c.Affinity.Missing(slot) || c.Affinity.Taken(slot)
 }
 
-// Barred says that the pods of the node's domains keep the class from it now.
+// Barred says that the pods of the node's domains, or of the whole cluster, keep the class from it now.
 func (c *Context) Barred(slot int) bool {
-	return c.Spread.Violated(slot) != nil || c.Affinity.Violated(slot)
+	return c.Volumes.InUse() || c.Spread.Violated(slot) != nil || c.Affinity.Violated(slot)
 }
 
 // Filter is one rule.
@@ -72,6 +75,8 @@ const (
 	PodPlaced
 	// NodeGone is a domain less to spread over.
 	NodeGone
+	// StorageChanged is a claim, a volume, or what a class or a node can do for them.
+	StorageChanged
 )
 
 // All returns the rules in the order in which Kubernetes asks its plugins. The first that rejects a node decides what a pod's condition says of it.
@@ -83,6 +88,10 @@ func All() []Filter {
 		{Name: "NodeAffinity", Helps: NodeAdded | NodeLabels, Reject: nodeAffinity},
 		{Name: "NodePorts", Helps: NodeAdded | PodGone, Reject: ports, Pods: true},
 		{Name: "NodeResourcesFit", Helps: NodeAdded | NodeAllocatable | PodGone, Reject: resources, Pods: true},
+		{Name: "VolumeRestrictions", Helps: NodeAdded | PodGone | StorageChanged, Reject: volumeRestrictions, Shared: true, Pods: true},
+		{Name: "NodeVolumeLimits", Helps: NodeAdded | PodGone | StorageChanged, Reject: volumeLimits, Pods: true},
+		{Name: "VolumeBinding", Helps: NodeAdded | NodeLabels | StorageChanged, Reject: volumeBinding},
+		{Name: "VolumeZone", Helps: NodeAdded | NodeLabels | StorageChanged, Reject: volumeZone},
 		{Name: "PodTopologySpread", Helps: NodeAdded | NodeGone | NodeLabels | NodeTaints | PodGone | PodPlaced, Reject: topologySpread, Shared: true, Pods: true},
 		{Name: "InterPodAffinity", Helps: NodeAdded | NodeGone | NodeLabels | PodGone | PodPlaced, Reject: podAffinity, Shared: true, Pods: true},
 	}

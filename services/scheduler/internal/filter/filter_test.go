@@ -15,6 +15,8 @@ import (
 type world struct {
 	nodes, pods []string
 	pod         string
+	// storage takes in claims, volumes and the like.
+	storage func(*cluster.Cluster)
 }
 
 // verdicts returns each node's reasons from all rules.
@@ -39,6 +41,9 @@ func (w world) verdicts(t *testing.T) [][]string {
 	}
 	for i, text := range w.pods {
 		set(i+1, text)
+	}
+	if w.storage != nil {
+		w.storage(c)
 	}
 	asked := set(0, w.pod)
 	context := filter.NewContext(c.Snapshot(), asked.Class())
@@ -183,6 +188,7 @@ func TestFilters(t *testing.T) {
 			pod: `{"metadata":{"labels":{"app":"web","version":"2"}},` + spreading(`,"matchLabelKeys":["version"]`)[len(`{"metadata":{"labels":{"app":"web"}},`):]}, [][]string{nil, nil}},
 	}
 	tests = append(tests, affinityTests()...)
+	tests = append(tests, volumeTests()...)
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
 			got := test.verdicts(t)

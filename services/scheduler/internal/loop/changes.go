@@ -51,6 +51,7 @@ func (l *Loop) onPod(old, new *corev1.Pod, trace *informer.Trace) {
 		l.queue.Remove(key)
 		delete(l.tell, key)
 		l.changes(l.cluster.DeletePod(key))
+		l.wakeVolumes()
 		return
 	}
 	p, respecified, helps, err := l.cluster.SetPod(new)
@@ -68,6 +69,9 @@ func (l *Loop) onPod(old, new *corev1.Pod, trace *informer.Trace) {
 		l.queue.Remove(key)
 	case p == nil || p.NodeName != "" && !p.Assumed || p.Terminating() || !l.mine(new):
 		l.queue.Remove(key)
+		if p != nil && p.Terminating() {
+			l.wakeVolumes()
+		}
 	case len(p.Class().Gates) > 0:
 		l.queue.Remove(key)
 		l.gated(new, trace)

@@ -68,6 +68,7 @@ type Config struct {
 	// Namespaces are asked by terms of pod affinity, Budgets by preemption.
 	Namespaces *informer.Store[*corev1.Namespace]
 	Budgets    *informer.Store[*policyv1.PodDisruptionBudget]
+	Storage    Storage
 	Events     event.Source
 	// SchedulerName is which pods are decided about.
 	SchedulerName string
@@ -88,8 +89,8 @@ type Loop struct {
 	pods    *client.Client[*corev1.Pod]
 	metrics *metrics
 	wake    chan struct{}
-	// evicting are the calls of preemption that are under way.
-	evicting sync.WaitGroup
+	// working are the calls of preemption, and the pods that wait for volumes.
+	working sync.WaitGroup
 
 	mu      sync.Mutex
 	cluster *cluster.Cluster
@@ -98,6 +99,8 @@ type Loop struct {
 	tell map[object.Key]binder.Binding
 	// changed is closed when the picture changes, for those who follow it; nil while nobody does.
 	changed chan struct{}
+	// stored is closed when a claim or volume changes, for pods that wait for theirs; nil while none does.
+	stored chan struct{}
 }
 
 // New returns a loop that takes in the informer's changes from its first run on.
@@ -110,6 +113,7 @@ func New(config Config) (*Loop, error) {
 		return nil, err
 	}
 	config.Namespaces.OnChange(l.onNamespace)
+	l.watchStorage(config.Storage)
 	config.Nodes.OnChange(l.onNode)
 	config.Pods.OnChangeTraced(l.onPod)
 	return l, nil
@@ -121,8 +125,8 @@ func (l *Loop) services(namespace string) []*corev1.Service {
 
 // Run decides until ctx ends. It may be run again.
 func (l *Loop) Run(ctx context.Context) error {
-	defer l.evicting.Wait()
 	defer l.binder.Wait()
+	defer l.working.Wait()
 	// Before that, nodes would look emptier than they are.
 	if err := l.config.Informer.WaitForSync(ctx); err != nil {
 		return nil
@@ -173,7 +177,7 @@ func (l *Loop) step(ctx context.Context) time.Time {
 	var placed filter.Event
 	for i, item := range known {
 		if decisions[i].Slot >= 0 {
-			bindings = l.settle(bindings, item, pods[i].Class, decisions[i], planned)
+			bindings = l.settle(ctx, bindings, item, pods[i].Class, decisions[i], planned)
 			placed = filter.PodPlaced
 		}
 	}
@@ -241,14 +245,26 @@ func deciding(items []*queue.Item) map[object.Key]bool {
 	return out
 }
 
-// settle assumes a decision for a node, and appends what is to be written.
-func (l *Loop) settle(bindings []binder.Binding, item *queue.Item, class *snapshot.Class, d plan.Decision, now time.Time) []binder.Binding {
-	if !l.cluster.Assume(item.Key, class, d.Node) {
+// settle assumes a decision for a node, and appends what is to be written. A pod whose volumes are not bound yet is bound once they are.
+func (l *Loop) settle(
+	ctx context.Context, bindings []binder.Binding, item *queue.Item, class *snapshot.Class, d plan.Decision, now time.Time,
+) []binder.Binding {
+	assumed := l.cluster.Assume(item.Key, class, d.Node)
+	if assumed && !l.cluster.Reserve(d.Volumes, d.Node) {
+		l.cluster.Forget(item.Key, item.UID)
+		assumed = false
+	}
+	if !assumed {
 		l.queue.Backoff(item, now)
 		return bindings
 	}
 	item.Reasons = nil
-	return append(bindings, binder.Binding{Key: item.Key, UID: item.UID, Traceparent: item.Traceparent, Added: item.Added, Node: d.Node})
+	b := binder.Binding{Key: item.Key, UID: item.UID, Traceparent: item.Traceparent, Added: item.Added, Node: d.Node}
+	if len(d.Volumes) > 0 {
+		l.bindVolumes(ctx, b, d.Volumes, class.Claims)
+		return bindings
+	}
+	return append(bindings, b)
 }
 
 // wait lets a pod without a node wait, and appends what it is to be told.

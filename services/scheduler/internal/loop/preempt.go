@@ -197,7 +197,7 @@ func (l *Loop) nominate(evictions []eviction, p *prey) []eviction {
 // evict writes, off the loop.
 func (l *Loop) evict(ctx context.Context, evictions []eviction) {
 	for _, e := range evictions {
-		l.evicting.Go(func() {
+		l.working.Go(func() {
 			// What was begun ends, also when the service stops.
 			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), evictionTimeout)
 			defer cancel()

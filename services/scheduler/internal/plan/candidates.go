@@ -25,6 +25,8 @@ type candidates struct {
 	ranked []bool
 	// first is that of the affinity when the heaps were filled.
 	first bool
+	// storage is that of the planner when the class looked at its claims.
+	storage int
 	// cursor is how much of the journal was taken in.
 	cursor  int
 	failure *Failure
@@ -34,7 +36,7 @@ type candidates struct {
 func (p *planner) newCandidates(class *snapshot.Class) *candidates {
 	s := p.snapshot
 	c := &candidates{
-		planner: p, context: filter.NewContext(s, class), cursor: len(p.journal),
+		planner: p, context: filter.NewContext(s, class), cursor: len(p.journal), storage: p.storage,
 		at: make([]int32, s.Slots()), points: make([]int64, s.Slots()),
 	}
 	for _, f := range p.filters {

@@ -15,6 +15,8 @@ type Failure struct {
 	Reasons map[string]int
 	// Helps are the events that may change a verdict.
 	Helps filter.Event
+	// Whole is what keeps the pod from every node, beside which nothing else matters.
+	Whole string
 	// Helpless are the nodes that could not take the pod if others left them.
 	Helpless int
 }
@@ -24,7 +26,11 @@ func (c *candidates) diagnose() *Failure {
 	if c.failure != nil && c.failed == len(c.planner.journal) {
 		return c.failure
 	}
-	c.catchUp()
+	if p := c.planner; c.context.Volumes.Undecided() && c.storage != p.storage {
+		c.context = filter.NewContext(p.snapshot, c.context.Class)
+	} else {
+		c.catchUp()
+	}
 	c.failure, c.failed = Diagnose(c.context, c.planner.filters), len(c.planner.journal)
 	return c.failure
 }
@@ -33,12 +39,17 @@ func (c *candidates) diagnose() *Failure {
 func Diagnose(context *filter.Context, filters []filter.Filter) *Failure {
 	// A new node may help any pod.
 	f := &Failure{Reasons: map[string]int{}, Helps: filter.NodeAdded}
+	f.Whole = context.Volumes.Broken()
 	var buffer []string
 	for slot := range context.Snapshot.Slots() {
 		if context.Snapshot.Node(slot) == nil {
 			continue
 		}
 		f.Nodes++
+		if f.Whole != "" {
+			f.Helpless, f.Reasons[f.Whole], f.Helps = f.Nodes, f.Nodes, filter.NodeAdded|filter.StorageChanged
+			continue
+		}
 		rejection, rejected := filter.First(filters, context, slot, buffer)
 		if !rejected {
 			continue
@@ -59,6 +70,9 @@ func Diagnose(context *filter.Context, filters []filter.Filter) *Failure {
 func (f *Failure) Message() string {
 	if f.Nodes == 0 {
 		return "no nodes available to schedule pods"
+	}
+	if f.Whole != "" {
+		return fmt.Sprintf("0/%d nodes are available: %s.", f.Nodes, f.Whole)
 	}
 	return Message(f.Nodes, f.Reasons)
 }

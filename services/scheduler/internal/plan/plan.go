@@ -33,6 +33,8 @@ type Decision struct {
 	Slot int
 	// Node is the node's name, empty when no node was found.
 	Node string
+	// Volumes are what is to be bound or made for the pod's claims before the pod is bound.
+	Volumes []snapshot.VolumeBinding
 	// Failure says why no node was found.
 	Failure *Failure
 }
@@ -52,8 +54,8 @@ func MakeAround(s *snapshot.Snapshot, pods []Pod, reserved []Reserved, seed uint
 			p.put(reserved[0].Slot, reserved[0].Pod)
 			reserved = reserved[1:]
 		}
-		if slot := p.place(pods[i]); slot >= 0 {
-			decisions[i] = Decision{Slot: slot, Node: p.snapshot.Node(slot).Name}
+		if d := p.place(pods[i]); d.Slot >= 0 {
+			decisions[i] = d
 		} else if slot := p.nominated(pods[i]); slot >= 0 {
 			// It goes on waiting for others to leave, and what they free is not for those behind it.
 			decisions[i] = Decision{Slot: -1, Failure: p.classes[pods[i].Class].diagnose()}
@@ -67,15 +69,15 @@ func MakeAround(s *snapshot.Snapshot, pods []Pod, reserved []Reserved, seed uint
 		progress = false
 		left := waiting[:0]
 		for _, i := range waiting {
-			slot := -1
+			d := Decision{Slot: -1}
 			if c := p.classes[pods[i].Class]; pods[i].Class.Social() && c.cursor < len(p.journal) {
-				slot = p.place(pods[i])
+				d = p.place(pods[i])
 			}
-			if slot < 0 {
+			if d.Slot < 0 {
 				left = append(left, i)
 				continue
 			}
-			decisions[i] = Decision{Slot: slot, Node: p.snapshot.Node(slot).Name}
+			decisions[i] = d
 			progress = true
 		}
 		waiting = left
@@ -93,6 +95,8 @@ type planner struct {
 	classes  map[*snapshot.Class]*candidates
 	// journal is every placement. Classes read it when they are next asked, so that a class of one pod costs nothing to those after it.
 	journal []placement
+	// storage counts the placements that chose volumes.
+	storage int
 	buffer  []string
 }
 
@@ -101,22 +105,31 @@ type placement struct {
 	class *snapshot.Class
 }
 
-func (p *planner) place(pod Pod) int {
+func (p *planner) place(pod Pod) Decision {
 	c := p.classes[pod.Class]
-	if c == nil {
+	switch {
+	case c == nil || c.context.Volumes.Undecided() && c.storage != p.storage:
+		// Volumes that were there are taken: what was found out of them is to be found out again.
 		c = p.newCandidates(pod.Class)
 		p.classes[pod.Class] = c
-	} else {
+	default:
 		c.catchUp()
 	}
 	slot := c.allowed(p.nominated(pod))
 	if slot < 0 {
 		slot = c.best()
 	}
-	if slot >= 0 {
-		p.put(slot, pod)
+	if slot < 0 {
+		return Decision{Slot: -1}
 	}
-	return slot
+	d := Decision{Slot: slot, Node: p.snapshot.Node(slot).Name}
+	d.Volumes, _ = c.context.Volumes.Find(slot, nil)
+	if len(d.Volumes) > 0 {
+		p.snapshot.Reserve(d.Volumes, d.Node)
+		p.storage++
+	}
+	p.put(slot, pod)
+	return d
 }
 
 // nominated returns the slot of the node that the pod was nominated to, or -1.

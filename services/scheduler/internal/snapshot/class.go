@@ -50,6 +50,8 @@ type Class struct {
 	// DefaultSpread says that Soft are Kubernetes' defaults, which nodes without the labels do not lose by.
 	DefaultSpread bool
 	Affinity      PodAffinity
+	// Claims are those of its volumes, sorted by key.
+	Claims []ClaimRef
 	// Images are those of its containers, one for each, with their tags.
 	Images []string
 	Gates  []string
@@ -132,7 +134,7 @@ func Compile(r Resolver, pod *corev1.Pod, services []*corev1.Service) (*Class, e
 	if err := c.compileResources(r, spec); err != nil {
 		return nil, err
 	}
-	c.Ports = hostPorts(spec)
+	c.Ports, c.Claims = hostPorts(spec), claimRefs(m, spec)
 	for _, t := range spec.GetTolerations() {
 		c.Tolerations = append(c.Tolerations, Toleration{Key: t.GetKey(), Operator: t.GetOperator(), Value: t.GetValue(), Effect: t.GetEffect()})
 	}

@@ -39,6 +39,11 @@ func ClassKey(pod *corev1.Pod, services []*corev1.Service) string {
 		b = appendMessage(b, t)
 	}
 	b = append(b, ';')
+	for _, c := range claimRefs(m, spec) {
+		b = appendString(b, c.Key)
+		b = appendString(b, c.Owner)
+	}
+	b = append(b, ';')
 	for _, g := range spec.GetSchedulingGates() {
 		b = appendString(b, g.GetName())
 	}

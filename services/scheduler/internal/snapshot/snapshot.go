@@ -27,6 +27,8 @@ type Snapshot struct {
 	allowed cow[int32]
 	pods    cow[int32]
 	ports   cow[[]Port]
+	uses    cow[[]Use]
+	storage Storage
 
 	topologies []topology
 	groups     []group
@@ -77,7 +79,7 @@ func (s *Snapshot) Fork() *Snapshot {
 	f := &Snapshot{
 		nodes: s.nodes.share(), live: s.live, columns: slices.Clip(s.columns),
 		allocatable: make([]cow[int64], len(s.allocatable)), requested: make([]cow[int64], len(s.requested)),
-		allowed: s.allowed.share(), pods: s.pods.share(), ports: s.ports.share(), links: s.links.share(),
+		allowed: s.allowed.share(), pods: s.pods.share(), ports: s.ports.share(), uses: s.uses.share(), storage: s.storage.share(), links: s.links.share(),
 		topologies: make([]topology, len(s.topologies)), groups: make([]group, len(s.groups)),
 		holders: make([]holder, len(s.holders)),
 	}
@@ -157,6 +159,7 @@ func (s *Snapshot) AddSlot() int {
 	s.allowed.grow(0)
 	s.pods.grow(0)
 	s.ports.grow(nil)
+	s.uses.grow(nil)
 	for i := range s.topologies {
 		s.topologies[i].domainOf.grow(NoDomain)
 	}
@@ -205,6 +208,13 @@ func (s *Snapshot) AddPod(slot int, c *Class, holder string) {
 		}
 		s.ports.write()[slot] = ports
 	}
+	if len(c.Claims) > 0 {
+		uses := slices.Clip(s.uses.items[slot])
+		for _, ref := range c.Claims {
+			uses = append(uses, Use{Claim: ref.Key, Holder: holder})
+		}
+		s.uses.write()[slot] = uses
+	}
 }
 
 // RemovePod takes a pod of a class off a node.
@@ -212,6 +222,9 @@ func (s *Snapshot) RemovePod(slot int, c *Class, holder string) {
 	s.request(slot, c, -1)
 	if len(c.Ports) > 0 {
 		s.ports.write()[slot] = slices.DeleteFunc(append([]Port(nil), s.ports.items[slot]...), func(p Port) bool { return p.Holder == holder })
+	}
+	if len(c.Claims) > 0 {
+		s.uses.write()[slot] = slices.DeleteFunc(slices.Clone(s.uses.items[slot]), func(u Use) bool { return u.Holder == holder })
 	}
 }
 
