@@ -55,8 +55,10 @@ func kinds(cfg Config) map[schema.GroupKind]Strategy {
 		{Group: "apps", Kind: "DaemonSet"}:   rules[*appsv1.DaemonSet]{defaults: defaulting.DaemonSet, validate: validation.DaemonSet, validateNext: validation.DaemonSetUpdate},
 		{Group: "apps", Kind: "StatefulSet"}: rules[*appsv1.StatefulSet]{defaults: defaulting.StatefulSet, validate: validation.StatefulSet, validateNext: validation.StatefulSetUpdate},
 
-		{Group: "batch", Kind: "Job"}:     rules[*batchv1.Job]{defaults: defaulting.Job, create: defaulting.JobSelector, validate: validation.Job, validateNext: validation.JobUpdate},
-		{Group: "batch", Kind: "CronJob"}: rules[*batchv1.CronJob]{defaults: defaulting.CronJob, validate: validation.CronJob},
+		{Group: "batch", Kind: "Job"}: rules[*batchv1.Job]{
+			defaults: defaulting.Job, create: defaulting.JobSelector, validate: validation.Job, validateNext: validation.JobUpdate, validateState: validation.JobStatusUpdate,
+		},
+		{Group: "batch", Kind: "CronJob"}: rules[*batchv1.CronJob]{defaults: defaulting.CronJob, validate: validation.CronJob, validateNext: validation.CronJobUpdate},
 
 		{Group: "discovery.k8s.io", Kind: "EndpointSlice"}: rules[*discoveryv1.EndpointSlice]{
 			defaults: defaulting.EndpointSlice, validate: validation.EndpointSlice, validateNext: validation.EndpointSliceUpdate,

@@ -157,6 +157,10 @@ func (r *round) finish() bool {
 	if r.outcome == nil || r.terminating > 0 || len(uncounted.GetSucceeded())+len(uncounted.GetFailed()) > 0 {
 		return false
 	}
+	if !status.HasStartTime() {
+		// Nothing was to be done, and the job was never resumed.
+		status.SetStartTime(r.outcome.GetLastTransitionTime())
+	}
 	setCondition(status, r.outcome)
 	if r.outcome.GetType() == string(batchk8s.JobComplete) {
 		status.SetCompletionTime(r.outcome.GetLastTransitionTime())

@@ -143,9 +143,27 @@ func subjects(list []rbacv1.Subject) {
 	}
 }
 
+// scalingRules completes the rules of one direction: without policies, all of the size in 15 seconds, or as more says.
+func scalingRules(r *autoscalingv2.HPAScalingRules, more ...autoscalingv2.HPAScalingPolicy) *autoscalingv2.HPAScalingRules {
+	if r == nil {
+		r = &autoscalingv2.HPAScalingRules{}
+	}
+	orPointer(&r.SelectPolicy, autoscalingv2.MaxChangePolicySelect)
+	if r.Policies == nil {
+		r.Policies = append(more, autoscalingv2.HPAScalingPolicy{Type: autoscalingv2.PercentScalingPolicy, Value: 100, PeriodSeconds: 15})
+	}
+	return r
+}
+
 // HorizontalPodAutoscaler completes an autoscaler: one replica at least, and 80 % of the requested CPU when it measures nothing else.
 func HorizontalPodAutoscaler(h *autoscalingv2.HorizontalPodAutoscaler) {
 	orPointer(&h.Spec.MinReplicas, 1)
+	if b := h.Spec.Behavior; b != nil {
+		b.ScaleUp = scalingRules(b.ScaleUp, autoscalingv2.HPAScalingPolicy{Type: autoscalingv2.PodsScalingPolicy, Value: 4, PeriodSeconds: 15})
+		orPointer(&b.ScaleUp.StabilizationWindowSeconds, 0)
+		// How long the highest size holds is the controller's to know.
+		b.ScaleDown = scalingRules(b.ScaleDown)
+	}
 	if len(h.Spec.Metrics) == 0 {
 		utilization := int32(80)
 		h.Spec.Metrics = []autoscalingv2.MetricSpec{{

@@ -3,15 +3,10 @@ package validation
 import (
 	"fmt"
 	"slices"
-	"strings"
-	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
-	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	metav1validation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 )
@@ -158,102 +153,4 @@ func ReplicationController(r *corev1.ReplicationController) field.ErrorList {
 // StoredTemplate looks at a template that is an object by itself.
 func StoredTemplate(t *corev1.PodTemplate) field.ErrorList {
 	return PodTemplate(&t.Template, field.NewPath("template"))
-}
-
-// Job looks at a new job.
-func Job(j *batchv1.Job) field.ErrorList {
-	at := field.NewPath("spec")
-	errs := jobSpec(&j.Spec, at)
-	if j.Spec.Selector == nil {
-		return append(errs, field.Required(at.Child("selector"), ""))
-	}
-	errs = append(errs, metav1validation.ValidateLabelSelector(j.Spec.Selector, metav1validation.LabelSelectorValidationOptions{}, at.Child("selector"))...)
-	if selector, err := metav1.LabelSelectorAsSelector(j.Spec.Selector); err == nil && !selector.Matches(labels.Set(j.Spec.Template.Labels)) {
-		errs = append(errs, field.Invalid(at.Child("template", "metadata", "labels"), j.Spec.Template.Labels, "`selector` does not match template `labels`"))
-	}
-	return errs
-}
-
-func jobSpec(spec *batchv1.JobSpec, at *field.Path) field.ErrorList {
-	var errs field.ErrorList
-	for _, n := range []struct {
-		name  string
-		value *int32
-	}{
-		{"parallelism", spec.Parallelism}, {"completions", spec.Completions}, {"backoffLimit", spec.BackoffLimit},
-		{"ttlSecondsAfterFinished", spec.TTLSecondsAfterFinished}, {"backoffLimitPerIndex", spec.BackoffLimitPerIndex}, {"maxFailedIndexes", spec.MaxFailedIndexes},
-	} {
-		errs = append(errs, nonNegativePointer(at.Child(n.name), n.value)...)
-	}
-	errs = append(errs, nonNegativePointer(at.Child("activeDeadlineSeconds"), spec.ActiveDeadlineSeconds)...)
-	indexed := spec.CompletionMode != nil && *spec.CompletionMode == batchv1.IndexedCompletion
-	if spec.CompletionMode != nil {
-		errs = append(errs, oneOf(at.Child("completionMode"), *spec.CompletionMode, batchv1.NonIndexedCompletion, batchv1.IndexedCompletion)...)
-	}
-	if indexed && spec.Completions == nil {
-		errs = append(errs, field.Required(at.Child("completions"), fmt.Sprintf("when completion mode is %s", batchv1.IndexedCompletion)))
-	}
-	if !indexed && spec.BackoffLimitPerIndex != nil {
-		errs = append(errs, field.Invalid(at.Child("backoffLimitPerIndex"), *spec.BackoffLimitPerIndex, "requires indexed completion mode"))
-	}
-	errs = append(errs, PodTemplate(&spec.Template, at.Child("template"))...)
-	if p := spec.Template.Spec.RestartPolicy; p != corev1.RestartPolicyOnFailure && p != corev1.RestartPolicyNever {
-		errs = append(errs, field.Required(at.Child("template", "spec", "restartPolicy"),
-			fmt.Sprintf("valid values: %q, %q", corev1.RestartPolicyOnFailure, corev1.RestartPolicyNever)))
-	}
-	return errs
-}
-
-// JobUpdate looks at a changed job: what its pods are, and which are its own, is fixed; while it is suspended, where they may run is not.
-func JobUpdate(j, old *batchv1.Job) field.ErrorList {
-	at := field.NewPath("spec")
-	errs := jobSpec(&j.Spec, at)
-	errs = append(errs, immutable(at.Child("selector"), j.Spec.Selector, old.Spec.Selector)...)
-	errs = append(errs, immutable(at.Child("completionMode"), j.Spec.CompletionMode, old.Spec.CompletionMode)...)
-	errs = append(errs, immutable(at.Child("podFailurePolicy"), j.Spec.PodFailurePolicy, old.Spec.PodFailurePolicy)...)
-	errs = append(errs, immutable(at.Child("backoffLimitPerIndex"), j.Spec.BackoffLimitPerIndex, old.Spec.BackoffLimitPerIndex)...)
-	indexed := j.Spec.CompletionMode != nil && *j.Spec.CompletionMode == batchv1.IndexedCompletion
-	if !indexed {
-		errs = append(errs, immutable(at.Child("completions"), j.Spec.Completions, old.Spec.Completions)...)
-	}
-	was := old.Spec.Template.DeepCopy()
-	if old.Spec.Suspend != nil && *old.Spec.Suspend && old.Status.StartTime == nil {
-		is := &j.Spec.Template
-		was.Spec.NodeSelector, was.Spec.Tolerations, was.Spec.SchedulingGates = is.Spec.NodeSelector, is.Spec.Tolerations, is.Spec.SchedulingGates
-		was.Spec.Affinity, was.Labels, was.Annotations = is.Spec.Affinity, is.Labels, is.Annotations
-	}
-	return append(errs, immutable(at.Child("template"), j.Spec.Template, *was)...)
-}
-
-// CronJob looks at a cron job, new or changed.
-func CronJob(c *batchv1.CronJob) field.ErrorList {
-	at := field.NewPath("spec")
-	spec := &c.Spec
-	var errs field.ErrorList
-	if spec.Schedule == "" {
-		errs = append(errs, field.Required(at.Child("schedule"), ""))
-	} else if strings.Contains(spec.Schedule, "TZ") {
-		errs = append(errs, field.Invalid(at.Child("schedule"), spec.Schedule, "cannot use TZ or CRON_TZ in schedule, use timeZone field instead"))
-	} else if n := len(strings.Fields(spec.Schedule)); n != 5 && !strings.HasPrefix(spec.Schedule, "@") {
-		errs = append(errs, field.Invalid(at.Child("schedule"), spec.Schedule, fmt.Sprintf("expected exactly 5 fields, found %d: %v", n, strings.Fields(spec.Schedule))))
-	}
-	if zone := spec.TimeZone; zone != nil {
-		switch _, err := time.LoadLocation(*zone); {
-		case *zone == "":
-			errs = append(errs, field.Invalid(at.Child("timeZone"), *zone, "timeZone must be nil or non-empty string"))
-		case strings.EqualFold(*zone, "Local"):
-			errs = append(errs, field.Invalid(at.Child("timeZone"), *zone, "timeZone must be an explicit time zone as defined in https://www.iana.org/time-zones"))
-		case err != nil:
-			errs = append(errs, field.Invalid(at.Child("timeZone"), *zone, err.Error()))
-		}
-	}
-	errs = append(errs, nonNegativePointer(at.Child("startingDeadlineSeconds"), spec.StartingDeadlineSeconds)...)
-	errs = append(errs, requiredOneOf(at.Child("concurrencyPolicy"), spec.ConcurrencyPolicy, batchv1.AllowConcurrent, batchv1.ForbidConcurrent, batchv1.ReplaceConcurrent)...)
-	errs = append(errs, nonNegativePointer(at.Child("successfulJobsHistoryLimit"), spec.SuccessfulJobsHistoryLimit)...)
-	errs = append(errs, nonNegativePointer(at.Child("failedJobsHistoryLimit"), spec.FailedJobsHistoryLimit)...)
-	job := at.Child("jobTemplate", "spec")
-	if s := spec.JobTemplate.Spec.ManualSelector; s != nil && *s {
-		errs = append(errs, field.NotSupported(job.Child("manualSelector"), true, []string{"nil", "false"}))
-	}
-	return append(errs, jobSpec(&spec.JobTemplate.Spec, job)...)
 }

@@ -3,7 +3,6 @@ package validation
 import (
 	"maps"
 
-	autoscalingv2 "k8s.io/api/autoscaling/v2"
 	corev1 "k8s.io/api/core/v1"
 	policyv1 "k8s.io/api/policy/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
@@ -31,24 +30,6 @@ func PodDisruptionBudget(b *policyv1.PodDisruptionBudget) field.ErrorList {
 		errs = append(errs, oneOf(at.Child("unhealthyPodEvictionPolicy"), *p, policyv1.IfHealthyBudget, policyv1.AlwaysAllow)...)
 	}
 	return append(errs, metav1validation.ValidateLabelSelector(b.Spec.Selector, metav1validation.LabelSelectorValidationOptions{}, at.Child("selector"))...)
-}
-
-// HorizontalPodAutoscaler looks at an autoscaler, new or changed.
-func HorizontalPodAutoscaler(h *autoscalingv2.HorizontalPodAutoscaler) field.ErrorList {
-	at := field.NewPath("spec")
-	var errs field.ErrorList
-	if m := h.Spec.MinReplicas; m != nil && *m < 1 {
-		errs = append(errs, field.Invalid(at.Child("minReplicas"), *m, "must be greater than or equal to 1"))
-	}
-	if h.Spec.MaxReplicas < 1 {
-		errs = append(errs, field.Invalid(at.Child("maxReplicas"), h.Spec.MaxReplicas, mustBePositive))
-	}
-	if m := h.Spec.MinReplicas; m != nil && h.Spec.MaxReplicas < *m {
-		errs = append(errs, field.Invalid(at.Child("maxReplicas"), h.Spec.MaxReplicas, "must be greater than or equal to `minReplicas`"))
-	}
-	target := at.Child("scaleTargetRef")
-	errs = append(errs, required(target.Child("kind"), h.Spec.ScaleTargetRef.Kind)...)
-	return append(errs, required(target.Child("name"), h.Spec.ScaleTargetRef.Name)...)
 }
 
 // Role looks at the rules of a role.
