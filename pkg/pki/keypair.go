@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"sync"
 	"time"
 )
@@ -25,7 +26,9 @@ type KeyPair struct {
 // material is what was read at one moment. It is immutable.
 type material struct {
 	certificate tls.Certificate
-	roots       *x509.CertPool
+	// serving is certificate with the authority behind it, for clients that know no more of the cluster than the authority's hash (Discover).
+	serving tls.Certificate
+	roots   *x509.CertPool
 }
 
 // stamp tells whether a file is another one than before: atomic replacement changes the inode, an edit the time or the size.
@@ -114,12 +117,22 @@ func (f Files) read() (*material, error) {
 	for _, link := range chain {
 		certificate.Certificate = append(certificate.Certificate, link.Raw)
 	}
-	return &material{certificate: certificate, roots: pool}, nil
+	serving := certificate
+	serving.Certificate = slices.Clone(certificate.Certificate)
+	for _, root := range roots {
+		serving.Certificate = append(serving.Certificate, root.Raw)
+	}
+	return &material{certificate: certificate, serving: serving, roots: pool}, nil
 }
 
 // ServerTLS returns the configuration of a server: TLS 1.3, client certificates of the same authority required.
 func ServerTLS(pair *KeyPair) *tls.Config {
 	return serverTLS(pair, tls.RequireAndVerifyClientCert, nil)
+}
+
+// OptionalClientTLS returns the configuration of a server whose clients may show a certificate, which must be one of the same authority, or none.
+func OptionalClientTLS(pair *KeyPair) *tls.Config {
+	return serverTLS(pair, tls.VerifyClientCertIfGiven, nil)
 }
 
 func serverTLS(pair *KeyPair, clients tls.ClientAuthType, protocols []string) *tls.Config {
@@ -133,7 +146,7 @@ func serverTLS(pair *KeyPair, clients tls.ClientAuthType, protocols []string) *t
 			now := pair.load()
 			return &tls.Config{
 				MinVersion:             tls.VersionTLS13,
-				Certificates:           []tls.Certificate{now.certificate},
+				Certificates:           []tls.Certificate{now.serving},
 				ClientAuth:             clients,
 				ClientCAs:              now.roots,
 				NextProtos:             protocols,
@@ -141,7 +154,7 @@ func serverTLS(pair *KeyPair, clients tls.ClientAuthType, protocols []string) *t
 			}, nil
 		},
 		// Not used while GetConfigForClient answers, but servers want to see that there is a certificate.
-		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return &pair.load().certificate, nil },
+		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return &pair.load().serving, nil },
 	}
 }
 

@@ -37,7 +37,7 @@ func TLSServer(pair *pki.KeyPair) credentials.TransportCredentials {
 
 // TLSDoor returns the credentials of a server that knows callers by certificates of the same authority or, of a server with Tokens, by tokens.
 func TLSDoor(pair *pki.KeyPair) credentials.TransportCredentials {
-	return tlsCredentials{credentials.NewTLS(pki.DoorTLS(pair))}
+	return tlsCredentials{credentials.NewTLS(pki.OptionalClientTLS(pair))}
 }
 
 // tlsCredentials are TLS whose handshake reads the caller's identity, once for all calls of a connection.
