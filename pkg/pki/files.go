@@ -27,6 +27,22 @@ func FilesIn(dir, name string) Files {
 
 func (f Files) all() []string { return []string{f.Certificate, f.Key, f.Authority} }
 
+// Write replaces the three files, PEM each. A reader between the writes sees a pair that does not belong together and keeps what it has.
+func (f Files) Write(authority, certificate, key []byte) error {
+	for _, path := range f.all() {
+		if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+			return err
+		}
+	}
+	return errors.Join(writeFile(f.Authority, authority), writeFile(f.Key, key), writeFile(f.Certificate, certificate))
+}
+
+// ReadAuthority returns the authority's certificates, PEM.
+func (f Files) ReadAuthority() ([]byte, error) {
+	_, data, err := readCertificates(f.Authority)
+	return data, err
+}
+
 func exists(path string) bool {
 	_, err := os.Lstat(path)
 	return err == nil

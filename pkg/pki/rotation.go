@@ -60,7 +60,7 @@ func (a *Authority) ensure(files Files, request Request) error {
 
 // satisfies reports whether the certificate is what was requested and not due for renewal.
 func (a *Authority) satisfies(certificate *x509.Certificate, request Request) bool {
-	if certificate.CheckSignatureFrom(a.certificate) != nil || !a.now().Before(renewal(certificate)) {
+	if certificate.CheckSignatureFrom(a.certificate) != nil || !a.now().Before(RenewalOf(certificate)) {
 		return false
 	}
 	usage := func(u x509.ExtKeyUsage) bool { return slices.Contains(certificate.ExtKeyUsage, u) }
@@ -76,9 +76,9 @@ func sameIPs(a, b []net.IP) bool {
 	return len(a) == len(b) && !slices.ContainsFunc(a, func(ip net.IP) bool { return !slices.ContainsFunc(b, ip.Equal) })
 }
 
-// renewal is when a certificate is replaced: after two thirds of its life, which leaves a month of a 90-day one for an authority
+// RenewalOf is when a certificate is replaced: after two thirds of its life, which leaves a month of a 90-day one for an authority
 // that is away.
-func renewal(certificate *x509.Certificate) time.Time {
+func RenewalOf(certificate *x509.Certificate) time.Time {
 	life := certificate.NotAfter.Sub(certificate.NotBefore)
 	return certificate.NotAfter.Add(-life / 3)
 }
@@ -96,7 +96,7 @@ func (a *Authority) Keep(ctx context.Context, files Files, request Request, logg
 			logger.DebugContext(ctx, "certificate valid", logkey.Path(files.Certificate), logkey.Identity(request.Identity.Name), logkey.Time(certificate.NotAfter))
 			// Never in a busy loop, even when the authority's own end cuts lives to seconds; and not in one long sleep, because timers
 			// stand still while a machine is suspended.
-			wait = min(max(renewal(certificate).Sub(a.now()), time.Second), longestSleep)
+			wait = min(max(RenewalOf(certificate).Sub(a.now()), time.Second), longestSleep)
 		}
 		timer := time.NewTimer(wait)
 		select {

@@ -9,12 +9,14 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sync/errgroup"
 	"google.golang.org/protobuf/proto"
 
 	corev1 "dhow.dev/gen/go/dhow/core/v1"
 	"dhow.dev/pkg/daemon"
 	"dhow.dev/pkg/transport"
 	"dhow.dev/services/node-agent/internal/bundle"
+	"dhow.dev/services/node-agent/internal/credential"
 	"dhow.dev/services/node-agent/internal/image"
 	"dhow.dev/services/node-agent/internal/logs"
 )
@@ -22,6 +24,8 @@ import (
 // Main runs the agent of a process of its own, with flags instead of a Config.
 func Main(ctx context.Context, arguments []string, stderr io.Writer) error {
 	d := daemon.New("dhow-node-agent", stderr)
+	var rotate bool
+	d.BoolVar(&rotate, "rotate-certificates", false, "ask the cluster for a new certificate before --tls-cert ends, and write it there")
 	config, apiServers, err := parse(d, arguments)
 	if err != nil {
 		return err
@@ -34,7 +38,16 @@ func Main(ctx context.Context, arguments []string, stderr io.Writer) error {
 		}
 		defer func() { err = errors.Join(err, conn.Close()) }()
 		config.APIServer, config.Logger = conn, env.Logger
-		return Run(ctx, config)
+		if !rotate {
+			return Run(ctx, config)
+		}
+		tasks, running := errgroup.WithContext(ctx)
+		tasks.Go(func() error {
+			credential.Keep(running, credential.KeepConfig{Conn: conn, Node: config.NodeName, Files: d.Files, Logger: env.Logger})
+			return nil
+		})
+		tasks.Go(func() error { return Run(running, config) })
+		return tasks.Wait()
 	})
 }
 
