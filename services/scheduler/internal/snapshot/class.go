@@ -131,7 +131,7 @@ func Compile(r Resolver, pod *corev1.Pod, services []*corev1.Service) (*Class, e
 	c := &Class{Namespace: m.GetNamespace(), Labels: m.GetLabels(), NodeSelector: mapRequirements(spec.GetNodeSelector())}
 	owner := object.ControllerOf(pod)
 	c.OwnerUID = owner.GetUid()
-	if err := c.compileResources(r, spec); err != nil {
+	if err := c.compileResources(r, pod); err != nil {
 		return nil, err
 	}
 	c.Ports, c.Claims = hostPorts(spec), claimRefs(m, spec)
@@ -232,80 +232,6 @@ func (c *Class) resolve(r Resolver, constraint *Constraint, key string, selector
 
 func (r *Requirement) equal(o Requirement) bool {
 	return r.Key == o.Key && r.Operator == o.Operator && slices.Equal(r.Values, o.Values)
-}
-
-// compileResources follows Kubernetes' PodRequests: sidecars run beside everything after them, init containers one at a time, pod-level requests replace
-// the containers' sum, overhead comes on top.
-func (c *Class) compileResources(r Resolver, spec *corev1.PodSpec) error {
-	requests := podRequests(spec, false)
-	for name, value := range requests {
-		if value <= 0 {
-			continue
-		}
-		column := r.ResolveColumn(name)
-		if column < 0 {
-			return fmt.Errorf("resource %s: unknown to this snapshot", name)
-		}
-		c.Requests = append(c.Requests, Amount{Column: column, Value: value})
-	}
-	slices.SortFunc(c.Requests, func(a, b Amount) int { return int(a.Column - b.Column) })
-	weighed := podRequests(spec, true)
-	c.Weighed = [2]int64{CPU: weighed["cpu"], Memory: weighed["memory"]}
-	c.BestEffort = requests["cpu"] == 0 && requests["memory"] == 0
-	return nil
-}
-
-func podRequests(spec *corev1.PodSpec, weighed bool) map[string]int64 {
-	pod := spec.GetResources().GetRequests()
-	total, inits, sidecars := map[string]int64{}, map[string]int64{}, map[string]int64{}
-	of := func(container *corev1.Container) map[string]int64 {
-		out := map[string]int64{}
-		for name, q := range container.GetResources().GetRequests() {
-			out[name] = AmountOf(name, q)
-		}
-		if weighed {
-			for name, value := range map[string]int64{"cpu": unrequestedCPU, "memory": unrequestedMemory} {
-				if _, requested := out[name]; !requested {
-					out[name] = value
-				}
-			}
-		}
-		return out
-	}
-	for _, container := range spec.GetContainers() {
-		add(total, of(container))
-	}
-	for _, container := range spec.GetInitContainers() {
-		requests := of(container)
-		if container.GetRestartPolicy() == "Always" {
-			add(total, requests)
-			add(sidecars, requests)
-			requests = sidecars
-		} else {
-			add(requests, sidecars)
-		}
-		for name, value := range requests {
-			inits[name] = max(inits[name], value)
-		}
-	}
-	for name, value := range inits {
-		total[name] = max(total[name], value)
-	}
-	for name, q := range pod {
-		if name == "cpu" || name == "memory" || strings.HasPrefix(name, "hugepages-") {
-			total[name] = AmountOf(name, q)
-		}
-	}
-	for name, q := range spec.GetOverhead() {
-		total[name] += AmountOf(name, q)
-	}
-	return total
-}
-
-func add(to, from map[string]int64) {
-	for name, value := range from {
-		to[name] += value
-	}
 }
 
 func hostPorts(spec *corev1.PodSpec) []Port {

@@ -22,9 +22,10 @@ func ClassKey(pod *corev1.Pod, services []*corev1.Service) string {
 	b = appendString(b, owner.GetUid())
 	b = appendString(b, owner.GetKind())
 	b = appendMap(b, spec.GetNodeSelector())
-	b = appendContainers(b, spec.GetContainers())
-	b = appendContainers(b, spec.GetInitContainers())
-	b = appendQuantities(b, spec.GetResources().GetRequests())
+	held := newHoldings(pod)
+	b = appendContainers(b, &held, spec.GetContainers())
+	b = appendContainers(b, &held, spec.GetInitContainers())
+	b = appendQuantities(b, held.pod())
 	b = appendQuantities(b, spec.GetOverhead())
 	// Nested structures go in as their deterministic encoding, which is stable within a process.
 	b = appendMessage(b, spec.GetAffinity())
@@ -56,11 +57,11 @@ func ClassKey(pod *corev1.Pod, services []*corev1.Service) string {
 	return string(b)
 }
 
-func appendContainers(b []byte, containers []*corev1.Container) []byte {
+func appendContainers(b []byte, held *holdings, containers []*corev1.Container) []byte {
 	b = strconv.AppendInt(b, int64(len(containers)), 10)
 	for _, c := range containers {
 		b = append(b, '{')
-		b = appendQuantities(b, c.GetResources().GetRequests())
+		b = appendQuantities(b, held.of(c))
 		b = appendString(b, c.GetRestartPolicy())
 		b = appendString(b, c.GetImage())
 		for _, p := range c.GetPorts() {
