@@ -53,6 +53,8 @@ type cluster struct {
 	authority *pki.Authority
 	address   string
 	start     func() (stop func(syscall.Signal))
+	// arguments are given to the agent beside the usual ones.
+	arguments []string
 }
 
 func newCluster(t testing.TB) *cluster {
@@ -155,9 +157,9 @@ func newHost(t testing.TB, serve func(context.Context, net.Listener, *pki.KeyPai
 	c.config = nodeagent.Config{NodeName: "n1", DataDir: filepath.Join(dir, "node"), Runtime: &nodeagent.Runtime{
 		Dir: runtimeDir, State: c.state, CgroupParent: fmt.Sprintf("/dhow-test/na%d", os.Getpid()), Archives: []string{archive}}}
 	c.start = func() func(syscall.Signal) {
-		command := c.host.Command(context.Background(), program, "--node-name=n1", "--address="+address.String(), "--data-dir="+c.config.DataDir,
+		command := c.host.Command(context.Background(), program, append(c.arguments, "--node-name=n1", "--address="+address.String(), "--data-dir="+c.config.DataDir,
 			"--apiserver="+listener.Addr().String(), "--tls-cacert="+files.Authority, "--tls-cert="+files.Certificate, "--tls-key="+files.Key,
-			"--runtime-dir="+runtimeDir, "--runtime-state="+c.state, "--cgroup-root="+c.config.Runtime.CgroupParent, "--image-archive="+archive, "--log-level=debug")
+			"--runtime-dir="+runtimeDir, "--runtime-state="+c.state, "--cgroup-root="+c.config.Runtime.CgroupParent, "--image-archive="+archive, "--log-level=debug")...)
 		output, err := os.OpenFile(filepath.Join(dir, "agent.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 		if err != nil {
 			t.Fatal(err)

@@ -305,7 +305,7 @@ func Run(ctx context.Context, config Config) error {
 	images := image.New(runtime, config.ParallelPulls)
 	manager, err = pod.New(pod.Config{
 		Pressure: func(p *corev1.Pod) *status.End { return evicts.Admit(p) },
-		NodeName: config.NodeName, NodeLabels: labelsOf(self, config.NodeName), HostIPs: addresses, Allocatable: host.Allocatable(), MemoryBytes: host.Memory(),
+		NodeName: config.NodeName, NodeLabels: labelsOf(self, config.NodeName), HostIPs: addresses, Allocatable: host.Allocatable(), MemoryBytes: host.Memory(), HugePages: host.HugePages(),
 		Runtime: runtime, Images: images, Volumes: volumes, Cgroups: cgroups,
 		Host: pod.Host{Sysctls: config.UnsafeSysctls, AppArmor: machine.AppArmor()},
 		Handlers: func(class string) (string, bool) {

@@ -69,6 +69,12 @@ var wholePods = []string{
 	  {name: again, image: "dhow.test/busybox:1", command: [sleep, "1000000"], resizePolicy: [{resourceName: memory, restartPolicy: RestartContainer}], resources: {requests: {memory: 16Mi}, limits: {memory: 16Mi}}}]}}`,
 	`{metadata: {name: classy}, spec: {terminationGracePeriodSeconds: 0, runtimeClassName: real, overhead: {memory: 8Mi}, containers: [{name: c, image: "dhow.test/busybox:1", command: [sleep, "1000000"], resources: {limits: {memory: 16Mi}}}]}}`,
 	`{metadata: {name: classless}, spec: {terminationGracePeriodSeconds: 0, runtimeClassName: unreal, containers: [{name: c, image: "dhow.test/busybox:1", command: [sleep, "1000000"]}]}}`,
+	`{metadata: {name: filed}, spec: {terminationGracePeriodSeconds: 0, volumes: [{name: v, emptyDir: {}}],
+	  initContainers: [{name: i, image: "dhow.test/busybox:1", volumeMounts: [{name: v, mountPath: /v}], command: [sh, -c, "echo \"WORD='of the init container'\" > /v/env"]}],
+	  containers: [{name: c, image: "dhow.test/busybox:1", command: [sleep, "1000000"], env: [{name: WORD, valueFrom: {fileKeyRef: {volumeName: v, path: env, key: WORD}}}]}]}}`,
+	`{metadata: {name: astray}, spec: {terminationGracePeriodSeconds: 0, volumes: [{name: v, emptyDir: {}}],
+	  initContainers: [{name: i, image: "dhow.test/busybox:1", volumeMounts: [{name: v, mountPath: /v}], command: [sh, -c, "ln -s /etc/passwd /v/away"]}],
+	  containers: [{name: c, image: "dhow.test/busybox:1", command: [sleep, "1000000"], env: [{name: WORD, valueFrom: {fileKeyRef: {volumeName: v, path: away, key: WORD, optional: true}}}]}]}}`,
 	`{metadata: {name: forbidden}, spec: {securityContext: {sysctls: [{name: kernel.msgmax, value: "1000"}]}, containers: [{name: c, image: "dhow.test/busybox:1", command: [sleep, "1000000"]}]}}`,
 }
 
@@ -167,6 +173,13 @@ func TestTheWholePodOnTheRealRuntime(t *testing.T) {
 			"awk '{print $1, $3}' /proc/self/uid_map":                              "0 65536",
 			"touch /v/mine && stat -c %u /v/mine":                                  "0",
 			"grep -c /proc/kcore /proc/mounts; true":                               "0",
+		})
+	})
+	t.Run("variables from a file", func(t *testing.T) {
+		sees(t, "filed", "c", map[string]string{"echo $WORD": "of the init container"})
+		c.await("a file outside of the volume is not read", func() bool {
+			s := c.pod("astray").GetStatus().GetContainerStatuses()
+			return len(s) == 1 && s[0].GetState().GetWaiting().GetReason() == "CreateContainerConfigError"
 		})
 	})
 	t.Run("names", func(t *testing.T) {

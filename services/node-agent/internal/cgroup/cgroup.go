@@ -132,6 +132,9 @@ func (m *Manager) Ensure(pod *corev1.Pod) (string, error) {
 	if err := m.setMemory(p, amount.MemoryLimit); err != nil {
 		return "", err
 	}
+	if err := m.setHugePages(pod, p); err != nil {
+		return "", err
+	}
 	if class == Burstable {
 		return p, m.account(uid, amount.CPURequest)
 	}
@@ -316,6 +319,34 @@ func (m *Manager) setQuota(p string, quota int64) error {
 		return err
 	}
 	return m.write("cpu", p, "cpu.cfs_quota_us", strconv.FormatInt(quota, 10))
+}
+
+// setHugePages bounds a pod's huge pages of each size that the kernel counts; without a limit it may have none, as in Kubernetes.
+func (m *Manager) setHugePages(pod *corev1.Pod, p string) error {
+	folder := "hugetlb"
+	suffix := ".limit_in_bytes"
+	if m.version == V2 {
+		folder, suffix = "", ".max"
+	}
+	files, err := filepath.Glob(filepath.Join(m.mount, folder, p, "hugetlb.*B"+suffix))
+	if err != nil || len(files) == 0 {
+		return err
+	}
+	limits := map[string]int64{}
+	for _, c := range slices.Concat(pod.GetSpec().GetInitContainers(), pod.GetSpec().GetContainers()) {
+		for name := range c.GetResources().GetLimits() {
+			if size, ok := PageSize(name); ok {
+				limits[size] = Counted(pod, name)
+			}
+		}
+	}
+	for _, file := range files {
+		size := strings.TrimSuffix(strings.TrimPrefix(filepath.Base(file), "hugetlb."), suffix)
+		if err := m.write("hugetlb", p, filepath.Base(file), strconv.FormatInt(limits[size], 10)); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (m *Manager) setMemory(p string, limit int64) error {

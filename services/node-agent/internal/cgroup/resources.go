@@ -5,6 +5,7 @@ package cgroup
 import (
 	"fmt"
 	"math"
+	"strings"
 
 	"k8s.io/apimachinery/pkg/api/resource"
 
@@ -140,6 +141,69 @@ func (a Amount) max(b Amount) Amount {
 		CPURequest: max(a.CPURequest, b.CPURequest), CPULimit: max(a.CPULimit, b.CPULimit),
 		MemoryRequest: max(a.MemoryRequest, b.MemoryRequest), MemoryLimit: max(a.MemoryLimit, b.MemoryLimit),
 		StorageRequest: max(a.StorageRequest, b.StorageRequest),
+	}
+}
+
+// Counted returns how much a pod asks for of a resource that is neither CPU, memory nor disk, such as huge pages: what its containers and sidecars ask for
+// together, or an init container with the sidecars before it.
+func Counted(pod *corev1.Pod, name string) int64 {
+	of := func(c *corev1.Container) int64 {
+		if _, set := c.GetResources().GetRequests()[name]; set {
+			return value(c.GetResources().GetRequests(), name)
+		}
+		return value(c.GetResources().GetLimits(), name)
+	}
+	var sum, sidecars, peak int64
+	for _, c := range pod.GetSpec().GetInitContainers() {
+		if c.GetRestartPolicy() == "Always" {
+			sidecars += of(c)
+			peak = max(peak, sidecars)
+			continue
+		}
+		peak = max(peak, sidecars+of(c))
+	}
+	for _, c := range pod.GetSpec().GetContainers() {
+		sum += of(c)
+	}
+	total := max(peak, sum+sidecars)
+	if r := pod.GetSpec().GetResources(); value(r.GetRequests(), name) > 0 {
+		total = value(r.GetRequests(), name)
+	}
+	return total + value(pod.GetSpec().GetOverhead(), name)
+}
+
+// hugePrefix begins the names of resources that are huge pages of a size.
+const hugePrefix = "hugepages-"
+
+// HugePages returns a container's limits of huge pages in bytes, by the kernel's name of their size, such as 2MB.
+func HugePages(r *corev1.ResourceRequirements) map[string]int64 {
+	limits := map[string]int64{}
+	for name := range r.GetLimits() {
+		if size, ok := PageSize(name); ok {
+			limits[size] = value(r.GetLimits(), name)
+		}
+	}
+	return limits
+}
+
+// PageSize returns the kernel's name of the size of huge pages that a resource is about.
+func PageSize(resourceName string) (string, bool) {
+	text, ok := strings.CutPrefix(resourceName, hugePrefix)
+	if !ok {
+		return "", false
+	}
+	q, err := resource.ParseQuantity(text)
+	if err != nil || q.Value() <= 0 {
+		return "", false
+	}
+	// The kernel counts in 1024s and writes KB, MB and GB.
+	switch bytes := q.Value(); {
+	case bytes%(1<<30) == 0:
+		return fmt.Sprintf("%dGB", bytes>>30), true
+	case bytes%(1<<20) == 0:
+		return fmt.Sprintf("%dMB", bytes>>20), true
+	default:
+		return fmt.Sprintf("%dKB", bytes>>10), true
 	}
 }
 

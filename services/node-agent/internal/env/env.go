@@ -5,6 +5,7 @@ package env
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
 	"net"
 	"slices"
@@ -27,6 +28,8 @@ type Sources struct {
 	// ConfigMap and Secret return an object of the pod's namespace, or ErrMissing.
 	ConfigMap func(name string) (*corev1.ConfigMap, error)
 	Secret    func(name string) (*corev1.Secret, error)
+	// File reads a file of one of the pod's volumes, at most MaxFile and a byte of it, or returns fs.ErrNotExist.
+	File func(volume, path string) ([]byte, error)
 }
 
 // Variable is one variable.
@@ -154,6 +157,23 @@ func (s Sources) value(c *corev1.Container, e *corev1.EnvVar, lookup func(string
 			return "", false, fmt.Errorf("couldn't find key %v in Secret %v/%v", ref.GetKey(), s.Pod.GetMetadata().GetNamespace(), name)
 		}
 		return string(value), true, nil
+	case from.HasFileKeyRef():
+		ref := from.GetFileKeyRef()
+		data, err := s.File(ref.GetVolumeName(), ref.GetPath())
+		if errors.Is(err, fs.ErrNotExist) && ref.GetOptional() {
+			return "", false, nil
+		}
+		found := false
+		if err == nil {
+			value, found, err = fileVariable(data, ref.GetKey())
+		}
+		if err != nil {
+			return "", false, fmt.Errorf("env %q: file %q of volume %q: %w", e.GetName(), ref.GetPath(), ref.GetVolumeName(), err)
+		}
+		if !found && !ref.GetOptional() {
+			return "", false, fmt.Errorf("env %q: couldn't find key %q in file %q of volume %q", e.GetName(), ref.GetKey(), ref.GetPath(), ref.GetVolumeName())
+		}
+		return value, found, nil
 	default:
 		return "", false, fmt.Errorf("env %q: valueFrom has no source that this node supports", e.GetName())
 	}

@@ -2,6 +2,7 @@ package env_test
 
 import (
 	"fmt"
+	"io/fs"
 	"strings"
 	"testing"
 
@@ -110,6 +111,52 @@ func TestErrorsNameTheObject(t *testing.T) {
 		_, err := env.Of(pod.GetSpec().GetContainers()[0], sources(t, pod))
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: error %v, want %q in it", source, err, want)
+		}
+	}
+}
+
+// TestVariablesFromAFile reads what an init container may have left.
+func TestVariablesFromAFile(t *testing.T) {
+	files := map[string]string{
+		"good":  "# a comment\n\n  A='one'\nB='two\nlines = $(A)' # behind it\nA='last'\nEMPTY=''",
+		"bare":  "A=one",
+		"open":  "A='one",
+		"twice": "A='one''two'",
+		"large": strings.Repeat("#", env.MaxFile+1),
+	}
+	for _, c := range []struct{ file, key, optional, want, fails string }{
+		{"good", "A", "", "last", ""},
+		{"good", "B", "", "two\nlines = $(A)", ""},
+		{"good", "EMPTY", "", "", ""},
+		{"good", "C", "", "", `couldn't find key "C"`},
+		{"good", "C", ", optional: true", "absent", ""},
+		{"none", "A", ", optional: true", "absent", ""},
+		{"none", "A", "", "", "file does not exist"},
+		{"bare", "A", "", "", "line 1: want NAME='VALUE'"},
+		{"open", "A", ", optional: true", "", "line 1: the value of A has no end"},
+		{"twice", "A", "", "", "line 1: more than a value"},
+		{"large", "A", "", "", "larger than"},
+	} {
+		pod := podtest.Pod(t, fmt.Sprintf(`{metadata: {name: p}, spec: {containers: [{name: c, env: [{name: X, valueFrom: {fileKeyRef: {volumeName: v, path: %s, key: %s%s}}}]}]}}`, c.file, c.key, c.optional))
+		s := sources(t, pod)
+		s.File = func(volume, path string) ([]byte, error) {
+			if text, ok := files[path]; ok && volume == "v" {
+				return []byte(text), nil
+			}
+			return nil, fs.ErrNotExist
+		}
+		list, err := env.Of(pod.GetSpec().GetContainers()[0], s)
+		got := "absent"
+		for _, v := range list {
+			if v.Name == "X" {
+				got = v.Value
+			}
+		}
+		switch {
+		case c.fails != "" && (err == nil || !strings.Contains(err.Error(), c.fails)), c.fails == "" && err != nil:
+			t.Errorf("%+v: %v", c, err)
+		case c.fails == "" && got != c.want:
+			t.Errorf("%+v: %q", c, got)
 		}
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"runtime"
 	"strconv"
 	"strings"
@@ -62,6 +63,8 @@ type Machine struct {
 	capacity map[string]*metav1.Quantity
 	info     *corev1.NodeSystemInfo
 	memory   int64
+	// huge is how much of the memory is set aside as huge pages.
+	huge int64
 }
 
 // New looks at the machine.
@@ -86,6 +89,9 @@ func New(config Config) (*Machine, error) {
 	set("memory", resource.NewQuantity(memory>>10<<10, resource.BinarySI))
 	set("ephemeral-storage", resource.NewQuantity(int64(disk.Blocks)*disk.Bsize>>10<<10, resource.BinarySI))
 	set("pods", resource.NewQuantity(defaultPods, resource.DecimalSI))
+	if err := m.hugePages(hugePagesDir, set); err != nil {
+		return nil, err
+	}
 	for name, text := range config.Capacity {
 		q, err := resource.ParseQuantity(text)
 		if err != nil {
@@ -101,6 +107,36 @@ func New(config Config) (*Machine, error) {
 	m.info = systemInfo()
 	return m, nil
 }
+
+// hugePagesDir is where Linux says what huge pages there are.
+const hugePagesDir = "/sys/kernel/mm/hugepages"
+
+// hugePages counts the huge pages of each size as a resource.
+func (m *Machine) hugePages(dir string, set func(string, *resource.Quantity)) error {
+	sizes, err := filepath.Glob(filepath.Join(dir, "hugepages-*kB"))
+	if err != nil {
+		return err
+	}
+	for _, size := range sizes {
+		kilobytes, err := strconv.ParseInt(strings.TrimSuffix(strings.TrimPrefix(filepath.Base(size), "hugepages-"), "kB"), 10, 64)
+		if err != nil {
+			return fmt.Errorf("huge pages: %w", err)
+		}
+		n, err := number(filepath.Join(size, "nr_hugepages"))
+		if err != nil {
+			return fmt.Errorf("huge pages: %w", err)
+		}
+		if f := m.config.Fraction; f > 0 && f < 1 {
+			n = int64(float64(n) * f)
+		}
+		m.huge += n * kilobytes << 10
+		set("hugepages-"+resource.NewQuantity(kilobytes<<10, resource.BinarySI).String(), resource.NewQuantity(n*kilobytes<<10, resource.BinarySI))
+	}
+	return nil
+}
+
+// HugePages says whether the machine has huge pages.
+func (m *Machine) HugePages() bool { return m.huge > 0 }
 
 func quantity(q *resource.Quantity) *metav1.Quantity {
 	return metav1.Quantity_builder{String: proto.String(q.String())}.Build()
@@ -139,6 +175,15 @@ func (m *Machine) Allocatable() map[string]*metav1.Quantity {
 			left = resource.MustParse("0")
 		}
 		allocatable[name] = quantity(&left)
+	}
+	if m.huge > 0 {
+		// Huge pages are memory that nobody else can have.
+		left := resource.MustParse(allocatable["memory"].GetString())
+		left.Sub(*resource.NewQuantity(m.huge, resource.BinarySI))
+		if left.Sign() < 0 {
+			left = resource.MustParse("0")
+		}
+		allocatable["memory"] = quantity(&left)
 	}
 	return allocatable
 }

@@ -2,6 +2,7 @@ package pod
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -80,6 +81,18 @@ func Admit(node string, labels map[string]string, allocatable map[string]*metav1
 	}{{"cpu", need.CPURequest, used.CPURequest}, {"memory", need.MemoryRequest, used.MemoryRequest}, {"ephemeral-storage", need.StorageRequest, used.StorageRequest}} {
 		if limit, ok := amount(allocatable, r.name); ok && r.need > 0 && r.need > limit-r.used {
 			return outOf(r.name, r.need, r.used, limit)
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(allocatable)) {
+		if !strings.HasPrefix(name, "hugepages-") && !strings.Contains(name, "/") {
+			continue
+		}
+		need, used := cgroup.Counted(p, name), int64(0)
+		for _, o := range others {
+			used += cgroup.Counted(o, name)
+		}
+		if limit, ok := amount(allocatable, name); ok && need > 0 && need > limit-used {
+			return outOf(name, need, used, limit)
 		}
 	}
 	taken := map[string]bool{}

@@ -14,7 +14,7 @@ import (
 
 func TestAdmit(t *testing.T) {
 	allocatable := map[string]*metav1.Quantity{}
-	for name, text := range map[string]string{"cpu": "2", "memory": "1Gi", "pods": "2"} {
+	for name, text := range map[string]string{"cpu": "2", "memory": "1Gi", "pods": "2", "hugepages-2Mi": "4Mi"} {
 		allocatable[name] = metav1.Quantity_builder{String: proto.String(text)}.Build()
 	}
 	other := podtest.Pod(t, `{metadata: {name: o}, spec: {containers: [{name: c, ports: [{containerPort: 1, hostPort: 53, protocol: UDP}], resources: {requests: {cpu: 500m, memory: 512Mi}}}]}}`)
@@ -34,6 +34,8 @@ func TestAdmit(t *testing.T) {
 		{spec: `{nodeSelector: {disk: ssd}, containers: [{name: c}]}`},
 		{spec: `{nodeSelector: {disk: ssd}, containers: [{name: c}]}`, labels: map[string]string{"disk": "ssd"}},
 		{spec: `{nodeSelector: {disk: ssd}, containers: [{name: c}]}`, labels: map[string]string{"disk": "hdd"}, want: "NodeAffinity"},
+		{spec: `{containers: [{name: c, resources: {limits: {hugepages-2Mi: 4Mi}}}]}`},
+		{spec: `{containers: [{name: c, resources: {limits: {hugepages-2Mi: 4Mi}}}, {name: d, resources: {limits: {hugepages-2Mi: 2Mi}}}]}`, want: "OutOfhugepages-2Mi"},
 		{spec: affinity("{key: disk, operator: In, values: [ssd]}"), labels: map[string]string{"disk": "ssd"}},
 		{spec: affinity("{key: disk, operator: In, values: [ssd]}"), labels: map[string]string{"disk": "hdd"}, want: "NodeAffinity"},
 		{spec: affinity("{key: disk, operator: NotIn, values: [ssd]}"), labels: map[string]string{}},

@@ -3,6 +3,7 @@ package pod
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -127,8 +128,18 @@ func restartsToResize(c *corev1.Container, r *cri.Container, m Memory) bool {
 // resources are what a container's cgroup is made with.
 func (c *Config) resources(p *corev1.Pod, container *corev1.Container) *runtimev1.LinuxContainerResources {
 	amount := cgroup.Of(container.GetResources())
+	var huge []*runtimev1.HugepageLimit
+	if c.HugePages {
+		limits := cgroup.HugePages(container.GetResources())
+		for _, name := range slices.Sorted(maps.Keys(c.Allocatable)) {
+			if size, ok := cgroup.PageSize(name); ok {
+				huge = append(huge, &runtimev1.HugepageLimit{PageSize: size, Limit: uint64(limits[size])})
+			}
+		}
+	}
 	return &runtimev1.LinuxContainerResources{
-		CpuShares: cgroup.Shares(amount.CPURequest), CpuQuota: cgroup.Quota(amount.CPULimit), CpuPeriod: cgroup.Period,
+		HugepageLimits: huge,
+		CpuShares:      cgroup.Shares(amount.CPURequest), CpuQuota: cgroup.Quota(amount.CPULimit), CpuPeriod: cgroup.Period,
 		MemoryLimitInBytes: amount.MemoryLimit, OomScoreAdj: cgroup.OOMScoreAdj(p, container, c.MemoryBytes),
 	}
 }

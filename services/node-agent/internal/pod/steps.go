@@ -279,7 +279,7 @@ func (w *worker) startContainer(ctx context.Context, p *corev1.Pod, spec *corev1
 		ips = w.m.HostIPs
 	}
 	config, err := w.m.containerConfig(run{pod: p, container: spec, attempt: attempt, image: img, volumes: paths, images: images, recursion: recursion, ips: ips, users: users, target: target, sources: env.Sources{
-		Pod: p, Facts: w.m.facts(p, ips), Services: env.VisibleServices(p, w.m.Services()), ConfigMap: configMap, Secret: secret}})
+		Pod: p, Facts: w.m.facts(p, ips), Services: env.VisibleServices(p, w.m.Services()), ConfigMap: configMap, Secret: secret, File: fileOf(paths)}})
 	if err != nil {
 		w.warn(ctx, p, name, "Failed", fmt.Errorf("Error: %w", err)) //nolint:staticcheck // the event's text
 		return err
