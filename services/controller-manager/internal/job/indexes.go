@@ -36,7 +36,12 @@ func parseIndexes(text string, completions int) indexes {
 		if first >= completions {
 			break
 		}
-		all = append(all, interval{first, min(last, completions-1)})
+		last = min(last, completions-1)
+		if n := len(all); n > 0 && first <= all[n-1].last+1 {
+			all[n-1].last = max(all[n-1].last, last) // "1,2" are one run
+			continue
+		}
+		all = append(all, interval{first, last})
 	}
 	return all
 }
