@@ -147,6 +147,9 @@ func ReplicationController(r *corev1.ReplicationController) field.ErrorList {
 		errs = append(errs, field.Invalid(template.Child("metadata", "labels"), r.Spec.Template.Labels, "`selector` does not match template `labels`"))
 	}
 	errs = append(errs, PodTemplate(r.Spec.Template, template)...)
+	if r.Spec.Template.Spec.ActiveDeadlineSeconds != nil {
+		errs = append(errs, field.Forbidden(template.Child("spec", "activeDeadlineSeconds"), "activeDeadlineSeconds in ReplicationController is not Supported"))
+	}
 	return append(errs, oneOf(template.Child("spec", "restartPolicy"), r.Spec.Template.Spec.RestartPolicy, corev1.RestartPolicyAlways)...)
 }
 
