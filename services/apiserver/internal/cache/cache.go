@@ -35,6 +35,8 @@ type Config struct {
 	// LogBytes bounds the memory that the event log keeps alive; 0: 64 MiB. LogAge bounds how far back watches resume; 0: 10 minutes, the store's own history.
 	LogBytes int
 	LogAge   time.Duration
+	// TextBytes bounds the JSON that is kept with objects; 0: 32 MiB. What is not kept is made when it is asked for.
+	TextBytes int
 	// PageAge is how long a paged list can be continued at its revision; 0: 5 minutes. Pages that are not in memory come from the store.
 	PageAge time.Duration
 	// ProgressInterval is how often an idle watch is told the revision; 0: 1 s.
@@ -61,6 +63,9 @@ func (c *Config) setDefaults() {
 	if c.LogBytes == 0 {
 		c.LogBytes = 64 << 20
 	}
+	if c.TextBytes == 0 {
+		c.TextBytes = 32 << 20
+	}
 }
 
 // Cache is safe for concurrent use. It answers once Run has filled it.
@@ -69,6 +74,7 @@ type Cache struct {
 	metrics  *metrics
 	newest   newest
 	ages     ages
+	texts    texts
 	tables   map[*resource.Resource]*table
 	ready    chan struct{}
 	makeOnce sync.Once // closes ready
@@ -78,9 +84,8 @@ type Cache struct {
 	revision int64
 	log      eventLog
 	waiters  []waiter
-	// replaced is closed, and made anew, when the state was rebuilt and the log with it is gone.
-	replaced chan struct{}
-	epoch    uint64
+	// epoch counts how often the state was rebuilt, and the log with it was lost.
+	epoch uint64
 }
 
 // waiter waits for the cache to reach a revision.
@@ -94,10 +99,10 @@ func New(config Config) (*Cache, error) {
 	config.setDefaults()
 	c := &Cache{
 		config: config, tables: map[*resource.Resource]*table{},
-		ready: make(chan struct{}), replaced: make(chan struct{}),
+		ready: make(chan struct{}), texts: texts{limit: config.TextBytes},
 	}
 	for _, r := range resource.Stored() {
-		c.tables[r] = newTable(r)
+		c.tables[r] = newTable(r, &c.texts)
 	}
 	c.newest.ask = func(ctx context.Context) (int64, error) {
 		answer, err := config.Store.Revision(ctx, &storev1.RevisionRequest{})

@@ -55,8 +55,9 @@ type Entry struct {
 	item mem.Buffer
 	// body is the part of item behind the header: the object as answer of a Get.
 	body rawcodec.Frame
-	// text is the object as JSON, once somebody asked for it.
-	text atomic.Pointer[[]byte]
+	// text is the object as JSON, once somebody asked for it and for as long as there is room; texts counts it.
+	text  atomic.Pointer[[]byte]
+	texts *texts
 	// view is the object in another version, once somebody asked for it.
 	view atomic.Pointer[Entry]
 }
@@ -117,7 +118,7 @@ func newEntry(t *table, key string, value []byte, revision int64, traceparent st
 	e := &Entry{
 		Resource: t.resource, Key: key, Object: buffer[header : header+len(value) : header+len(value)],
 		Revision: revision, Traceparent: traceparent,
-		item: mem.SliceBuffer(buffer), body: rawcodec.New(buffer[header:]),
+		item: mem.SliceBuffer(buffer), body: rawcodec.New(buffer[header:]), texts: t.texts,
 	}
 	if err := scan(e, t.fields); err != nil {
 		return nil, err
@@ -149,21 +150,20 @@ func (e *Entry) Encoded() []byte { return e.body.Bytes() }
 // Item is the object as field 2 of a list message, header included. It must not be changed.
 func (e *Entry) Item() []byte { return e.item.ReadOnlyData() }
 
-// Text returns the object as JSON, which encode makes of its protobuf once and all readers share. It must not be changed.
+// Text returns the object as JSON, which encode makes of its protobuf and all readers share. It must not be changed.
 func (e *Entry) Text(encode func(r *resource.Resource, encoded []byte) ([]byte, error)) ([]byte, error) {
-	return text(&e.text, e.Resource, e.Encoded(), encode)
-}
-
-func text(made *atomic.Pointer[[]byte], r *resource.Resource, encoded []byte, encode func(*resource.Resource, []byte) ([]byte, error)) ([]byte, error) {
-	if t := made.Load(); t != nil {
-		return *t, nil
+	if made := e.text.Load(); made != nil {
+		return *made, nil
 	}
-	t, err := encode(r, encoded)
+	made, err := encode(e.Resource, e.Encoded())
 	if err != nil {
 		return nil, err
 	}
-	made.Store(&t)
-	return t, nil
+	// Of several who made it at once one keeps it, and it is counted once.
+	if e.texts != nil && e.text.CompareAndSwap(nil, &made) {
+		e.texts.add(e, len(made))
+	}
+	return made, nil
 }
 
 // Field returns the value of a selectable field such as spec.nodeName, and whether the kind has it.

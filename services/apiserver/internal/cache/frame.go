@@ -45,10 +45,22 @@ func (e *event) frame(kind metav1.EventType, selection uint32) rawcodec.Frame {
 		}
 		made := &frame{kind: kind, selection: selection, data: e.encode(kind, selection), next: first}
 		if e.frames.CompareAndSwap(first, made) {
+			e.keep(made.data.Len() - shared(kind, e) + frameOverhead)
 			return made.data
 		}
 		first = e.frames.Load()
 	}
+}
+
+// frameOverhead is about what a frame takes beside its own bytes.
+const frameOverhead = 200
+
+// shared is how much of a frame is the entry's own buffer.
+func shared(kind metav1.EventType, e *event) int {
+	if kind == metav1.EventType_EVENT_TYPE_DELETED {
+		return len(e.old.Object)
+	}
+	return e.new.item.Len()
 }
 
 func (e *event) encode(kind metav1.EventType, selection uint32) rawcodec.Frame {

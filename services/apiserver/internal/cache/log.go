@@ -1,6 +1,7 @@
 package cache
 
 import (
+	"math"
 	"sync/atomic"
 	"time"
 )
@@ -16,12 +17,16 @@ type event struct {
 	traceparent string
 	size        int
 	at          time.Time
+	// log counts what all logged events have been encoded to, kept this event's part; it is below zero once the event is dropped.
+	log  *atomic.Int64
+	kept atomic.Int64
 	// frames are the encoded forms of the event that were asked for so far.
 	frames atomic.Pointer[frame]
 	// last is the object as a DELETED change shows it, and lastText the same as JSON, once somebody asked for it.
 	last, lastText atomic.Pointer[[]byte]
-	// view is the event in another version, once somebody asked for it.
+	// view is the event in another version, once somebody asked for it; of is what it is a view of.
 	view atomic.Pointer[event]
+	of   *event
 }
 
 // commit returns the revision of the commit that the event belongs to.
@@ -32,18 +37,45 @@ type eventLog struct {
 	events   []*event
 	bytes    int
 	sequence uint64
+	// encoded is the memory of the events' frames and texts, which is made while they are in the log.
+	encoded atomic.Int64
 	// floor is the revision after which everything is still here.
 	floor int64
 }
 
 func (l *eventLog) clear(floor int64) {
-	*l = eventLog{sequence: l.sequence, floor: floor}
+	for _, e := range l.events {
+		e.forget()
+	}
+	l.events, l.bytes, l.floor = nil, 0, floor
+}
+
+// size is the memory that the log keeps alive.
+func (l *eventLog) size() int { return l.bytes + int(l.encoded.Load()) }
+
+// keep counts what the event was encoded to. Nobody counts it for an event that the log has dropped.
+func (e *event) keep(bytes int) {
+	if e.of != nil {
+		e.of.keep(bytes)
+		return
+	}
+	if e.log != nil && e.kept.Add(int64(bytes)) > 0 {
+		e.log.Add(int64(bytes))
+	}
+}
+
+// forget takes the event's part out of the count.
+func (e *event) forget() {
+	if n := e.kept.Swap(math.MinInt64 / 2); n > 0 {
+		e.log.Add(-n)
+	}
 }
 
 // append logs an event, in its kind and in all buckets that are watched, and wakes their watchers.
 func (c *Cache) append(e *event) {
 	e.sequence = c.log.sequence
 	c.log.sequence++
+	e.log = &c.log.encoded
 	e.size = e.old.size() + e.new.size()
 	c.log.bytes += e.size
 	c.log.events = append(c.log.events, e)
@@ -74,13 +106,14 @@ func (c *Cache) trim(now time.Time) {
 	drop := 0
 	for drop < len(c.log.events) {
 		e := c.log.events[drop]
-		if c.log.bytes <= c.config.LogBytes && now.Sub(e.at) <= c.config.LogAge {
+		if c.log.size() <= c.config.LogBytes && now.Sub(e.at) <= c.config.LogAge {
 			break
 		}
 		commit := e.commit()
 		for drop < len(c.log.events) && c.log.events[drop].commit() == commit {
 			e = c.log.events[drop]
 			c.log.bytes -= e.size
+			e.forget()
 			e.table.events.drop(e)
 			e.table.eachBucketOf(e, func(b *bucket) { b.drop(e) })
 			c.log.events[drop] = nil
@@ -161,6 +194,18 @@ func (t *table) watch(k bucketKey, w *Watcher) *bucket {
 	}
 	b.watchers[w] = struct{}{}
 	return b
+}
+
+// wake wakes all watchers of the kind.
+func (t *table) wake() {
+	for w := range t.events.watchers {
+		w.signal()
+	}
+	for _, b := range t.buckets {
+		for w := range b.watchers {
+			w.signal()
+		}
+	}
 }
 
 // unwatch is the inverse of watch.

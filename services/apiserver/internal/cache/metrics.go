@@ -35,7 +35,15 @@ func newMetrics(meter metric.Meter, c *Cache) (*metrics, error) {
 		metric.WithInt64Callback(func(_ context.Context, o metric.Int64Observer) error {
 			c.mu.RLock()
 			defer c.mu.RUnlock()
-			o.Observe(int64(c.log.bytes))
+			o.Observe(int64(c.log.size()))
+			return nil
+		}))
+	if err != nil {
+		return nil, err
+	}
+	_, err = meter.Int64ObservableGauge("dhow.apiserver.cache.texts.size", metric.WithDescription("JSON that is kept with objects."),
+		metric.WithInt64Callback(func(_ context.Context, o metric.Int64Observer) error {
+			o.Observe(int64(c.texts.size()))
 			return nil
 		}))
 	return m, err

@@ -46,7 +46,7 @@ func samplePod() *corev1.Pod {
 func TestEntryOfAPod(t *testing.T) {
 	data := podBytes(t, samplePod())
 	r := resource.For[*corev1.Pod]()
-	e, err := newEntry(newTable(r), Key(r, "shop", "web-1"), data, 5<<10|7, "trace")
+	e, err := newEntry(newTable(r, nil), Key(r, "shop", "web-1"), data, 5<<10|7, "trace")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -94,7 +94,7 @@ func TestUnsetFieldsHaveTheirZero(t *testing.T) {
 		{"pods", "spec.hostNetwork", "false"}, {"pods", "spec.nodeName", ""}, {"nodes", "spec.unschedulable", "false"},
 	} {
 		r := resource.Lookup("", c.resource)
-		e, err := newEntry(newTable(r), Key(r, "", "x"), nil, 1, "")
+		e, err := newEntry(newTable(r, nil), Key(r, "", "x"), nil, 1, "")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -111,7 +111,7 @@ func TestSourceOfAnEventFallsBack(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	e, err := newEntry(newTable(r), Key(r, "d", "x"), data, 1, "")
+	e, err := newEntry(newTable(r, nil), Key(r, "d", "x"), data, 1, "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -147,7 +147,7 @@ func FuzzScan(f *testing.F) {
 	f.Add(twice)
 	r := resource.For[*corev1.Pod]()
 	f.Fuzz(func(t *testing.T, data []byte) {
-		e, err := newEntry(newTable(r), Key(r, "n", "x"), data, 1, "")
+		e, err := newEntry(newTable(r, nil), Key(r, "n", "x"), data, 1, "")
 		pod := &corev1.Pod{}
 		// Not lazily: the scanner looks into spec and status as well.
 		if (proto.UnmarshalOptions{NoLazyDecoding: true}).Unmarshal(data, pod) != nil {

@@ -99,7 +99,7 @@ func (c *Cache) fill(ctx context.Context) (uint64, error) {
 				continue
 			}
 			if fresh[t.resource] == nil {
-				fresh[t.resource] = newTable(t.resource)
+				fresh[t.resource] = newTable(t.resource, &c.texts)
 			}
 			fresh[t.resource].set(key, e)
 		}
@@ -119,8 +119,9 @@ func (c *Cache) fill(ctx context.Context) (uint64, error) {
 	c.revision = 0 // after a restore the store may be behind what the cache had
 	c.reach(revision)
 	c.epoch++
-	close(c.replaced)
-	c.replaced = make(chan struct{})
+	for _, t := range c.tables {
+		t.wake()
+	}
 	c.makeOnce.Do(func() { close(c.ready) })
 	return before.GetClusterId(), nil
 }

@@ -16,6 +16,7 @@ type table struct {
 	resource *resource.Resource
 	fields   *fieldSet
 	prefix   string
+	texts    *texts
 
 	objects map[object.Key]*Entry
 	// ordered is by store key; that is also the order of pages that come from the store.
@@ -41,8 +42,8 @@ type page struct {
 // maxPages bounds the states per kind that are kept for paged lists; more lists at once continue from the store.
 const maxPages = 32
 
-func newTable(r *resource.Resource) *table {
-	t := &table{resource: r, fields: fieldsOf(r), prefix: prefixOf(r), buckets: map[bucketKey]*bucket{}}
+func newTable(r *resource.Resource, texts *texts) *table {
+	t := &table{resource: r, fields: fieldsOf(r), prefix: prefixOf(r), texts: texts, buckets: map[bucketKey]*bucket{}}
 	t.clear()
 	return t
 }

@@ -22,7 +22,7 @@ func (c *Cache) as(e *Entry, r *resource.Resource) *Entry {
 	converted, err := conversion.Encoded(e.Object, e.Resource, r)
 	var view *Entry
 	if err == nil {
-		view, err = newEntry(&table{resource: r, fields: fieldsOf(r)}, e.Key, converted, e.Revision, e.Traceparent)
+		view, err = newEntry(&table{resource: r, fields: fieldsOf(r), texts: &c.texts}, e.Key, converted, e.Revision, e.Traceparent)
 	}
 	if err != nil {
 		ctx := context.Background()
@@ -52,7 +52,7 @@ func (c *Cache) eventAs(e *event, r *resource.Resource) *event {
 	}
 	view := &event{
 		table: &table{resource: r}, sequence: e.sequence, revision: e.revision, old: c.as(e.old, r), new: c.as(e.new, r), traceparent: e.traceparent,
-		size: e.size, at: e.at,
+		size: e.size, at: e.at, of: e,
 	}
 	e.view.Store(view)
 	return view

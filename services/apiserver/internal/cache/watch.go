@@ -3,6 +3,7 @@ package cache
 import (
 	"context"
 	"fmt"
+	"sync/atomic"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -55,7 +56,9 @@ func (c *Change) Encoded() []byte {
 		return *made
 	}
 	last := WithRevision(c.Object.Object, c.Revision).Bytes()
-	c.event.last.Store(&last)
+	if c.event.last.CompareAndSwap(nil, &last) {
+		c.event.keep(len(last))
+	}
 	return last
 }
 
@@ -64,7 +67,17 @@ func (c *Change) Text(encode func(r *resource.Resource, encoded []byte) ([]byte,
 	if c.Type != metav1.EventType_EVENT_TYPE_DELETED {
 		return c.Object.Text(encode)
 	}
-	return text(&c.event.lastText, c.Object.Resource, c.Encoded(), encode)
+	if made := c.event.lastText.Load(); made != nil {
+		return *made, nil
+	}
+	made, err := encode(c.Object.Resource, c.Encoded())
+	if err != nil {
+		return nil, err
+	}
+	if c.event.lastText.CompareAndSwap(nil, &made) {
+		c.event.keep(len(made))
+	}
+	return made, nil
 }
 
 // Batch is one response of a watch. It is valid until the next call of Next.
@@ -82,10 +95,16 @@ type Watcher struct {
 	cache    *Cache
 	conflate bool
 	parts    []part
-	// wake holds a token when a bucket of the watcher got an event since it was last drained.
-	wake     chan struct{}
-	replaced chan struct{}
-	epoch    uint64
+	// wake holds a token when there may be something to do since it was last drained: a bucket of the watcher got an event, the state was rebuilt, the watch's context
+	// ended, or it is time for a progress mark. It is the one channel that the watcher waits on, because a change wakes all who watch, and several channels cost them more
+	// than the change does.
+	wake  chan struct{}
+	epoch uint64
+	// due says that it is time for a progress mark.
+	due atomic.Bool
+	// ctx is the context of the last call, whose end wakes the watcher until detach is called.
+	ctx    context.Context
+	detach func() bool
 
 	// told is the revision of the last batch.
 	told int64
@@ -129,7 +148,6 @@ func (c *Cache) Watch(ctx context.Context, selections []Watched, options WatchOp
 	}
 	w := &Watcher{
 		cache: c, conflate: options.Conflate, wake: make(chan struct{}, 1), parts: make([]part, len(selections)),
-		progress: time.NewTimer(c.config.ProgressInterval),
 	}
 	if options.Conflate {
 		w.merged = map[mergeKey]int{}
@@ -140,7 +158,7 @@ func (c *Cache) Watch(ctx context.Context, selections []Watched, options WatchOp
 		c.metrics.expired.Add(ctx, 1)
 		return nil, tooOld(*options.After, c.log.floor)
 	}
-	w.replaced, w.epoch = c.replaced, c.epoch
+	w.epoch = c.epoch
 	for i, s := range selections {
 		p := &w.parts[i]
 		p.selection, p.id = s.Selection, s.ID
@@ -170,6 +188,11 @@ func (c *Cache) Watch(ctx context.Context, selections []Watched, options WatchOp
 	} else {
 		w.state = c.revision
 	}
+	w.progress = time.AfterFunc(c.config.ProgressInterval, func() {
+		w.due.Store(true)
+		w.signal()
+	})
+	w.ctx, w.detach = ctx, context.AfterFunc(ctx, w.signal)
 	c.metrics.watchers.Add(ctx, 1)
 	return w, nil
 }
@@ -177,6 +200,7 @@ func (c *Cache) Watch(ctx context.Context, selections []Watched, options WatchOp
 // Close ends the watch.
 func (w *Watcher) Close() {
 	w.progress.Stop()
+	w.detach()
 	c := w.cache
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -201,6 +225,10 @@ func (w *Watcher) Next(ctx context.Context) (*Batch, error) {
 		w.nextOfState()
 		return &w.batch, ctx.Err()
 	}
+	if ctx != w.ctx {
+		w.detach()
+		w.ctx, w.detach = ctx, context.AfterFunc(ctx, w.signal)
+	}
 	for {
 		if err := w.look(ctx); err != nil {
 			return nil, err
@@ -209,16 +237,15 @@ func (w *Watcher) Next(ctx context.Context) (*Batch, error) {
 			w.told = w.batch.Revision
 			return &w.batch, nil
 		}
-		w.progress.Reset(w.cache.config.ProgressInterval)
-		select {
-		case <-w.wake:
-		case <-w.replaced:
-		case <-ctx.Done():
-			return nil, ctx.Err()
-		case <-w.progress.C:
+		if w.due.CompareAndSwap(true, false) {
+			w.progress.Reset(w.cache.config.ProgressInterval)
 			if w.idle() {
 				return &w.batch, nil
 			}
+		}
+		<-w.wake
+		if err := ctx.Err(); err != nil {
+			return nil, err
 		}
 	}
 }

@@ -3,11 +3,15 @@ package respond_test
 import (
 	"bytes"
 	"compress/gzip"
+	"context"
 	"encoding/json"
 	"errors"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -141,6 +145,54 @@ func TestLargeAnswersAreCompressed(t *testing.T) {
 	}
 	if got, err := io.ReadAll(z); err != nil || !bytes.Equal(got, body) {
 		t.Errorf("%d bytes, %v", len(got), err)
+	}
+}
+
+// Who is on the same machine gets the bytes as they are, whole however large they are, unless they are passed on.
+func TestNothingIsCompressedWithoutNetwork(t *testing.T) {
+	pieces := make([][]byte, 0, 3000)
+	for i := range cap(pieces) {
+		pieces = append(pieces, bytes.Repeat([]byte{byte('a' + i%26)}, i%200))
+	}
+	for name, c := range map[string]struct {
+		remote, local, passed string
+		compressed            bool
+	}{
+		"loopback":           {remote: "127.0.0.1:4711"},
+		"loopback, v6":       {remote: "[::1]:4711"},
+		"own address":        {remote: "10.1.2.3:4711", local: "10.1.2.3:6443"},
+		"own, mapped":        {remote: "10.1.2.3:4711", local: "[::ffff:10.1.2.3]:6443"},
+		"another machine":    {remote: "10.1.2.4:4711", local: "10.1.2.3:6443", compressed: true},
+		"proxy on this one":  {remote: "127.0.0.1:4711", passed: "192.0.2.7", compressed: true},
+		"unknown":            {remote: "pipe", compressed: true},
+		"no address of ours": {remote: "10.1.2.4:4711", compressed: true},
+	} {
+		r := httptest.NewRequest(http.MethodGet, "/", nil)
+		r.Header.Set("Accept-Encoding", "gzip")
+		r.RemoteAddr = c.remote
+		if c.passed != "" {
+			r.Header.Set("X-Forwarded-For", c.passed)
+		}
+		if c.local != "" {
+			r = r.WithContext(context.WithValue(r.Context(), http.LocalAddrContextKey, net.Addr(net.TCPAddrFromAddrPort(netip.MustParseAddrPort(c.local)))))
+		}
+		w := httptest.NewRecorder()
+		respond.Write(w, r, http.StatusOK, "text/plain", pieces...)
+		if got := w.Header().Get("Content-Encoding") == "gzip"; got != c.compressed {
+			t.Errorf("%s: compressed %v", name, got)
+		}
+		var body io.Reader = w.Body
+		if c.compressed {
+			var err error
+			if body, err = gzip.NewReader(w.Body); err != nil {
+				t.Fatal(err)
+			}
+		} else if w.Header().Get("Content-Length") != strconv.Itoa(w.Body.Len()) {
+			t.Errorf("%s: %d bytes of %s", name, w.Body.Len(), w.Header().Get("Content-Length"))
+		}
+		if got, err := io.ReadAll(body); err != nil || !bytes.Equal(got, bytes.Join(pieces, nil)) {
+			t.Errorf("%s: %d bytes, %v", name, len(got), err)
+		}
 	}
 }
 
