@@ -26,6 +26,7 @@ var all = []scenario{
 	{"healing", healing},
 	{"deletion", deletion},
 	{"pending pods explain themselves", why},
+	{"pods keep apart, and important ones make their way", placement},
 	{"a client in another language", python},
 	{"agents restart", agents},
 	{"nodes are lost", lostNode},

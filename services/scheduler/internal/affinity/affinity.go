@@ -175,11 +175,6 @@ func (r *Required) Alone(slot int) bool {
 	return false
 }
 
-// Attracts says whether a pod of another class can end Alone.
-func (r *Required) Attracts(placed *snapshot.Class) bool {
-	return r != nil && len(r.near) > 0 && r.snapshot.Counts(r.near[0].group, placed)
-}
-
 // Violated says that the pods of the node's domains keep the class away.
 func (r *Required) Violated(slot int) bool {
 	if r == nil {
@@ -222,22 +217,35 @@ const (
 
 // Verdict returns the first thing that keeps the class from a node.
 func (r *Required) Verdict(slot int) Verdict {
+	notNear, notFar, unwelcome := r.Verdicts(slot)
 	switch {
-	case r == nil:
-		return Free
-	case r.Missing(slot) || r.Alone(slot) || r.apart(slot):
+	case notNear:
 		return NotNear
+	case notFar:
+		return NotFar
+	case unwelcome:
+		return Unwelcome
 	}
+	return Free
+}
+
+// Verdicts returns everything that keeps the class from a node.
+func (r *Required) Verdicts(slot int) (notNear, notFar, unwelcome bool) {
+	if r == nil {
+		return false, false, false
+	}
+	notNear = r.Missing(slot) || r.Alone(slot) || r.apart(slot)
 	for i := range r.far {
 		if r.far[i].pods(r.snapshot, slot) == 0 {
 			continue
 		}
 		if r.far[i].holder >= 0 {
-			return Unwelcome
+			unwelcome = true
+		} else {
+			notFar = true
 		}
-		return NotFar
 	}
-	return Free
+	return notNear, notFar, unwelcome
 }
 
 // Add takes in that pods of some class were placed on a node, or were taken away (negative). The snapshot has changed already.

@@ -26,6 +26,9 @@ type model struct {
 	nodes []*corev1.Node
 	pods  []*corev1.Pod
 	pod   *corev1.Pod
+	// claim and volume may be nil.
+	claim  *corev1.PersistentVolumeClaim
+	volume *corev1.PersistentVolume
 }
 
 func noServices(string) []*corev1.Service { return nil }
@@ -35,6 +38,13 @@ func (m *model) picture() (*cluster.Cluster, *cluster.Pod, error) {
 	c := cluster.New(noServices)
 	for _, n := range m.nodes {
 		c.SetNode(n)
+	}
+	c.SetStorageClass("waits", fixture.StorageClass(`{"metadata":{"name":"waits"},"provisioner":"kubernetes.io/no-provisioner","volumeBindingMode":"WaitForFirstConsumer"}`))
+	if m.claim != nil {
+		c.SetClaim(m.claim)
+	}
+	if m.volume != nil {
+		c.SetVolume(m.volume)
 	}
 	for _, p := range m.pods {
 		if _, _, _, err := c.SetPod(p); err != nil {
@@ -102,7 +112,7 @@ func (m *model) apply(s *schedulerv1.Suggestion) error {
 }
 
 func (m *model) clone() *model {
-	out := &model{pod: proto.CloneOf(m.pod)}
+	out := &model{pod: proto.CloneOf(m.pod), claim: m.claim, volume: m.volume}
 	for _, n := range m.nodes {
 		out.nodes = append(out.nodes, proto.CloneOf(n))
 	}
@@ -126,6 +136,7 @@ func TestSuggestionsWork(t *testing.T) {
 			m.pods = append(m.pods, p)
 		}
 		m.pod = fixture.RandomPod(t, "asked")
+		m.store(t)
 		answer, err := m.answer()
 		if err != nil {
 			t.Fatal(err)
@@ -153,6 +164,27 @@ func TestSuggestionsWork(t *testing.T) {
 			}
 		}
 	})
+}
+
+// store lets the pod use a claim now and then, which may be missing, unbound, or bound to a volume of one zone.
+func (m *model) store(t *rapid.T) {
+	if rapid.IntRange(0, 2).Draw(t, "stored") > 0 {
+		return
+	}
+	m.pod.GetSpec().SetVolumes(fixture.Pod(`{"spec":{"volumes":[{"name":"v","persistentVolumeClaim":{"claimName":"data"}}]}}`).GetSpec().GetVolumes())
+	if rapid.IntRange(0, 5).Draw(t, "claim") > 0 {
+		bound := rapid.SampledFrom([]string{"", `"annotations":{"pv.kubernetes.io/bind-completed":"yes"}`}).Draw(t, "bound")
+		name := ""
+		if bound != "" {
+			bound, name = ","+bound, "pv"
+		}
+		m.claim = fixture.Claim(fmt.Sprintf(`{"metadata":{"namespace":"default","name":"data"%s},"spec":{"volumeName":%q,"storageClassName":"waits","accessModes":["ReadWriteOnce"],"resources":{"requests":{"storage":"1Gi"}}}}`, bound, name))
+	}
+	if rapid.IntRange(0, 5).Draw(t, "volume") > 0 {
+		m.volume = fixture.Volume(fmt.Sprintf(`{"metadata":{"name":"pv"},"spec":{"storageClassName":"waits","accessModes":["ReadWriteOnce"],"capacity":{"storage":"1Gi"},
+			"nodeAffinity":{"required":{"nodeSelectorTerms":[{"matchExpressions":[{"key":"topology.kubernetes.io/zone","operator":"In","values":[%q]}]}]}}},"status":{"phase":"Available"}}`,
+			rapid.SampledFrom([]string{"a", "b"}).Draw(t, "zone")))
+	}
 }
 
 // fits says whether some node rejected nothing.
@@ -184,6 +216,10 @@ func TestSuggestions(t *testing.T) {
 			[]string{`[{"op":"add","path":"/metadata/labels/example.com~1disk","value":"ssd"}]`, `[{"op":"remove","path":"/spec/nodeSelector/example.com~1disk"}]`}},
 		{"memory", `{"metadata":{"name":"n1"},` + room + `}`, `{"containers":[{"name":"app","resources":{"requests":{"memory":"5Gi"}}}]}`,
 			[]string{"lower the memory request of container app from 5Gi to 4Gi"}, []string{`[{"op":"replace","path":"/spec/containers/0/resources/requests/memory","value":"4Gi"}]`}},
+		{"far from those it must be near to", `{"metadata":{"name":"n1","labels":{"zone":"a"}},` + room + `}`, `{"affinity":{"podAffinity":{"requiredDuringSchedulingIgnoredDuringExecution":[
+			{"topologyKey":"zone","labelSelector":{"matchLabels":{"app":"db"}}}]}}}`,
+			[]string{"make the required pod affinity a preference"},
+			[]string{`[{"op":"remove","path":"/spec/affinity/podAffinity/requiredDuringSchedulingIgnoredDuringExecution"},{"op":"add","path":"/spec/affinity/podAffinity/preferredDuringSchedulingIgnoredDuringExecution","value":[]},{"op":"add","path":"/spec/affinity/podAffinity/preferredDuringSchedulingIgnoredDuringExecution/-","value":{"weight":100,"podAffinityTerm":{"labelSelector":{"matchLabels":{"app":"db"}},"topologyKey":"zone"}}}]`}},
 		{"a node that is down", `{"metadata":{"name":"n1"},"spec":{"taints":[{"key":"node.kubernetes.io/not-ready","effect":"NoExecute"}]},` + room + `}`, `{}`, nil, nil},
 		{"an extended resource's limit goes with its request", `{"metadata":{"name":"n1"},"status":{"allocatable":{"cpu":"2","memory":"4Gi","pods":"10","example.com/gpu":"1"}}}`,
 			`{"containers":[{"name":"app","resources":{"requests":{"example.com/gpu":"2"},"limits":{"example.com/gpu":"2"}}}]}`,

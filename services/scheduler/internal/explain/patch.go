@@ -26,7 +26,7 @@ func path(parts ...string) string {
 func encode(ops []operation) []byte {
 	encoded, err := json.Marshal(ops)
 	if err != nil {
-		// Values are strings, booleans and maps of strings.
+		// Values are strings, booleans, maps of strings, and structs of k8s.io/api.
 		panic("explain: encode a patch: " + err.Error())
 	}
 	return encoded

@@ -30,6 +30,7 @@ const (
 	costTaint         = 1.6
 	costSpread        = 2.5
 	costRequest       = 2.0 // plus the part that is taken away
+	costPodAffinity   = 2.6
 	costSelector      = 3.0
 	costAffinity      = 3.2
 	costHostPort      = 3.4
@@ -167,6 +168,8 @@ func changePod(v loop.View, n verdict, filters []filter.Filter) *change {
 			ok = c.pod.lowerRequests(c, v, n.slot)
 		case "PodTopologySpread":
 			ok = c.pod.softenSpread(c, v, n.slot)
+		case "InterPodAffinity":
+			ok = c.pod.softenAffinity(c, v, n.slot)
 		}
 		if !ok {
 			return nil
