@@ -89,6 +89,8 @@ func (a agent) arguments() []string {
 		// The nodes share the machine.
 		"--fraction", strconv.FormatFloat(1/float64(len(a.machine.Nodes)), 'f', 4, 64),
 		"--apiserver", strings.Join(a.servers, ","),
+		// The machine is somebody's own: its disk may be fuller than a server's before pods have to go for it.
+		"--eviction-hard", "memory.available<100Mi,nodefs.available<5%,nodefs.inodesFree<5%,imagefs.available<5%,imagefs.inodesFree<5%",
 		"--tls-cacert", files.Authority, "--tls-cert", files.Certificate, "--tls-key", files.Key,
 		"--data-dir", a.dir.node(a.node.Name, "data"),
 		"--runtime-dir", a.runtimeDir,
