@@ -16,17 +16,21 @@ type document = map[string]any
 
 // bases are valid objects of each kind, to which fields are added.
 var bases = map[string]string{
-	"Pod":                             `spec: {containers: [{name: c, image: "web:1"}], volumes: [{name: v, emptyDir: {}}]}`,
-	"PodTemplate":                     `template: {spec: {containers: [{name: c, image: "web:1"}]}}`,
-	"Deployment.apps":                 `spec: {selector: {matchLabels: {a: b}}, template: {metadata: {labels: {a: b}}, spec: {containers: [{name: c, image: "web:1"}], volumes: [{name: v, emptyDir: {}}]}}}`,
-	"StatefulSet.apps":                `spec: {selector: {matchLabels: {a: b}}, template: {metadata: {labels: {a: b}}, spec: {containers: [{name: c, image: "web:1"}], volumes: [{name: v, emptyDir: {}}]}}}`,
-	"DaemonSet.apps":                  `spec: {selector: {matchLabels: {a: b}}, template: {metadata: {labels: {a: b}}, spec: {containers: [{name: c, image: "web:1"}], volumes: [{name: v, emptyDir: {}}]}}}`,
-	"ReplicaSet.apps":                 `spec: {selector: {matchLabels: {a: b}}, template: {metadata: {labels: {a: b}}, spec: {containers: [{name: c, image: "web:1"}], volumes: [{name: v, emptyDir: {}}]}}}`,
-	"Service":                         `spec: {ports: [{port: 80}]}`,
-	"EndpointSlice.discovery.k8s.io":  `{addressType: IPv4, endpoints: [{addresses: [10.0.0.1]}], ports: [{port: 80}]}`,
-	"Event":                           `{involvedObject: {kind: Pod, apiVersion: v1, namespace: default, name: p}, reportingComponent: a, reportingInstance: b, action: c, reason: d}`,
-	"Event.events.k8s.io":             `{eventTime: "2026-01-02T03:04:05.000000Z", reportingController: a, reportingInstance: b, action: c, reason: d, type: Normal, regarding: {kind: Pod, apiVersion: v1, namespace: default, name: p}}`,
-	"PriorityClass.scheduling.k8s.io": `value: 1`,
+	"Pod":                                 `spec: {containers: [{name: c, image: "web:1"}], volumes: [{name: v, emptyDir: {}}]}`,
+	"PodTemplate":                         `template: {spec: {containers: [{name: c, image: "web:1"}]}}`,
+	"Deployment.apps":                     `spec: {selector: {matchLabels: {a: b}}, template: {metadata: {labels: {a: b}}, spec: {containers: [{name: c, image: "web:1"}], volumes: [{name: v, emptyDir: {}}]}}}`,
+	"StatefulSet.apps":                    `spec: {selector: {matchLabels: {a: b}}, template: {metadata: {labels: {a: b}}, spec: {containers: [{name: c, image: "web:1"}], volumes: [{name: v, emptyDir: {}}]}}}`,
+	"DaemonSet.apps":                      `spec: {selector: {matchLabels: {a: b}}, template: {metadata: {labels: {a: b}}, spec: {containers: [{name: c, image: "web:1"}], volumes: [{name: v, emptyDir: {}}]}}}`,
+	"ReplicaSet.apps":                     `spec: {selector: {matchLabels: {a: b}}, template: {metadata: {labels: {a: b}}, spec: {containers: [{name: c, image: "web:1"}], volumes: [{name: v, emptyDir: {}}]}}}`,
+	"ReplicationController":               `spec: {selector: {a: b}, template: {metadata: {labels: {a: b}}, spec: {containers: [{name: c, image: "web:1"}], volumes: [{name: v, emptyDir: {}}]}}}`,
+	"Job.batch":                           `spec: {manualSelector: true, selector: {matchLabels: {a: b}}, completionMode: Indexed, completions: 3, backoffLimitPerIndex: 1, template: {metadata: {labels: {a: b}}, spec: {restartPolicy: Never, containers: [{name: c, image: "web:1"}], volumes: [{name: v, emptyDir: {}}]}}}`,
+	"CronJob.batch":                       `spec: {schedule: "@hourly", jobTemplate: {spec: {completionMode: Indexed, completions: 3, backoffLimitPerIndex: 1, template: {spec: {restartPolicy: Never, containers: [{name: c, image: "web:1"}], volumes: [{name: v, emptyDir: {}}]}}}}}`,
+	"HorizontalPodAutoscaler.autoscaling": `spec: {maxReplicas: 5, scaleTargetRef: {kind: Deployment, name: d}}`,
+	"Service":                             `spec: {ports: [{port: 80}]}`,
+	"EndpointSlice.discovery.k8s.io":      `{addressType: IPv4, endpoints: [{addresses: [10.0.0.1]}], ports: [{port: 80}]}`,
+	"Event":                               `{involvedObject: {kind: Pod, apiVersion: v1, namespace: default, name: p}, reportingComponent: a, reportingInstance: b, action: c, reason: d}`,
+	"Event.events.k8s.io":                 `{eventTime: "2026-01-02T03:04:05.000000Z", reportingController: a, reportingInstance: b, action: c, reason: d, type: Normal, regarding: {kind: Pod, apiVersion: v1, namespace: default, name: p}}`,
+	"PriorityClass.scheduling.k8s.io":     `value: 1`,
 
 	"RoleBinding.rbac.authorization.k8s.io":        `roleRef: {apiGroup: rbac.authorization.k8s.io, kind: Role, name: r}`,
 	"ClusterRoleBinding.rbac.authorization.k8s.io": `roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: r}`,
@@ -63,6 +67,11 @@ var minimal = map[string]string{
 	"PreferredSchedulingTerm": `{weight: 1, preference: {}}`, "SeccompProfile": `type: RuntimeDefault`, "AppArmorProfile": `type: RuntimeDefault`,
 	"Sysctl": `{name: net.a, value: "1"}`, "EphemeralContainer": `{name: e, image: "web:1"}`, "PodOS": `name: linux`,
 
+	"PodFailurePolicy": `rules: [{action: Ignore, onExitCodes: {operator: In, values: [1]}}]`, "PodFailurePolicyRule": `{action: Ignore, onExitCodes: {operator: In, values: [1]}}`,
+	"PodFailurePolicyOnExitCodesRequirement": `{operator: In, values: [1]}`, "PodFailurePolicyOnPodConditionsPattern": `{type: a, status: "True"}`,
+	"SuccessPolicy": `rules: [{succeededCount: 1}]`, "SuccessPolicyRule": `succeededCount: 1`,
+	"MetricSpec": `{type: Resource, resource: {name: cpu, target: {type: Utilization, averageUtilization: 50}}}`, "HPAScalingPolicy": `{type: Pods, value: 1, periodSeconds: 1}`,
+
 	"ServicePort": `{name: q, port: 81}`, "Taint": `{key: k, effect: NoSchedule}`, "EndpointSubset": `{addresses: [{ip: 10.0.0.1}], ports: [{port: 80}]}`,
 	"EndpointAddress": `ip: 10.0.0.2`, "EndpointPort": `port: 80`, "Endpoint": `addresses: [10.0.0.1]`, "ForZone": `name: z`, "ForNode": `name: z`,
 	"PolicyRule": `{verbs: [get], apiGroups: [""], resources: [pods]}`, "AggregationRule": `clusterRoleSelectors: [{matchLabels: {a: b}}]`,
@@ -74,8 +83,9 @@ var minimal = map[string]string{
 var unions = map[string][]string{
 	"Probe": {"exec", "httpGet", "tcpSocket", "grpc"}, "LifecycleHandler": {"exec", "httpGet", "tcpSocket", "sleep"}, "EnvVar": {"value", "valueFrom"},
 	"EnvFromSource": {"configMapRef", "secretRef"}, "DownwardAPIVolumeFile": {"fieldRef", "resourceFieldRef"},
-	"EnvVarSource":     {"fieldRef", "resourceFieldRef", "configMapKeyRef", "secretKeyRef", "fileKeyRef"},
-	"VolumeProjection": {"secret", "configMap", "downwardAPI", "serviceAccountToken", "clusterTrustBundle", "podCertificate"},
+	"EnvVarSource":         {"fieldRef", "resourceFieldRef", "configMapKeyRef", "secretKeyRef", "fileKeyRef"},
+	"PodFailurePolicyRule": {"onExitCodes", "onPodConditions"},
+	"VolumeProjection":     {"secret", "configMap", "downwardAPI", "serviceAccountToken", "clusterTrustBundle", "podCertificate"},
 }
 
 // values are those of fields that do not take any value, as JSON or YAML, by message and name.
@@ -105,6 +115,12 @@ var values = map[string]string{
 	"StatefulSetSpec.volumeClaimTemplates": "[{metadata: {name: d}, spec: {accessModes: [ReadWriteOnce], resources: {requests: {storage: 1Gi}}}}]",
 	"DeploymentStrategy.type":              "RollingUpdate", "RollingUpdateDeployment.maxUnavailable": "50%", "DeploymentSpec.progressDeadlineSeconds": "900",
 
+	"JobSpec.completionMode": "Indexed", "JobSpec.podReplacementPolicy": "Failed", "JobSpec.managedBy": "example.com/x", "PodFailurePolicyRule.action": "Count",
+	"PodFailurePolicyOnExitCodesRequirement.containerName": "c", "PodFailurePolicyOnExitCodesRequirement.operator": "NotIn", "PodFailurePolicyOnExitCodesRequirement.values": "[2]",
+	"PodFailurePolicyOnPodConditionsPattern.status": `"False"`, "SuccessPolicyRule.succeededIndexes": `"1"`,
+	"CronJobSpec.schedule": `"@daily"`, "CronJobSpec.timeZone": "UTC", "CronJobSpec.concurrencyPolicy": "Forbid",
+	"HPAScalingRules.selectPolicy": "Min", "HPAScalingPolicy.type": "Percent",
+
 	"ServiceSpec.clusterIP": "10.96.0.7", "ServiceSpec.clusterIPs": "[10.96.0.7]", "ServiceSpec.type": "LoadBalancer", "ServiceSpec.externalIPs": "[192.0.2.1]",
 	"ServiceSpec.sessionAffinity": "None", "ServiceSpec.externalTrafficPolicy": "Local", "ServiceSpec.ipFamilies": "[IPv4]", "ServiceSpec.ipFamilyPolicy": "SingleStack",
 	"ServiceSpec.internalTrafficPolicy": "Local", "ServiceSpec.trafficDistribution": "PreferClose", "ServiceSpec.loadBalancerSourceRanges": "[10.0.0.0/8]",
@@ -126,6 +142,16 @@ const signingRequest = "LS0tLS1CRUdJTiBDRVJUSUZJQ0FURSBSRVFVRVNULS0tLS0KTUlIR01H
 var endings = map[string]string{
 	"matchFields": "[{key: metadata.name, operator: In, values: [a]}]", "matchFields[].key": "metadata.name", "matchFields[].operator": "In", "matchFields[].values": "[b]",
 	"selector.matchExpressions[].key": "a", "selector.matchExpressions[].values": "[b]",
+}
+
+// kindly are the values of fields that only one kind wants so, by kind and path.
+var kindly = map[string]string{
+	"Job.batch spec.template.spec.restartPolicy": "Never", "CronJob.batch spec.jobTemplate.spec.template.spec.restartPolicy": "Never",
+	"CronJob.batch spec.jobTemplate.spec.manualSelector": "false",
+	// A container that never restarts is not restarted to be resized.
+	"Job.batch spec.template.spec.initContainers[].resizePolicy[].restartPolicy": "NotRequired", "Job.batch spec.template.spec.containers[].resizePolicy[].restartPolicy": "NotRequired",
+	"CronJob.batch spec.jobTemplate.spec.template.spec.initContainers[].resizePolicy[].restartPolicy": "NotRequired",
+	"CronJob.batch spec.jobTemplate.spec.template.spec.containers[].resizePolicy[].restartPolicy":     "NotRequired",
 }
 
 // company is what else must be set when a field is, by a part of its path.
@@ -212,6 +238,8 @@ func (b builder) with(f fieldtable.Field, value string) document {
 	switch known := values[strings.TrimPrefix(f.Message[strings.LastIndex(f.Message, ".")+1:]+"."+f.Name, ".")]; {
 	case value != "":
 		v = parse(b.t, value)
+	case kindly[b.kind+" "+f.Path] != "":
+		v = parse(b.t, kindly[b.kind+" "+f.Path])
 	case ending(f.Path) != "":
 		v = parse(b.t, ending(f.Path))
 	case known != "":

@@ -180,6 +180,43 @@ var table = map[string]message{
 	"apps.v1.DaemonSetUpdateStrategy": {accepted: "type rollingUpdate"},
 	"apps.v1.RollingUpdateDaemonSet":  {accepted: "maxUnavailable maxSurge"},
 
+	"core.v1.ReplicationController": {accepted: "metadata spec", whole: "status"},
+	"core.v1.ReplicationControllerSpec": {
+		accepted: "replicas minReadySeconds selector template",
+		rejected: map[string]string{"template.spec.activeDeadlineSeconds": "activeDeadlineSeconds in ReplicationController is not Supported"},
+	},
+	"batch.v1.Job": {accepted: "metadata spec", whole: "status"},
+	"batch.v1.JobSpec": {
+		accepted: `parallelism completions activeDeadlineSeconds podFailurePolicy successPolicy backoffLimit backoffLimitPerIndex maxFailedIndexes selector manualSelector
+			template ttlSecondsAfterFinished completionMode suspend podReplacementPolicy managedBy`,
+		notes: map[string]string{"backoffLimit": "the delay is counted from the failed pods that are there"},
+	},
+	"batch.v1.PodFailurePolicy":                       {accepted: "rules"},
+	"batch.v1.PodFailurePolicyRule":                   {accepted: "action onExitCodes onPodConditions"},
+	"batch.v1.PodFailurePolicyOnExitCodesRequirement": {accepted: "containerName operator values"},
+	"batch.v1.PodFailurePolicyOnPodConditionsPattern": {accepted: "type status"},
+	"batch.v1.SuccessPolicy":                          {accepted: "rules"},
+	"batch.v1.SuccessPolicyRule":                      {accepted: "succeededIndexes succeededCount"},
+	"batch.v1.CronJob":                                {accepted: "metadata spec", whole: "status"},
+	"batch.v1.CronJobSpec": {
+		accepted: "schedule timeZone startingDeadlineSeconds concurrencyPolicy suspend jobTemplate successfulJobsHistoryLimit failedJobsHistoryLimit",
+		rejected: map[string]string{"jobTemplate.spec.selector": "`selector` will be auto-generated"},
+	},
+	"batch.v1.JobTemplateSpec": {accepted: "metadata spec"},
+
+	"autoscaling.v2.HorizontalPodAutoscaler": {accepted: "metadata spec", whole: "status"},
+	"autoscaling.v2.HorizontalPodAutoscalerSpec": {
+		accepted: "scaleTargetRef minReplicas maxReplicas behavior", whole: "metrics",
+		notes: map[string]string{
+			"minReplicas": "0 is taken with an Object or External metric; in Kubernetes v1.36 it needs the feature gate HPAScaleToZero",
+			"metrics":     "those of types Pods and Object need the API custom.metrics.k8s.io, those of type External external.metrics.k8s.io; both come with API aggregation",
+		},
+	},
+	"autoscaling.v2.CrossVersionObjectReference":     {accepted: "kind name apiVersion"},
+	"autoscaling.v2.HorizontalPodAutoscalerBehavior": {accepted: "scaleUp scaleDown"},
+	"autoscaling.v2.HPAScalingRules":                 {accepted: "stabilizationWindowSeconds selectPolicy policies tolerance"},
+	"autoscaling.v2.HPAScalingPolicy":                {accepted: "type value periodSeconds"},
+
 	"core.v1.Service": {accepted: "metadata spec", whole: "status"},
 	"core.v1.ServiceSpec": {
 		accepted: `ports selector clusterIP clusterIPs externalIPs sessionAffinity externalName externalTrafficPolicy publishNotReadyAddresses sessionAffinityConfig
@@ -279,10 +316,7 @@ var leaves = map[string]bool{
 
 // storedOnly are the kinds that Dhow stores and serves and does not act on yet. All of their content but metadata and status is not enforced.
 var storedOnly = map[string]string{
-	"Job.batch":     "no controller runs its pods",
-	"CronJob.batch": "no controller makes its jobs", "ReplicationController": "no controller runs its pods; use a Deployment",
-	"HorizontalPodAutoscaler.autoscaling": "no controller scales by it",
-	"PersistentVolume":                    "nothing binds it", "PersistentVolumeClaim": "nothing binds it",
+	"PersistentVolume": "nothing binds it", "PersistentVolumeClaim": "nothing binds it",
 	"IPAddress.networking.k8s.io": "addresses are claimed in another way", "ServiceCIDR.networking.k8s.io": "the range of services is configured",
 	"RuntimeClass.node.k8s.io":    "the handler is not looked up: nodes take the name of a pod's class for it",
 	"DeviceClass.resource.k8s.io": "devices are not allocated", "ResourceClaim.resource.k8s.io": "devices are not allocated",
