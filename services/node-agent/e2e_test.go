@@ -103,7 +103,8 @@ func newHost(t testing.TB, serve func(context.Context, net.Listener, *pki.KeyPai
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := &cluster{t: t, state: fmt.Sprintf("/run/dhow-test/na%d", os.Getpid())}
+	// Pods are not evicted because the disk of the machine that tests run on is nearly full.
+	c := &cluster{t: t, state: fmt.Sprintf("/run/dhow-test/na%d", os.Getpid()), arguments: []string{"--eviction-hard=memory.available<100Mi"}}
 	if c.host, err = network.Add("n1", address); err != nil {
 		t.Fatal(err)
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -46,6 +47,24 @@ type gauge struct {
 	memory  int64
 	// used is what all of the node uses.
 	used func() (time.Duration, uint64, error)
+
+	mu sync.Mutex
+	// images is the images' folder, once the runtime has said it: it never moves while the runtime runs.
+	images string
+}
+
+func (g *gauge) imageDir(ctx context.Context) (string, error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.images != "" {
+		return g.images, nil
+	}
+	dir, err := g.runtime.ImageDir(ctx)
+	if err != nil {
+		return "", err
+	}
+	g.images = dir
+	return dir, nil
 }
 
 // disk is the state of a file system.
@@ -79,7 +98,7 @@ func (g *gauge) observe(ctx context.Context) (map[evictor.Signal]evictor.Observa
 		return nil, err
 	}
 	// Images on the same file system have no thresholds of their own: the node's say when it is full.
-	if images, err := g.runtime.ImageDir(ctx); err == nil && !sameDisk(images, g.dir) {
+	if images, err := g.imageDir(ctx); err == nil && !sameDisk(images, g.dir) {
 		if err := put(images, evictor.ImageDisk, evictor.ImageInodes); err != nil {
 			return nil, err
 		}
@@ -97,7 +116,7 @@ func sameDisk(a, b string) bool {
 
 // imageSpace is what is free of the images' disk.
 func (g *gauge) imageSpace(ctx context.Context) (free, size int64, err error) {
-	dir, err := g.runtime.ImageDir(ctx)
+	dir, err := g.imageDir(ctx)
 	if err != nil {
 		return 0, 0, err
 	}

@@ -255,6 +255,9 @@ func (s *Situation) end(p *Plan) {
 			return
 		}
 	}
+	if s.busy(StopSandbox) {
+		return // a runtime calls the sandbox stopped before it has taken down the network, and to remove it then would do that twice at once
+	}
 	if !s.TornDown {
 		s.add(p, Step{Key: Key{Action: TearDown}})
 		return

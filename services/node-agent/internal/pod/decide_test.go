@@ -26,3 +26,15 @@ func TestBackOffOfContainersThatNeverRan(t *testing.T) {
 		}
 	}
 }
+
+// TestASandboxIsStoppedToTheEnd has one that the runtime calls stopped while its network is still being taken down.
+func TestASandboxIsStoppedToTheEnd(t *testing.T) {
+	s := Situation{Gone: true, Runtime: cri.PodState{UID: "u", Sandboxes: []cri.Sandbox{{ID: "s"}}}, Busy: map[Key]bool{{Action: StopSandbox, Subject: "s"}: true}, TornDown: true}
+	if p := Decide(s); len(p.Steps) != 0 || p.Released || p.Done {
+		t.Errorf("while it is being stopped: %+v", p)
+	}
+	s.Busy = nil
+	if p := Decide(s); len(p.Steps) != 1 || p.Steps[0].Action != Remove {
+		t.Errorf("afterwards: %+v", p)
+	}
+}

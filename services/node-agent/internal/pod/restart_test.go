@@ -3,6 +3,7 @@ package pod_test
 import (
 	"errors"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"dhow.dev/services/node-agent/internal/podtest"
@@ -69,6 +70,7 @@ func TestAFailedStartBacksOffLoudly(t *testing.T) {
 		}
 		w.set(podtest.Pod(t, simple))
 		time.Sleep(5 * time.Second)
+		synctest.Wait()
 		if s := w.is(); s.ContainerStatuses[0].State.Waiting == nil || s.ContainerStatuses[0].State.Waiting.Reason != "CrashLoopBackOff" || !w.happened("c BackOff: Back-off restarting failed container") {
 			t.Fatalf("%+v\n%q", s.ContainerStatuses[0], w.events)
 		}
