@@ -92,7 +92,7 @@ func New(streams Streams, extra ...*cobra.Command) *cobra.Command {
 	flags.StringVarP(&s.namespace, "namespace", "n", "", "the namespace (by default the one of the configuration, or \"default\")")
 	clusterCommands := []*cobra.Command{
 		newApply(s), newGet(s), newDescribe(s), newDelete(s), newLogs(s), newExec(s), newRun(s), newScale(s), newRollout(s), newWait(s),
-		newCordon(s), newUncordon(s), newWhy(s), newStatus(s), newBackup(s),
+		newCordon(s), newUncordon(s), newWhy(s), newStatus(s), newBackup(s), newToken(s),
 	}
 	for _, c := range clusterCommands {
 		connectFirst(s, c)
@@ -104,7 +104,7 @@ func New(streams Streams, extra ...*cobra.Command) *cobra.Command {
 		id, title string
 		commands  []string
 	}{
-		{"cluster", "A cluster:", []string{"up", "down", "status", "backup", "restore", "version", "kubectl"}},
+		{"cluster", "A cluster:", []string{"up", "down", "join", "token", "status", "backup", "restore", "version", "kubectl"}},
 		{"change", "Change what runs:", []string{"apply", "run", "scale", "rollout", "delete", "cordon", "uncordon"}},
 		{"look", "Look at what runs:", []string{"get", "describe", "logs", "exec", "wait", "why"}},
 	} {
