@@ -70,14 +70,15 @@ func Stop(ctx context.Context, config Config, purge bool) error {
 			return err
 		}
 	}
-	if !purge {
-		return nil
-	}
+	// What drivers have staged is gone as after a reboot; the agent shares its folder anew when it starts.
 	if err := volume.UnmountBelow(filepath.Join(config.DataDir, "plugins")); err != nil {
 		return err
 	}
 	if err := volume.Unshare(config.DataDir); err != nil {
 		return err
+	}
+	if !purge {
+		return nil
 	}
 	return removeAll(config)
 }

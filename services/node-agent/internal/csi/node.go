@@ -21,13 +21,15 @@ const nodeIDs = "csi.volume.kubernetes.io/nodeid"
 
 // keepNode makes the node's CSINode, empty at first: others count a node without one as one that takes any number of volumes.
 func (r *Registry) keepNode(ctx context.Context) {
-	r.withRetries(ctx, func() error { return r.edit(ctx, func(*storagev1.CSINode) {}) })
+	r.withRetries(ctx, func() error {
+		r.writing.Lock()
+		defer r.writing.Unlock()
+		return r.edit(ctx, func(*storagev1.CSINode) {})
+	})
 }
 
-// edit changes the node's CSINode, which it makes first if it is not there.
+// edit changes the node's CSINode, which it makes first if it is not there. r.writing is held.
 func (r *Registry) edit(ctx context.Context, change func(*storagev1.CSINode)) error {
-	r.writing.Lock()
-	defer r.writing.Unlock()
 	for {
 		have, err := r.csiNodes.Get(ctx, "", r.NodeName)
 		if apierrors.IsNotFound(err) {
@@ -66,6 +68,8 @@ func (r *Registry) edit(ctx context.Context, change func(*storagev1.CSINode)) er
 
 // announce says what a driver said of the node.
 func (r *Registry) announce(ctx context.Context, driver string, self *csispec.NodeGetInfoResponse) error {
+	r.writing.Lock()
+	defer r.writing.Unlock()
 	segments := self.GetAccessibleTopology().GetSegments()
 	if err := r.editNode(ctx, driver, self.GetNodeId(), segments); err != nil {
 		return fmt.Errorf("node: %w", err)
@@ -92,8 +96,16 @@ func (r *Registry) announce(ctx context.Context, driver string, self *csispec.No
 	return nil
 }
 
-// forget takes a driver off the CSINode and the Node. Its topology labels stay, as in Kubernetes: volumes may need them.
+// forget takes a driver off the CSINode and the Node, unless it is back. Its topology labels stay, as in Kubernetes: volumes may need them.
 func (r *Registry) forget(ctx context.Context, driver string) error {
+	r.writing.Lock()
+	defer r.writing.Unlock()
+	r.mu.Lock()
+	back := r.drivers[driver] != nil || r.coming[driver] > 0
+	r.mu.Unlock()
+	if back {
+		return nil
+	}
 	if err := r.edit(ctx, func(node *storagev1.CSINode) {
 		node.GetSpec().SetDrivers(slices.DeleteFunc(slices.Clone(node.GetSpec().GetDrivers()), func(d *storagev1.CSINodeDriver) bool { return d.GetName() == driver }))
 	}); err != nil {

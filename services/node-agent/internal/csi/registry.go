@@ -53,11 +53,13 @@ type Registry struct {
 	Config
 	nodes    *client.Client[*corev1.Node]
 	csiNodes *client.Client[*storagev1.CSINode]
-	// writing keeps the CSINode's writes one after the other.
+	// writing keeps what is said of drivers on the CSINode and the Node together.
 	writing sync.Mutex
 
 	mu      sync.Mutex
 	drivers map[string]*Driver
+	// coming counts the registrations of a driver that are under way: what they write is not to be taken back.
+	coming map[string]int
 	// sockets holds what registers, by file name: its end, and the driver that it has brought.
 	sockets map[string]*registration
 	group   sync.WaitGroup
@@ -71,7 +73,7 @@ type registration struct {
 // New returns a registry without drivers; Run finds them.
 func New(config Config) *Registry {
 	return &Registry{Config: config, nodes: client.For[*corev1.Node](config.Conn), csiNodes: client.For[*storagev1.CSINode](config.Conn),
-		drivers: map[string]*Driver{}, sockets: map[string]*registration{}}
+		drivers: map[string]*Driver{}, coming: map[string]int{}, sockets: map[string]*registration{}}
 }
 
 // Driver returns a registered driver.
@@ -190,12 +192,7 @@ func (r *Registry) vanished(ctx context.Context, name string) {
 		return
 	}
 	r.group.Go(func() {
-		r.withRetries(ctx, func() error {
-			if _, err := r.Driver(driver); err == nil {
-				return nil // it is back
-			}
-			return r.forget(ctx, driver)
-		})
+		r.withRetries(ctx, func() error { return r.forget(ctx, driver) })
 	})
 }
 
@@ -268,6 +265,14 @@ func (r *Registry) takeUp(ctx context.Context, one *registration, info *register
 		_ = d.conn.Close()
 		return fmt.Errorf("driver %s: NodeGetInfo: %w", name, err)
 	}
+	r.mu.Lock()
+	r.coming[name]++
+	r.mu.Unlock()
+	defer func() {
+		r.mu.Lock()
+		r.coming[name]--
+		r.mu.Unlock()
+	}()
 	if err := r.announce(ctx, name, self); err != nil {
 		_ = d.conn.Close()
 		return fmt.Errorf("driver %s: %w", name, err)

@@ -140,3 +140,27 @@ func TestGroupsOwnWhatIsMountedForThem(t *testing.T) {
 		t.Errorf("read-only: %v", mode)
 	}
 }
+
+func TestFoldersBelowAVolumeAreForWhomTheVolumeIs(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.Chmod(dir, 0o777|os.ModeSetgid); err != nil {
+		t.Fatal(err)
+	}
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer root.Close()
+	if err := makeLike(root, "a/b/"); err != nil {
+		t.Fatal(err)
+	}
+	for _, sub := range []string{"a", "a/b"} {
+		info, err := os.Stat(filepath.Join(dir, sub))
+		if err != nil || info.Mode().Perm() != 0o777 || info.Mode()&os.ModeSetgid == 0 {
+			t.Errorf("%s: %v, %v", sub, info.Mode(), err)
+		}
+	}
+	if err := makeLike(root, "../out"); err == nil {
+		t.Error("a folder outside of the volume was made")
+	}
+}

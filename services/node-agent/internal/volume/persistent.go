@@ -35,8 +35,12 @@ const (
 	provisionedBy        = "pv.kubernetes.io/provisioned-by"
 )
 
-// askTimeout bounds a question to the API server.
-const askTimeout = 10 * time.Second
+const (
+	// askTimeout bounds a question to the API server.
+	askTimeout = 10 * time.Second
+	// attachTimeout is how long a volume's attachment is waited for before it is said that it is not there; Kubernetes' time.
+	attachTimeout = 2*time.Minute + 3*time.Second
+)
 
 // Config is what volumes need that are not made from a pod's own spec. The pods' folders are DataDir/pods.
 type Config struct {
@@ -214,8 +218,10 @@ func (m *Manager) InUse() []string {
 	return m.told
 }
 
-// awaitAttached waits until the Node says that a volume is attached.
+// awaitAttached waits until the Node says that a volume is attached, but not for ever: the user is to hear of it.
 func (m *Manager) awaitAttached(ctx context.Context, id string) error {
+	ctx, cancel := context.WithTimeout(ctx, attachTimeout)
+	defer cancel()
 	for {
 		m.mu.Lock()
 		is, changed := m.attached[id], m.changed
@@ -261,7 +267,7 @@ func (m *Manager) claimed(ctx context.Context, pod *corev1.Pod, v *corev1.Volume
 				return "", err
 			}
 		}
-		return path, local(pod, path, block, readOnly)
+		return path, m.local(pod, pv.GetMetadata().GetName(), path, block, readOnly)
 	case source.HasHostPath():
 		return m.hostPath(source.GetHostPath())
 	case source.HasCsi():
@@ -306,8 +312,8 @@ func checkMode(pod *corev1.Pod, volume string, block bool) error {
 	return nil
 }
 
-// local checks what is at the path of a local volume.
-func local(pod *corev1.Pod, path string, block, readOnly bool) error {
+// local checks what is at the path of a local volume, and gives it to the pod's fsGroup, once for the pod: what the pod makes of it since is the pod's.
+func (m *Manager) local(pod *corev1.Pod, name, path string, block, readOnly bool) error {
 	info, err := os.Stat(path)
 	if err != nil {
 		return fmt.Errorf("path %q does not exist on the node: %w", path, err)
@@ -321,7 +327,14 @@ func local(pod *corev1.Pod, path string, block, readOnly bool) error {
 	case block:
 		return nil
 	}
-	return setGroup(pod, path, readOnly)
+	done := filepath.Join(m.PodDir(pod.GetMetadata().GetUid()), "volumes/kubernetes.io~local-volume", name)
+	if _, err := os.Stat(done); err == nil {
+		return nil
+	}
+	if err := setGroup(pod, path, readOnly); err != nil {
+		return err
+	}
+	return os.MkdirAll(done, 0o750)
 }
 
 // makeFolder makes the folder of a volume of the built-in provisioner. Everybody may write to it, as to an emptyDir.

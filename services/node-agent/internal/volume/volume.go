@@ -347,6 +347,30 @@ func unescape(path string) string {
 	return strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`).Replace(path)
 }
 
+// makeLike makes a folder below a volume, with those above it, that is for whom the volume is.
+func makeLike(root *os.Root, sub string) error {
+	info, err := root.Stat(".")
+	if err != nil {
+		return err
+	}
+	mode := info.Mode() & (fs.ModePerm | fs.ModeSetgid | fs.ModeSticky)
+	path := ""
+	for part := range strings.SplitSeq(filepath.Clean(sub), "/") {
+		path = filepath.Join(path, part)
+		err := root.Mkdir(path, 0o750)
+		if errors.Is(err, fs.ErrExist) {
+			continue
+		}
+		if err == nil {
+			err = root.Chmod(path, mode) // not subject to the umask
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // SubPath returns the host's path for a subPath of a volume. What the path names is opened below the volume without ever leaving it, whatever
 // links a container has put there, and bind-mounted to a place of its own, so that it cannot be exchanged afterwards. A missing folder is made.
 func (m *Manager) SubPath(uid, volumePath, volumeName, container string, index int, sub string) (string, error) {
@@ -360,7 +384,7 @@ func (m *Manager) SubPath(uid, volumePath, volumeName, container string, index i
 	defer func() { _ = root.Close() }()
 	info, err := root.Stat(sub)
 	if errors.Is(err, fs.ErrNotExist) {
-		if err := root.MkdirAll(sub, 0o750); err != nil {
+		if err := makeLike(root, sub); err != nil {
 			return "", fmt.Errorf("subPath %q: %w", sub, err)
 		}
 		info, err = root.Stat(sub)
