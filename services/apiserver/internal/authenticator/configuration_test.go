@@ -33,7 +33,7 @@ func configured(t *testing.T, w *world, file, text string, log slog.Handler) (*a
 	if err != nil {
 		return nil, err
 	}
-	_, verifier, err := chosen.Build(w.cache, filepath.Join(t.TempDir(), "keys"), slog.New(log))
+	_, verifier, err := chosen.Build(w.cache, filepath.Join(t.TempDir(), "keys"), nil, slog.New(log))
 	return verifier, err
 }
 

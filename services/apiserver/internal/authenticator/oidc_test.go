@@ -236,7 +236,7 @@ func TestFlags(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	issuer, verifier, err := chosen.Build(w.cache, filepath.Join(dir, "unused"), nil)
+	issuer, verifier, err := chosen.Build(w.cache, filepath.Join(dir, "unused"), nil, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -263,7 +263,7 @@ func TestFlags(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, _, err := plain.Build(w.cache, filepath.Join(dir, "made"), nil); err != nil {
+	if _, _, err := plain.Build(w.cache, filepath.Join(dir, "made"), nil, nil); err != nil {
 		t.Error(err)
 	}
 	if _, err := os.Stat(filepath.Join(dir, "made")); err != nil {

@@ -1,6 +1,7 @@
 package authenticator
 
 import (
+	"context"
 	"errors"
 	"flag"
 	"fmt"
@@ -8,6 +9,8 @@ import (
 	"os"
 	"strconv"
 	"strings"
+
+	"k8s.io/apimachinery/pkg/types"
 
 	"dhow.dev/services/apiserver/internal/token"
 )
@@ -127,8 +130,11 @@ func (o *Options) Complete() error {
 	return nil
 }
 
-// Build makes what the options describe. KeyFile is where the signing keys are when the options do not say it.
-func (o *Options) Build(objects token.Objects, keyFile string, logger *slog.Logger) (*token.Issuer, *Verifier, error) {
+// Used is token.Config's.
+type Used = func(ctx context.Context, secret types.NamespacedName, uid types.UID, label, day string)
+
+// Build makes what the options describe. KeyFile is where the signing keys are when the options do not say it; used may be nil.
+func (o *Options) Build(objects token.Objects, keyFile string, used Used, logger *slog.Logger) (*token.Issuer, *Verifier, error) {
 	if o.SigningKeyFile != "" {
 		keyFile = o.SigningKeyFile
 	}
@@ -136,7 +142,7 @@ func (o *Options) Build(objects token.Objects, keyFile string, logger *slog.Logg
 	if err != nil {
 		return nil, nil, err
 	}
-	issuer, err := token.New(token.Config{Keys: keys, Objects: objects, Issuers: o.Issuers, Audiences: o.Audiences, JWKSURI: o.JWKSURI})
+	issuer, err := token.New(token.Config{Keys: keys, Objects: objects, Issuers: o.Issuers, Audiences: o.Audiences, JWKSURI: o.JWKSURI, Used: used})
 	if err != nil {
 		return nil, nil, err
 	}

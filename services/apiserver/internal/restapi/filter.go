@@ -185,6 +185,11 @@ func (Certificates) Authenticate(r *http.Request) (identity.Identity, bool, erro
 	return id.Authenticated(), true, nil
 }
 
+// refusals is an auditor that records requests whose callers cannot be known.
+type refusals interface {
+	Refused(next http.Handler) http.Handler
+}
+
 func (d *Door) authenticate(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		id, known, err := d.config.Authenticator.Authenticate(r)
@@ -192,7 +197,11 @@ func (d *Door) authenticate(next http.Handler) http.Handler {
 			err = apierrors.NewUnauthorized("Unauthorized")
 		}
 		if err != nil {
-			respond.Error(w, r, err)
+			var answer http.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { respond.Error(w, r, err) })
+			if a, ok := d.config.Auditor.(refusals); ok {
+				answer = a.Refused(answer)
+			}
+			answer.ServeHTTP(w, r)
 			return
 		}
 		if recorder, ok := w.(*recorder); ok {

@@ -17,6 +17,7 @@ import (
 
 	"dhow.dev/pkg/identity"
 	"dhow.dev/pkg/resource"
+	"dhow.dev/services/apiserver/internal/audit/annotation"
 	"dhow.dev/services/apiserver/internal/cache"
 )
 
@@ -31,6 +32,9 @@ const (
 	warnOnlySeconds = defaultSeconds + 7
 	extendedSeconds = 365 * 24 * 60 * 60
 )
+
+// issuedAnnotation tells the audit which token was issued.
+const issuedAnnotation = "authentication.kubernetes.io/issued-credential-id"
 
 var tokenRequest = authenticationv1.SchemeGroupVersion.WithKind("TokenRequest").GroupKind()
 
@@ -80,6 +84,7 @@ func (i *Issuer) Request(ctx context.Context, namespace, name string, request *a
 		return nil, apierrors.NewInternalError(err)
 	}
 	i.issued.Add(ctx, 1)
+	annotation.Add(ctx, issuedAnnotation, "JTI="+claims.ID)
 	out.Status = authenticationv1.TokenRequestStatus{Token: raw, ExpirationTimestamp: metav1.NewTime(end)}
 	return out, nil
 }

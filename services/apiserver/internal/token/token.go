@@ -18,6 +18,7 @@ import (
 	"go.opentelemetry.io/otel/metric"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 
 	dhowcorev1 "dhow.dev/gen/go/dhow/core/v1"
 	"dhow.dev/pkg/identity"
@@ -31,6 +32,8 @@ const (
 	DefaultIssuer = "https://kubernetes.default.svc.cluster.local"
 	// legacyIssuer is the issuer of the tokens in Secrets that Kubernetes' controller signs.
 	legacyIssuer = "kubernetes/serviceaccount"
+	// lastUsedLabel says on which day the token of a Secret was used last.
+	lastUsedLabel = "kubernetes.io/legacy-token-last-used"
 	// invalidatedLabel marks a Secret whose legacy token was not used for long.
 	invalidatedLabel = "kubernetes.io/legacy-token-invalid-since"
 
@@ -75,6 +78,8 @@ type Config struct {
 	Audiences []string
 	// JWKSURI is where others find the public keys. Empty: /openid/v1/jwks of the first issuer.
 	JWKSURI string
+	// Used is told that the token of a Secret is used on a day (UTC, as in 2026-01-31) that the Secret does not have in its label yet, to write it there. Nil: nobody.
+	Used func(ctx context.Context, secret types.NamespacedName, uid types.UID, label, day string)
 	// Meter counts tokens; nil: the process's meter.
 	Meter metric.Meter
 	// Now is the clock; nil: the real one.
@@ -91,6 +96,7 @@ type Issuer struct {
 	issuers, audiences        []string
 	now                       func() time.Time
 	configuration, publicKeys []byte
+	used                      func(ctx context.Context, secret types.NamespacedName, uid types.UID, label, day string)
 	issued, stale             metric.Int64Counter
 }
 
@@ -100,7 +106,7 @@ func New(config Config) (*Issuer, error) {
 		return nil, errors.New("token: Keys and Objects are required")
 	}
 	i := &Issuer{
-		keys: config.Keys, objects: config.Objects, now: config.Now,
+		keys: config.Keys, objects: config.Objects, now: config.Now, used: config.Used,
 		issuers: slices.Clone(config.Issuers), audiences: slices.Clone(config.Audiences), publicKeys: config.Keys.set,
 	}
 	if len(i.issuers) == 0 {
@@ -263,10 +269,28 @@ func (i *Issuer) Check(ctx context.Context, c *Claims, audiences []string) (iden
 	case problem != nil:
 		return identity.Identity{}, nil, problem
 	}
+	if c.bound.Secret != nil && i.used != nil {
+		i.noteUse(ctx, c, now)
+	}
 	if w := c.bound.WarnAfter; w != nil && now.After(w.Time()) {
 		i.stale.Add(ctx, 1)
 	}
 	return c.identity, shared, nil
+}
+
+// noteUse tells of the first use of a Secret's token on a day, so that Secrets whose tokens nobody uses can be told.
+func (i *Issuer) noteUse(ctx context.Context, c *Claims, now time.Time) {
+	e := i.objects.Peek(secrets, c.bound.Namespace, c.bound.Secret.Name)
+	if e == nil {
+		return
+	}
+	if kind, _ := e.Field("type"); kind != string(corev1.SecretTypeServiceAccountToken) {
+		return
+	}
+	day := now.UTC().Format(time.DateOnly)
+	if last, _ := e.Labels.Lookup(lastUsedLabel); last != day {
+		i.used(ctx, types.NamespacedName{Namespace: e.Namespace, Name: e.Name}, types.UID(e.UID), lastUsedLabel, day)
+	}
 }
 
 // shared returns the audiences that a token is for among those that are asked for.

@@ -1,6 +1,7 @@
 package token_test
 
 import (
+	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -402,4 +403,43 @@ func FuzzParse(f *testing.F) {
 			t.Fatalf("%q is taken as %v", raw, claims)
 		}
 	})
+}
+
+// TestUseOfSecretsIsNoted: once a day, for the tokens of Secrets that are made for tokens.
+func TestUseOfSecretsIsNoted(t *testing.T) {
+	w, clock := newWorld(t), newClock()
+	w.put(account("builder", "sa-uid"))
+	secret := &corev1.Secret{ObjectMeta: meta("default", "s", "secret-uid"), Type: corev1.SecretTypeServiceAccountToken}
+	w.put(secret)
+	w.put(&corev1.Secret{ObjectMeta: meta("default", "other", "other-uid")})
+	var noted []string
+	i := issuer(t, w.cache, clock, func(c *token.Config) {
+		c.Used = func(_ context.Context, secret types.NamespacedName, uid types.UID, label, day string) {
+			noted = append(noted, secret.String()+" "+string(uid)+" "+label+" "+day)
+		}
+	})
+	long := int64(1 << 32)
+	bind := func(name string) string {
+		r := bound("Secret", name, "")
+		r.Spec.ExpirationSeconds = &long
+		return request(t, i, r)
+	}
+	raw, other := bind("s"), bind("other")
+	use := func(raw string) {
+		t.Helper()
+		if _, _, err := verify(t, i, raw); err != nil {
+			t.Fatal(err)
+		}
+	}
+	use(other)
+	use(raw)
+	secret.Labels = map[string]string{"kubernetes.io/legacy-token-last-used": "2026-05-04"}
+	w.put(secret)
+	use(raw)
+	clock.now = clock.now.Add(24 * time.Hour)
+	use(raw)
+	want := []string{"default/s secret-uid kubernetes.io/legacy-token-last-used 2026-05-04", "default/s secret-uid kubernetes.io/legacy-token-last-used 2026-05-05"}
+	if !slices.Equal(noted, want) {
+		t.Errorf("%q", noted)
+	}
 }
