@@ -137,12 +137,11 @@ func (c *Config) mounts(r run, variables []env.Variable) ([]*runtimev1.Mount, er
 		if !ok && image == "" {
 			return nil, fmt.Errorf("volumeMounts[%d]: the pod has no volume %q", i, m.GetName())
 		}
-		sub := m.GetSubPath()
-		if m.GetSubPathExpr() != "" {
-			sub = env.ExpandAll([]string{m.GetSubPathExpr()}, variables)[0]
+		sub, err := subPath(m, variables)
+		if err != nil {
+			return nil, err
 		}
 		if sub != "" && image == "" {
-			var err error
 			if path, err = c.Volumes.SubPath(uid, path, m.GetName(), r.container.GetName(), i, sub); err != nil {
 				return nil, fmt.Errorf("failed to prepare subPath for volumeMount %q of container %q: %w", m.GetName(), r.container.GetName(), err)
 			}

@@ -5,11 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 
 	runtimev1 "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	corev1 "dhow.dev/gen/go/dhow/core/v1"
 	"dhow.dev/services/node-agent/internal/cri"
+	"dhow.dev/services/node-agent/internal/env"
 )
 
 // volumeOf returns a pod's volume, or nil.
@@ -100,4 +102,35 @@ func devices(r run) ([]*runtimev1.Device, error) {
 		all = append(all, &runtimev1.Device{ContainerPath: d.GetDevicePath(), HostPath: path, Permissions: permissions})
 	}
 	return all, nil
+}
+
+// subPath returns the part of a volume that a mount is of, with the container's variables in it. A variable that is not there is an error: what was meant
+// would be another path.
+func subPath(m *corev1.VolumeMount, variables []env.Variable) (string, error) {
+	expression := m.GetSubPathExpr()
+	if expression == "" {
+		return m.GetSubPath(), nil
+	}
+	for _, name := range references(expression) {
+		if !slices.ContainsFunc(variables, func(v env.Variable) bool { return v.Name == name }) {
+			return "", fmt.Errorf("failed to expand subPath for volumeMount %q: missing value for %q", m.GetName(), name)
+		}
+	}
+	return env.ExpandAll([]string{expression}, variables)[0], nil
+}
+
+// references returns the names in $(NAME) of an expression; $$ is a dollar.
+func references(expression string) []string {
+	var names []string
+	for rest := strings.ReplaceAll(expression, "$$", ""); ; {
+		_, after, ok := strings.Cut(rest, "$(")
+		if !ok {
+			return names
+		}
+		name, after, ok := strings.Cut(after, ")")
+		if !ok {
+			return names
+		}
+		names, rest = append(names, name), after
+	}
 }
