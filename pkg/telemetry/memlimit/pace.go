@@ -2,11 +2,11 @@ package memlimit
 
 import (
 	"context"
-	"math"
 	"os"
 	"runtime"
 	"runtime/debug"
 	"runtime/metrics"
+	"sync"
 	"time"
 )
 
@@ -103,24 +103,29 @@ func read() usage {
 	}
 }
 
-// afterCollections calls f after each collection with what lives, until stop is called.
+// afterCollections calls f after each collection with what lives, until stop is called; when stop has returned, f is not running.
 func afterCollections(f func(live uint64)) (stop func()) {
-	ctx, cancel := context.WithCancel(context.Background())
+	var mu sync.Mutex
+	stopped := false
 	var arm func()
 	arm = func() {
 		// An object that nothing refers to is found by the next collection.
 		runtime.AddCleanup(new([16]byte), func(struct{}) {
-			if ctx.Err() != nil {
+			mu.Lock()
+			defer mu.Unlock()
+			if stopped {
 				return
 			}
 			arm()
 			sample := []metrics.Sample{{Name: liveBytes}}
 			metrics.Read(sample)
-			if live := sample[0].Value.Uint64(); live < math.MaxInt64 {
-				f(live)
-			}
+			f(sample[0].Value.Uint64())
 		}, struct{}{})
 	}
 	arm()
-	return cancel
+	return func() {
+		mu.Lock()
+		defer mu.Unlock()
+		stopped = true
+	}
 }
