@@ -23,22 +23,19 @@ import (
 
 // Main runs the agent of a process of its own, with flags instead of a Config.
 func Main(ctx context.Context, arguments []string, stderr io.Writer) error {
-	d := daemon.New("dhow-node-agent", stderr)
-	var rotate bool
-	d.BoolVar(&rotate, "rotate-certificates", false, "ask the cluster for a new certificate before --tls-cert ends, and write it there")
-	config, apiServers, err := parse(d, arguments)
+	d, config, dial, err := configure(arguments, stderr)
 	if err != nil {
 		return err
 	}
 	d.Instance = config.NodeName
 	return d.Run(ctx, func(ctx context.Context, env daemon.Environment) (err error) {
-		conn, err := transport.Dial(*apiServers, transport.TLSClient(env.Pair, "apiserver.dhow"))
+		conn, err := transport.Dial(dial.servers, transport.TLSClient(env.Pair, "apiserver.dhow"))
 		if err != nil {
 			return err
 		}
 		defer func() { err = errors.Join(err, conn.Close()) }()
 		config.APIServer, config.Logger = conn, env.Logger
-		if !rotate {
+		if !dial.rotate {
 			return Run(ctx, config)
 		}
 		tasks, running := errgroup.WithContext(ctx)
@@ -49,6 +46,25 @@ func Main(ctx context.Context, arguments []string, stderr io.Writer) error {
 		tasks.Go(func() error { return Run(running, config) })
 		return tasks.Wait()
 	})
+}
+
+// dialing is what the flags say of the connection to the cluster.
+type dialing struct {
+	servers string
+	rotate  bool
+}
+
+// configure reads the flags of Main.
+func configure(arguments []string, stderr io.Writer) (*daemon.Daemon, Config, dialing, error) {
+	d := daemon.New("dhow-node-agent", stderr)
+	var dial dialing
+	d.BoolVar(&dial.rotate, "rotate-certificates", false, "ask the cluster for a new certificate before --tls-cert ends, and write it there")
+	config, apiServers, err := parse(d, arguments)
+	if err != nil {
+		return nil, Config{}, dialing{}, err
+	}
+	dial.servers = *apiServers
+	return d, config, dial, nil
 }
 
 // list is a flag that may be given several times, or once with commas.

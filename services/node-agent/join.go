@@ -3,6 +3,7 @@ package nodeagent
 import (
 	"context"
 	"fmt"
+	"io"
 	"log/slog"
 
 	"dhow.dev/pkg/pki"
@@ -33,4 +34,18 @@ func Join(ctx context.Context, config JoinConfig) error {
 		return fmt.Errorf("join %s as %s: %w", config.Servers, config.NodeName, err)
 	}
 	return nil
+}
+
+// Leave ends what an agent with these flags (Main's) has left running: its container runtime with all pods. Purge deletes its data too. The agent itself must
+// have ended.
+func Leave(ctx context.Context, arguments []string, purge bool, stderr io.Writer) error {
+	d, config, _, err := configure(arguments, stderr)
+	if err != nil {
+		return err
+	}
+	if config.Runtime == nil {
+		return fmt.Errorf("the node uses the runtime %s, which is not Dhow's to stop", config.CRISocket)
+	}
+	config.Logger = slog.New(slog.NewTextHandler(d.Output(), &slog.HandlerOptions{Level: slog.LevelWarn}))
+	return Stop(ctx, config, purge)
 }

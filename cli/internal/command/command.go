@@ -104,7 +104,7 @@ func New(streams Streams, extra ...*cobra.Command) *cobra.Command {
 		id, title string
 		commands  []string
 	}{
-		{"cluster", "A cluster:", []string{"up", "down", "join", "token", "status", "backup", "restore", "version", "kubectl"}},
+		{"cluster", "A cluster:", []string{"up", "down", "join", "leave", "token", "status", "backup", "restore", "version", "kubectl"}},
 		{"change", "Change what runs:", []string{"apply", "run", "scale", "rollout", "delete", "cordon", "uncordon"}},
 		{"look", "Look at what runs:", []string{"get", "describe", "logs", "exec", "wait", "why"}},
 	} {

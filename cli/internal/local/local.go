@@ -3,23 +3,19 @@ package local
 
 import (
 	"fmt"
-	"log/slog"
 	"os"
-	"path/filepath"
-	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"dhow.dev/cli/internal/command"
 	"dhow.dev/cli/internal/up"
-	"dhow.dev/pkg/pki"
 	nodeagent "dhow.dev/services/node-agent"
 )
 
 // Commands returns them.
 func Commands(streams command.Streams) []*cobra.Command {
-	return []*cobra.Command{newUp(streams), newDown(streams), newRestore(streams), newJoin(streams), newNodeAgent(streams)}
+	return []*cobra.Command{newUp(streams), newDown(streams), newRestore(streams), newJoin(streams), newLeave(streams), newNodeAgent(streams)}
 }
 
 func newUp(streams command.Streams) *cobra.Command {
@@ -78,47 +74,6 @@ its keys too), and needs the folder pki of the cluster that the backup is of: Se
 		},
 	}
 	c.Flags().StringVar(&config.DataDir, "data-dir", up.DefaultDataDir, "where the cluster is kept")
-	return c
-}
-
-func newJoin(streams command.Streams) *cobra.Command {
-	var token, hash, name, dataDir string
-	c := &cobra.Command{
-		Use:   "join SERVER[,SERVER] [-- AGENT-FLAG...]",
-		Short: "Run this machine as a node of a cluster elsewhere",
-		Long: `Run this machine as a node of a cluster elsewhere, until it is interrupted: pods stay, and the next start finds them. The first time it needs what dhow token create prints;
-after that the machine has a certificate, which it renews by itself. The node dials the API server and needs no open port.
-
-What follows -- goes to the node agent: dhow-node-agent -h lists its flags.`,
-		Example: "  dhow join 10.0.0.1:7443 --token abcdef.0123456789abcdef --ca-cert-hash sha256:…\n  dhow join 10.0.0.1:7443 -- --label zone=b --max-pods 50",
-		Args:    cobra.MinimumNArgs(1),
-		RunE: func(c *cobra.Command, args []string) error {
-			if at := c.ArgsLenAtDash(); at != 1 && (at != -1 || len(args) != 1) {
-				return fmt.Errorf("give the servers as one word, separated by commas, and what is for the node agent behind --")
-			}
-			if name == "" {
-				host, err := os.Hostname()
-				if err != nil {
-					return fmt.Errorf("this machine has no name, so give --node-name: %w", err)
-				}
-				name = strings.ToLower(host)
-			}
-			files := pki.FilesIn(filepath.Join(dataDir, "pki"), "node")
-			logger := slog.New(slog.NewTextHandler(streams.Err, nil))
-			if err := nodeagent.Join(c.Context(), nodeagent.JoinConfig{Servers: args[0], Token: token, CACertHash: hash, NodeName: name, Files: files, Logger: logger}); err != nil {
-				return err
-			}
-			arguments := append([]string{
-				"--node-name", name, "--apiserver", args[0], "--data-dir", dataDir, "--rotate-certificates",
-				"--tls-cacert", files.Authority, "--tls-cert", files.Certificate, "--tls-key", files.Key,
-			}, args[1:]...)
-			return nodeagent.Main(c.Context(), arguments, streams.Err)
-		},
-	}
-	c.Flags().StringVar(&token, "token", "", "a token of dhow token create; not needed again")
-	c.Flags().StringVar(&hash, "ca-cert-hash", "", "hash of the cluster's authority, printed with the token")
-	c.Flags().StringVar(&name, "node-name", "", "the node's name (default the machine's)")
-	c.Flags().StringVar(&dataDir, "data-dir", "/var/lib/dhow/node", "where the node keeps pods, logs, images and its certificate")
 	return c
 }
 

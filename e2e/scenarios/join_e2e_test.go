@@ -1,0 +1,143 @@
+//go:build e2e
+
+package scenarios
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+
+	"dhow.dev/e2e/cluster"
+	"dhow.dev/pkg/hosts"
+)
+
+// joining: a machine that knows nothing of the cluster becomes a node with the command that `dhow token create` prints, runs pods, keeps them while its agent is away,
+// and leaves without a trace.
+func joining(t *testing.T, c *cluster.Cluster) {
+	subnet, err := netip.ParsePrefix(c.Subnet)
+	if err != nil {
+		t.Fatal(err)
+	}
+	network, err := hosts.New(hosts.Config{Name: c.ID, Subnet: subnet})
+	if err != nil {
+		t.Fatal(err)
+	}
+	address, err := network.Address(len(c.Nodes) + 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	machine, err := network.Add(c.ID+"-outside", address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := network.Remove(machine.Name); err != nil {
+			t.Error(err)
+		}
+	})
+	_, port, err := net.SplitHostPort(c.Address())
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := net.JoinHostPort(c.Gateway, port)
+	printed := strings.Fields(c.Dhow(t, "token", "create", "--ttl", "10m", "--server", server))
+	if len(printed) != 7 || printed[0] != "dhow" || printed[2] != server {
+		t.Fatalf("dhow token create: %q", printed)
+	}
+	dir := filepath.Join(t.TempDir(), "node")
+	settings := []string{
+		"--data-dir", dir, "--node-name", "outside", "--", "--address", address.String(), "--fraction", "0.25",
+		"--runtime-state", "/run/dhow/" + c.ID + "/outside", "--cgroup-root", "/dhow/" + c.ID + "/outside", "--plain-registry", "registry.dhow:5000=http://" + c.Gateway + ":5000",
+	}
+	dhow := c.Command(t.Context()).Path
+	var log bytes.Buffer
+	join := func(arguments ...string) (stop func()) {
+		command := machine.Command(t.Context(), dhow, arguments...)
+		command.Stdout, command.Stderr = &log, &log
+		if err := command.Start(); err != nil {
+			t.Fatal(err)
+		}
+		return func() {
+			if err := command.Process.Signal(syscall.SIGINT); err != nil {
+				t.Error(err)
+			}
+			if err := command.Wait(); err != nil {
+				t.Errorf("dhow join ended with %v:\n%s", err, log.String())
+			}
+		}
+	}
+	leave := sync.OnceFunc(func() {
+		if out, err := machine.Command(context.Background(), dhow, "leave", "--purge", "--data-dir", dir).CombinedOutput(); err != nil {
+			t.Errorf("dhow leave: %v: %s", err, out)
+		}
+	})
+
+	// A wrong token is refused before anything is made.
+	wrong := append([]string{"join", server, "--token", "aaaaaa.bbbbbbbbbbbbbbbb", "--ca-cert-hash", printed[6]}, settings...)
+	if out, err := machine.Command(t.Context(), dhow, wrong...).CombinedOutput(); err == nil || !strings.Contains(string(out), "Unauthorized") {
+		t.Errorf("join with a wrong token: %v: %s", err, out)
+	}
+
+	stop := join(append(printed[1:], settings...)...)
+	t.Cleanup(leave)
+	c.Dhow(t, "wait", "--for=condition=Ready", "node/outside", "--timeout=2m")
+	ns := c.Namespace(t, "joining")
+	c.Apply(t, fmt.Sprintf(`apiVersion: v1
+kind: Pod
+metadata: {name: guest, namespace: %s}
+spec:
+  nodeName: outside
+  containers:
+  - name: main
+    image: registry.dhow:5000/tools:v1
+    command: [sh, -c, "echo here; exec sleep 1000000"]
+`, ns))
+	c.Dhow(t, "wait", "--for=condition=Ready", "pod/guest", "-n", ns, "--timeout=2m")
+	cluster.Eventually(t, func(context.Context) error {
+		if out := c.Dhow(t, "logs", "guest", "-n", ns); strings.TrimSpace(out) != "here" {
+			return fmt.Errorf("log %q", out)
+		}
+		return nil
+	})
+	running := func() string {
+		out, err := exec.Command("pgrep", "-f", "^sleep 1000000$").Output()
+		if err != nil {
+			t.Fatalf("the pod's process: %v", err)
+		}
+		return string(out)
+	}
+	before := running()
+	stop()
+	if during := running(); during != before {
+		t.Errorf("while the agent is away %s runs, before %s", during, before)
+	}
+	// The token is spent for this test: the machine has its certificate.
+	c.Dhow(t, "token", "delete", strings.Split(printed[4], ".")[0])
+	stop = join(append([]string{"join", server}, settings...)...)
+	c.Dhow(t, "wait", "--for=condition=Ready", "node/outside", "--timeout=2m")
+	cluster.Eventually(t, func(context.Context) error {
+		if out, problems, err := c.Try("", "exec", "guest", "-n", ns, "--", "hostname"); err != nil || strings.TrimSpace(out) != "guest" {
+			return fmt.Errorf("exec: %q %s %w", out, problems, err)
+		}
+		return nil
+	})
+	if after := running(); after != before {
+		t.Errorf("after the agent came back %s runs, before %s", after, before)
+	}
+	c.Dhow(t, "delete", "pod", "guest", "-n", ns, "--wait")
+	stop()
+	leave()
+	c.Dhow(t, "delete", "node", "outside")
+	if _, err := os.Stat(filepath.Join(dir, "pki")); !os.IsNotExist(err) {
+		t.Errorf("the certificate after dhow leave: %v", err)
+	}
+}
