@@ -31,6 +31,9 @@ var bases = map[string]string{
 	"Event":                               `{involvedObject: {kind: Pod, apiVersion: v1, namespace: default, name: p}, reportingComponent: a, reportingInstance: b, action: c, reason: d}`,
 	"Event.events.k8s.io":                 `{eventTime: "2026-01-02T03:04:05.000000Z", reportingController: a, reportingInstance: b, action: c, reason: d, type: Normal, regarding: {kind: Pod, apiVersion: v1, namespace: default, name: p}}`,
 	"PriorityClass.scheduling.k8s.io":     `value: 1`,
+	"PersistentVolumeClaim":               `spec: {accessModes: [ReadWriteOnce], resources: {requests: {storage: 1Gi}}}`,
+	"RuntimeClass.node.k8s.io":            `handler: runc`,
+	"StorageClass.storage.k8s.io":         `provisioner: example.com/x`,
 
 	"RoleBinding.rbac.authorization.k8s.io":        `roleRef: {apiGroup: rbac.authorization.k8s.io, kind: Role, name: r}`,
 	"ClusterRoleBinding.rbac.authorization.k8s.io": `roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: r}`,
@@ -49,7 +52,7 @@ var minimal = map[string]string{
 	"Probe": `tcpSocket: {port: 80}`, "ExecAction": `command: [x]`, "HTTPGetAction": `port: 80`, "TCPSocketAction": `port: 80`, "GRPCAction": `port: 80`,
 	"HTTPHeader": `{name: X, value: z}`, "SleepAction": `seconds: 1`, "LifecycleHandler": `exec: {command: [x]}`, "VolumeMount": `{name: v, mountPath: /m}`,
 	"EnvVarSource": `fieldRef: {fieldPath: metadata.name}`,
-	"VolumeDevice": `{name: b, devicePath: /d}`, "ContainerRestartRule": `{action: Restart, exitCodes: {operator: In, values: [1]}}`,
+	"VolumeDevice": `{name: b, devicePath: /d}`, "ContainerRestartRuleOnExitCodes": `{operator: In, values: [1]}`, "ContainerRestartRule": `{action: Restart, exitCodes: {operator: In, values: [1]}}`,
 	"ContainerResizePolicy": `{resourceName: cpu, restartPolicy: NotRequired}`,
 
 	"Volume": `name: w`, "HostPathVolumeSource": `path: /x`, "SecretVolumeSource": `secretName: s`, "ConfigMapVolumeSource": `name: c`, "KeyToPath": `{key: k, path: p}`,
@@ -57,7 +60,9 @@ var minimal = map[string]string{
 	"ServiceAccountTokenProjection": `path: t`, "ProjectedVolumeSource": `sources: [{configMap: {name: c}}]`, "VolumeProjection": `configMap: {name: c}`,
 	"PersistentVolumeClaimVolumeSource": `claimName: c`, "CSIVolumeSource": `driver: d.example.com`, "NFSVolumeSource": `{server: s, path: /p}`,
 	"GitRepoVolumeSource": `repository: r`, "ImageVolumeSource": `reference: r`,
-	"EphemeralVolumeSource": `volumeClaimTemplate: {spec: {accessModes: [ReadWriteOnce], resources: {requests: {storage: 1Gi}}}}`,
+	"PersistentVolumeClaimTemplate": `spec: {accessModes: [ReadWriteOnce], resources: {requests: {storage: 1Gi}}}`, "PersistentVolumeClaimSpec": `{accessModes: [ReadWriteOnce], resources: {requests: {storage: 1Gi}}}`,
+	"VolumeResourceRequirements": `requests: {storage: 1Gi}`,
+	"EphemeralVolumeSource":      `volumeClaimTemplate: {spec: {accessModes: [ReadWriteOnce], resources: {requests: {storage: 1Gi}}}}`,
 
 	"Toleration": `key: k`, "HostAlias": `{ip: 10.0.0.1, hostnames: [a]}`, "PodReadinessGate": `conditionType: a`, "PodSchedulingGate": `name: a`,
 	"PodDNSConfigOption": `name: ndots`, "LocalObjectReference": `name: s`, "PodResourceClaim": `{name: r, resourceClaimName: c}`, "ResourceClaim": `name: r`,
@@ -96,9 +101,13 @@ var values = map[string]string{
 	"PodSpec.automountServiceAccountToken": "true", "PodSpec.hostUsers": "false", "PodSpec.preemptionPolicy": "Never", "PodSpec.volumes": `[{name: v, emptyDir: {}}]`,
 	"PodOS.name":      "windows",
 	"Container.image": `"web:2"`, "Container.restartPolicy": "Never", "Container.terminationMessagePolicy": "File", "Container.imagePullPolicy": "Never",
-	"Container.restartPolicyRules": "[{action: Restart, exitCodes: {operator: In, values: [1]}}]", "ContainerPort.protocol": "UDP", "ContainerPort.hostIP": "10.0.0.1",
+	"Container.restartPolicyRules": "[{action: Restart, exitCodes: {operator: In, values: [1]}}]", "ContainerRestartRule.action": "Restart",
+	"ContainerRestartRuleOnExitCodes.operator": "NotIn", "ContainerRestartRuleOnExitCodes.values": "[2]", "ContainerPort.protocol": "UDP", "ContainerPort.hostIP": "10.0.0.1",
 	"EnvVar.name": "B", "HTTPGetAction.scheme": "HTTPS", "VolumeMount.mountPropagation": "HostToContainer", "VolumeMount.recursiveReadOnly": "IfPossible",
 	"VolumeMount.subPath": "a", "VolumeMount.name": "v", "Probe.successThreshold": "1", "Lifecycle.stopSignal": "SIGUSR1", "SleepAction.seconds": "2",
+	"StorageClass.reclaimPolicy": "Retain", "StorageClass.volumeBindingMode": "WaitForFirstConsumer",
+	"ImageVolumeSource.pullPolicy": "Always", "VolumeDevice.name": "b", "VolumeDevice.devicePath": "/e", "VolumeResourceRequirements.requests": "{storage: 2Gi}",
+	"PersistentVolumeClaimSpec.accessModes": "[ReadWriteOncePod]", "PersistentVolumeClaimSpec.volumeMode": "Block",
 	"PodDisruptionBudgetSpec.unhealthyPodEvictionPolicy": "AlwaysAllow", "ContainerResizePolicy.resourceName": "memory", "ContainerResizePolicy.restartPolicy": "RestartContainer", "ServiceAccountTokenProjection.expirationSeconds": "700",
 	"ObjectFieldSelector.apiVersion": "v1", "ObjectFieldSelector.fieldPath": "metadata.uid", "ResourceFieldSelector.resource": "requests.cpu",
 	"SecurityContext.procMount": "Default", "SecurityContext.allowPrivilegeEscalation": "true", "SeccompProfile.type": "Unconfined", "AppArmorProfile.type": "Unconfined",
@@ -252,7 +261,7 @@ func (b builder) with(f fieldtable.Field, value string) document {
 		if value != "" {
 			break
 		}
-		if strings.Contains("."+f.Path+".", "."+c.suffix+".") || strings.HasSuffix(c.suffix, "[]") && strings.Contains(f.Path, "."+c.suffix+".") {
+		if strings.Contains("."+f.Path+".", "."+c.suffix+".") || strings.Contains(f.Path, "."+c.suffix+"[].") || strings.HasSuffix(c.suffix, "[]") && strings.Contains(f.Path, "."+c.suffix+".") {
 			b.accompany(doc, f.Path, c.suffix, c.also)
 		}
 	}

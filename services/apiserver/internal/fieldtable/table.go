@@ -34,9 +34,8 @@ var table = map[string]message{
 		accepted: `volumes initContainers containers restartPolicy terminationGracePeriodSeconds activeDeadlineSeconds dnsPolicy nodeName hostNetwork hostPID
 			hostIPC shareProcessNamespace securityContext imagePullSecrets hostname subdomain affinity schedulerName tolerations hostAliases priorityClassName
 			priority preemptionPolicy dnsConfig readinessGates runtimeClassName enableServiceLinks topologySpreadConstraints setHostnameAsFQDN schedulingGates resources
-			hostnameOverride serviceAccount serviceAccountName automountServiceAccountToken nodeSelector overhead os`,
-		notEnforced: `hostUsers!=true
-			resourceClaims schedulingGroup containers.restartPolicy`,
+			hostnameOverride serviceAccount serviceAccountName automountServiceAccountToken nodeSelector overhead os hostUsers`,
+		notEnforced: "resourceClaims schedulingGroup",
 		rejected: map[string]string{
 			"ephemeralContainers": "cannot be set on create", "resources.claims": "claims may not be set for Resources at pod-level",
 			"containers.readinessProbe.terminationGracePeriodSeconds":     "must not be set for readinessProbes",
@@ -44,12 +43,12 @@ var table = map[string]message{
 		},
 		notes: map[string]string{
 			"serviceAccount": "older name of serviceAccountName, kept equal to it",
-			"hostUsers":      "pods run in the user namespace of the node",
+			"hostUsers":      "false needs a runtime and a kernel that map users",
 			"resourceClaims": "devices are not allocated", "schedulingGroup": "pods are placed one by one",
-			"runtimeClassName": "is the name of the runtime's handler", "containers.restartPolicy": "ordinary containers follow the pod's policy",
+			"runtimeClassName": "a class that is not there, or a handler that the runtime does not have, keeps the pod from starting",
 		},
 	},
-	"core.v1.PodOS":                     {notEnforced: "name!=linux", notes: map[string]string{"name": "nodes run Linux"}},
+	"core.v1.PodOS":                     {accepted: "name", notes: map[string]string{"name": "nodes run Linux and refuse pods of other systems"}},
 	"core.v1.Affinity":                  {accepted: "nodeAffinity podAffinity podAntiAffinity"},
 	"core.v1.PodAffinity":               {accepted: "requiredDuringSchedulingIgnoredDuringExecution preferredDuringSchedulingIgnoredDuringExecution"},
 	"core.v1.PodAntiAffinity":           {accepted: "requiredDuringSchedulingIgnoredDuringExecution preferredDuringSchedulingIgnoredDuringExecution"},
@@ -78,11 +77,9 @@ var table = map[string]message{
 
 	"core.v1.Container": {
 		accepted: `name image command args workingDir ports envFrom env resources volumeMounts livenessProbe readinessProbe startupProbe lifecycle
-			terminationMessagePath terminationMessagePolicy imagePullPolicy securityContext stdin stdinOnce tty resizePolicy`,
-		notEnforced: "restartPolicy!=Always restartPolicyRules volumeDevices",
+			terminationMessagePath terminationMessagePolicy imagePullPolicy securityContext stdin stdinOnce tty resizePolicy restartPolicy restartPolicyRules volumeDevices`,
 		notes: map[string]string{
-			"restartPolicy": "of init containers, Always makes a sidecar", "restartPolicyRules": "containers restart by the pod's policy",
-			"volumeDevices": "there are no block volumes: the pod does not start",
+			"restartPolicy": "of init containers, Always makes a sidecar",
 		},
 	},
 	"core.v1.ContainerResizePolicy": {accepted: "resourceName restartPolicy"},
@@ -91,25 +88,29 @@ var table = map[string]message{
 	"core.v1.ConfigMapEnvSource":    {accepted: "localObjectReference optional"},
 	"core.v1.SecretEnvSource":       {accepted: "localObjectReference optional"},
 	"core.v1.EnvVar":                {accepted: "name value valueFrom"},
-	"core.v1.EnvVarSource":          {accepted: "fieldRef resourceFieldRef configMapKeyRef secretKeyRef", notEnforced: "fileKeyRef"},
-	"core.v1.ConfigMapKeySelector":  {accepted: "localObjectReference key optional"},
-	"core.v1.SecretKeySelector":     {accepted: "localObjectReference key optional"},
-	"core.v1.Probe":                 {accepted: "handler initialDelaySeconds timeoutSeconds periodSeconds successThreshold failureThreshold terminationGracePeriodSeconds"},
-	"core.v1.ProbeHandler":          {accepted: "exec httpGet tcpSocket grpc"},
-	"core.v1.ExecAction":            {accepted: "command"},
-	"core.v1.HTTPGetAction":         {accepted: "path port host scheme httpHeaders"},
-	"core.v1.HTTPHeader":            {accepted: "name value"},
-	"core.v1.TCPSocketAction":       {accepted: "port host"},
-	"core.v1.GRPCAction":            {accepted: "port service"},
-	"core.v1.SleepAction":           {accepted: "seconds"},
-	"core.v1.Lifecycle":             {accepted: "postStart preStop stopSignal"},
-	"core.v1.LifecycleHandler":      {accepted: "exec httpGet sleep", notEnforced: "tcpSocket", notes: map[string]string{"tcpSocket": "Kubernetes takes it for compatibility alone"}},
-	"core.v1.VolumeMount":           {accepted: "name readOnly mountPath subPath mountPropagation subPathExpr", notEnforced: "recursiveReadOnly!=Disabled"},
-	"core.v1.SELinuxOptions":        {accepted: "user role type level"},
-	"core.v1.SeccompProfile":        {accepted: "type localhostProfile"},
-	"core.v1.AppArmorProfile":       {accepted: "type localhostProfile"},
-	"core.v1.Capabilities":          {accepted: "add drop"},
-	"core.v1.Sysctl":                {accepted: "name value"},
+	"core.v1.EnvVarSource":          {accepted: "fieldRef resourceFieldRef configMapKeyRef secretKeyRef fileKeyRef"},
+	"core.v1.FileKeySelector":       {accepted: "volumeName path key optional"},
+	"core.v1.ContainerRestartRule": {accepted: "action exitCodes", notes: map[string]string{
+		"action": "RestartAllContainers, which is alpha in Kubernetes, restarts the container alone"}},
+	"core.v1.ContainerRestartRuleOnExitCodes": {accepted: "operator values"},
+	"core.v1.ConfigMapKeySelector":            {accepted: "localObjectReference key optional"},
+	"core.v1.SecretKeySelector":               {accepted: "localObjectReference key optional"},
+	"core.v1.Probe":                           {accepted: "handler initialDelaySeconds timeoutSeconds periodSeconds successThreshold failureThreshold terminationGracePeriodSeconds"},
+	"core.v1.ProbeHandler":                    {accepted: "exec httpGet tcpSocket grpc"},
+	"core.v1.ExecAction":                      {accepted: "command"},
+	"core.v1.HTTPGetAction":                   {accepted: "path port host scheme httpHeaders"},
+	"core.v1.HTTPHeader":                      {accepted: "name value"},
+	"core.v1.TCPSocketAction":                 {accepted: "port host"},
+	"core.v1.GRPCAction":                      {accepted: "port service"},
+	"core.v1.SleepAction":                     {accepted: "seconds"},
+	"core.v1.Lifecycle":                       {accepted: "postStart preStop stopSignal"},
+	"core.v1.LifecycleHandler":                {accepted: "exec httpGet sleep", notEnforced: "tcpSocket", notes: map[string]string{"tcpSocket": "Kubernetes takes it for compatibility alone"}},
+	"core.v1.VolumeMount":                     {accepted: "name readOnly mountPath subPath mountPropagation subPathExpr recursiveReadOnly"},
+	"core.v1.SELinuxOptions":                  {accepted: "user role type level"},
+	"core.v1.SeccompProfile":                  {accepted: "type localhostProfile"},
+	"core.v1.AppArmorProfile":                 {accepted: "type localhostProfile"},
+	"core.v1.Capabilities":                    {accepted: "add drop"},
+	"core.v1.Sysctl":                          {accepted: "name value"},
 	"core.v1.SecurityContext": {
 		accepted: `capabilities privileged seLinuxOptions runAsUser runAsGroup runAsNonRoot readOnlyRootFilesystem allowPrivilegeEscalation procMount seccompProfile
 			appArmorProfile`,
@@ -117,29 +118,32 @@ var table = map[string]message{
 		notes:       map[string]string{"windowsOptions": "nodes run Linux"},
 	},
 	"core.v1.PodSecurityContext": {
-		accepted:    "seLinuxOptions runAsUser runAsGroup runAsNonRoot supplementalGroups supplementalGroupsPolicy fsGroup sysctls seccompProfile appArmorProfile",
-		notEnforced: "windowsOptions fsGroupChangePolicy!=Always seLinuxChangePolicy",
+		accepted:    "seLinuxOptions runAsUser runAsGroup runAsNonRoot supplementalGroups supplementalGroupsPolicy fsGroup sysctls seccompProfile appArmorProfile fsGroupChangePolicy",
+		notEnforced: "windowsOptions seLinuxChangePolicy",
 		notes:       map[string]string{"windowsOptions": "nodes run Linux"},
 	},
 
 	"core.v1.Volume": {accepted: "name volumeSource"},
 	"core.v1.VolumeSource": {
-		accepted: "hostPath emptyDir secret configMap downwardAPI projected",
-		notEnforced: `gcePersistentDisk awsElasticBlockStore gitRepo nfs iscsi glusterfs persistentVolumeClaim rbd flexVolume cinder cephfs flocker fc azureFile vsphereVolume
-			quobyte azureDisk photonPersistentDisk portworxVolume scaleIO storageos csi ephemeral image`,
-		notes: map[string]string{
-			"persistentVolumeClaim": "the pod does not start: nodes have no persistent volumes yet", "csi": "the pod does not start: nodes have no CSI drivers yet",
-			"ephemeral": "the pod does not start: nodes have no persistent volumes yet", "nfs": "the pod does not start", "image": "the pod does not start",
-		},
+		accepted: "hostPath emptyDir secret configMap downwardAPI projected persistentVolumeClaim csi ephemeral image",
+		notEnforced: `gcePersistentDisk awsElasticBlockStore gitRepo nfs iscsi glusterfs rbd flexVolume cinder cephfs flocker fc azureFile vsphereVolume
+			quobyte azureDisk photonPersistentDisk portworxVolume scaleIO storageos`,
+		notes: volumeKinds,
 	},
-	"core.v1.HostPathVolumeSource":    {accepted: "path type"},
-	"core.v1.EmptyDirVolumeSource":    {notEnforced: "sizeLimit;medium!=Memory medium!=Memory", notes: map[string]string{"sizeLimit": "bounds memory; pods are not evicted for what they store on disk", "medium": "Memory is; there are no huge pages"}},
-	"core.v1.SecretVolumeSource":      {accepted: "secretName items defaultMode optional"},
-	"core.v1.ConfigMapVolumeSource":   {accepted: "localObjectReference items defaultMode optional"},
-	"core.v1.KeyToPath":               {accepted: "key path mode"},
-	"core.v1.DownwardAPIVolumeSource": {accepted: "items defaultMode"},
-	"core.v1.DownwardAPIVolumeFile":   {accepted: "path fieldRef resourceFieldRef mode"},
-	"core.v1.ProjectedVolumeSource":   {accepted: "sources defaultMode"},
+	"core.v1.VolumeDevice":                      {accepted: "name devicePath"},
+	"core.v1.PersistentVolumeClaimVolumeSource": {accepted: "claimName readOnly"},
+	"core.v1.CSIVolumeSource":                   {accepted: "driver readOnly fsType volumeAttributes nodePublishSecretRef"},
+	"core.v1.EphemeralVolumeSource":             {accepted: "volumeClaimTemplate"},
+	"core.v1.PersistentVolumeClaimTemplate":     {accepted: "metadata spec"},
+	"core.v1.ImageVolumeSource":                 {accepted: "reference pullPolicy"},
+	"core.v1.HostPathVolumeSource":              {accepted: "path type", notes: map[string]string{"path": "below /var/lib/kubelet it is the agent's own folder, so that several nodes may share a machine"}},
+	"core.v1.EmptyDirVolumeSource":              {accepted: "medium sizeLimit", notes: map[string]string{"sizeLimit": "what is stored on disk is measured every 10 s"}},
+	"core.v1.SecretVolumeSource":                {accepted: "secretName items defaultMode optional"},
+	"core.v1.ConfigMapVolumeSource":             {accepted: "localObjectReference items defaultMode optional"},
+	"core.v1.KeyToPath":                         {accepted: "key path mode"},
+	"core.v1.DownwardAPIVolumeSource":           {accepted: "items defaultMode"},
+	"core.v1.DownwardAPIVolumeFile":             {accepted: "path fieldRef resourceFieldRef mode"},
+	"core.v1.ProjectedVolumeSource":             {accepted: "sources defaultMode"},
 	"core.v1.VolumeProjection": {
 		accepted: "secret configMap downwardAPI serviceAccountToken", notEnforced: "clusterTrustBundle podCertificate",
 	},
@@ -303,9 +307,76 @@ var table = map[string]message{
 	"rbac.v1.RoleBinding":                           {accepted: "metadata", whole: "subjects roleRef"},
 	"rbac.v1.ClusterRoleBinding":                    {accepted: "metadata", whole: "subjects roleRef"},
 
+	"core.v1.PersistentVolume": {accepted: "metadata spec", whole: "status"},
+	"core.v1.PersistentVolumeSpec": {
+		accepted: `capacity persistentVolumeSource accessModes claimRef persistentVolumeReclaimPolicy storageClassName mountOptions volumeMode nodeAffinity
+			volumeAttributesClassName`,
+		notes: map[string]string{"persistentVolumeReclaimPolicy": "Recycle, which Kubernetes has deprecated, fails with a message", "mountOptions": "are the driver's"},
+	},
+	"core.v1.PersistentVolumeSource": {
+		accepted: "hostPath local csi",
+		notEnforced: `gcePersistentDisk awsElasticBlockStore glusterfs nfs rbd iscsi cinder cephfs fc flocker flexVolume azureFile vsphereVolume quobyte azureDisk
+			photonPersistentDisk portworxVolume scaleIO storageos`,
+		notes: volumeKinds,
+	},
+	"core.v1.LocalVolumeSource": {accepted: "path", notEnforced: "fsType", notes: map[string]string{"path": "a folder, or a block device for volumeMode Block", "fsType": "devices are not formatted"}},
+	"core.v1.CSIPersistentVolumeSource": {accepted: `driver volumeHandle readOnly fsType volumeAttributes controllerPublishSecretRef nodeStageSecretRef nodePublishSecretRef
+		controllerExpandSecretRef nodeExpandSecretRef`},
+	"core.v1.SecretReference":       {accepted: "name namespace"},
+	"core.v1.VolumeNodeAffinity":    {accepted: "required"},
+	"core.v1.PersistentVolumeClaim": {accepted: "metadata spec", whole: "status"},
+	"core.v1.PersistentVolumeClaimSpec": {
+		accepted: "accessModes selector resources volumeName storageClassName volumeMode dataSource dataSourceRef volumeAttributesClassName",
+		notes: map[string]string{
+			"dataSource": "is for the class' provisioner; the built-in one refuses it", "dataSourceRef": "is for the class' provisioner; the built-in one refuses it",
+			"resources": "the built-in provisioner does not hold pods to the size",
+		},
+	},
+	"core.v1.VolumeResourceRequirements":       {accepted: "limits requests"},
+	"core.v1.TypedObjectReference":             {accepted: "apiGroup kind name namespace"},
+	"core.v1.TopologySelectorTerm":             {accepted: "matchLabelExpressions"},
+	"core.v1.TopologySelectorLabelRequirement": {accepted: "key values"},
+	"runtime.v1.RuntimeClass":                  {accepted: "metadata handler overhead scheduling"},
+	"runtime.v1.Overhead":                      {accepted: "podFixed"},
+	"runtime.v1.Scheduling":                    {accepted: "nodeSelector tolerations"},
+	"storage.v1.StorageClass": {
+		accepted: "metadata provisioner parameters reclaimPolicy mountOptions allowVolumeExpansion volumeBindingMode allowedTopologies",
+		notes:    map[string]string{"provisioner": "dhow.dev/local-path is built in", "parameters": "are the provisioner's; the built-in one has none"},
+	},
+	"storage.v1.CSIDriver": {accepted: "metadata spec"},
+	"storage.v1.CSIDriverSpec": {
+		accepted:    "attachRequired podInfoOnMount volumeLifecycleModes storageCapacity fsGroupPolicy tokenRequests requiresRepublish serviceAccountTokenInSecrets",
+		notEnforced: "seLinuxMount=true nodeAllocatableUpdatePeriodSeconds preventPodSchedulingIfMissing=true",
+		notes:       map[string]string{"requiresRepublish": "once a minute", "nodeAllocatableUpdatePeriodSeconds": "the limit is what the driver said when it registered"},
+	},
+	"storage.v1.TokenRequest":           {accepted: "audience expirationSeconds"},
+	"storage.v1.CSINode":                {accepted: "metadata spec"},
+	"storage.v1.CSINodeSpec":            {accepted: "drivers"},
+	"storage.v1.CSINodeDriver":          {accepted: "name nodeID topologyKeys allocatable"},
+	"storage.v1.VolumeNodeResources":    {accepted: "count"},
+	"storage.v1.CSIStorageCapacity":     {accepted: "metadata nodeTopology storageClassName capacity maximumVolumeSize"},
+	"storage.v1.VolumeAttachment":       {accepted: "metadata spec", whole: "status"},
+	"storage.v1.VolumeAttachmentSpec":   {accepted: "attacher source nodeName"},
+	"storage.v1.VolumeAttachmentSource": {accepted: "persistentVolumeName", notEnforced: "inlineVolumeSpec", notes: map[string]string{"inlineVolumeSpec": "is for volumes that Kubernetes migrated to CSI"}},
+	"storage.v1.VolumeAttributesClass": {accepted: "metadata driverName parameters", notes: map[string]string{
+		"parameters": "are carried out by the driver's own resizer; binding compares the class' name"}},
+
 	// Kinds that are data in Kubernetes too.
 	"core.v1.PodTemplate":        {accepted: "metadata", whole: "template"},
 	"apps.v1.ControllerRevision": {accepted: "metadata data revision"},
+}
+
+// volumeKinds say why there are kinds of volumes that nothing mounts.
+var volumeKinds = map[string]string{
+	"gcePersistentDisk": "served by the CSI driver pd.csi.storage.gke.io in Kubernetes: use that", "awsElasticBlockStore": "served by the CSI driver ebs.csi.aws.com in Kubernetes: use that",
+	"azureDisk": "served by the CSI driver disk.csi.azure.com in Kubernetes: use that", "azureFile": "served by the CSI driver file.csi.azure.com in Kubernetes: use that",
+	"cinder": "served by the CSI driver cinder.csi.openstack.org in Kubernetes: use that", "vsphereVolume": "served by the CSI driver csi.vsphere.vmware.com in Kubernetes: use that",
+	"portworxVolume": "served by the CSI driver pxd.portworx.com in Kubernetes: use that",
+	"glusterfs":      "removed from Kubernetes", "quobyte": "removed from Kubernetes", "flocker": "removed from Kubernetes", "scaleIO": "removed from Kubernetes",
+	"storageos": "removed from Kubernetes", "photonPersistentDisk": "removed from Kubernetes", "rbd": "removed from Kubernetes; use a CSI driver", "cephfs": "removed from Kubernetes; use a CSI driver",
+	"flexVolume": "deprecated in Kubernetes: use a CSI driver",
+	"nfs":        "the pod does not start: use a CSI driver", "iscsi": "the pod does not start: use a CSI driver", "fc": "the pod does not start: use a CSI driver",
+	"csi": "by drivers that register as with a kubelet",
 }
 
 // leaves are messages that are one value in JSON.
@@ -316,14 +387,9 @@ var leaves = map[string]bool{
 
 // storedOnly are the kinds that Dhow stores and serves and does not act on yet. All of their content but metadata and status is not enforced.
 var storedOnly = map[string]string{
-	"PersistentVolume": "nothing binds it", "PersistentVolumeClaim": "nothing binds it",
 	"IPAddress.networking.k8s.io": "addresses are claimed in another way", "ServiceCIDR.networking.k8s.io": "the range of services is configured",
-	"RuntimeClass.node.k8s.io":    "the handler is not looked up: nodes take the name of a pod's class for it",
 	"DeviceClass.resource.k8s.io": "devices are not allocated", "ResourceClaim.resource.k8s.io": "devices are not allocated",
 	"ResourceClaimTemplate.resource.k8s.io": "devices are not allocated", "ResourceSlice.resource.k8s.io": "devices are not allocated",
 	"Ingress.networking.k8s.io": "there is no ingress controller", "IngressClass.networking.k8s.io": "there is no ingress controller",
 	"NetworkPolicy.networking.k8s.io": "traffic is not filtered",
-	"CSIDriver.storage.k8s.io":        "nodes have no CSI drivers", "CSINode.storage.k8s.io": "nodes have no CSI drivers",
-	"CSIStorageCapacity.storage.k8s.io": "nodes have no CSI drivers", "StorageClass.storage.k8s.io": "nothing provisions volumes",
-	"VolumeAttachment.storage.k8s.io": "nodes have no CSI drivers", "VolumeAttributesClass.storage.k8s.io": "nothing provisions volumes",
 }
