@@ -59,6 +59,8 @@ type Pod struct {
 	Assumed bool
 	// Nominated is the node where others were asked to leave for it; empty when it is placed or when none was.
 	Nominated string
+	// Leaving says that it was asked to leave its node, which is not seen yet.
+	Leaving bool
 
 	class *class
 	// counted says that it counts for spreading: it does not terminate.

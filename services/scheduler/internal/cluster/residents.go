@@ -84,7 +84,7 @@ func (c *Cluster) Awaits(p *Pod) bool {
 		return false
 	}
 	for _, other := range c.byNode[p.Nominated] {
-		if other.Terminating() && other.Priority() < p.Priority() {
+		if (other.Leaving || other.Terminating()) && other.Priority() < p.Priority() {
 			return true
 		}
 	}
@@ -113,7 +113,7 @@ func (c *Cluster) Residents(below int32, budgets []*policyv1.PodDisruptionBudget
 				continue
 			}
 			r := preemption.Resident{
-				Key: p.holder, UID: p.UID, Class: p.Class(), Priority: p.Priority(), Started: math.MaxInt64, Terminating: p.Terminating(),
+				Key: p.holder, UID: p.UID, Class: p.Class(), Priority: p.Priority(), Started: math.MaxInt64, Terminating: p.Leaving || p.Terminating(), Counted: p.counted,
 			}
 			// A pod that was not started yet is younger than all others.
 			if p.Object.GetStatus().HasStartTime() {

@@ -178,7 +178,7 @@ func (l *Loop) nominate(evictions []eviction, p *prey) []eviction {
 		for _, v := range p.choice.Victims {
 			namespace, name, _ := strings.Cut(v.Key, "/")
 			victim, ok := l.cluster.Pod(object.Key{Namespace: namespace, Name: name})
-			if ok && victim.UID == v.UID && !victim.Terminating() {
+			if ok && victim.UID == v.UID && !victim.Terminating() && !victim.Leaving {
 				e.victims = append(e.victims, victim.Object)
 			}
 		}
@@ -191,7 +191,18 @@ func (l *Loop) nominate(evictions []eviction, p *prey) []eviction {
 	if !l.cluster.Nominate(p.item.Key, p.item.UID, e.node) {
 		return evictions
 	}
+	// From now on nobody looks for further victims because these are still there.
+	l.leaving(e.victims, true)
 	return append(evictions, e)
+}
+
+// leaving says of pods whether they were asked to leave. The mutex is held.
+func (l *Loop) leaving(pods []*corev1.Pod, leaving bool) {
+	for _, o := range pods {
+		if p, ok := l.cluster.Pod(object.KeyOf(o)); ok && p.UID == o.GetMetadata().GetUid() {
+			p.Leaving = leaving
+		}
+	}
 }
 
 // evict writes, off the loop.
@@ -214,6 +225,7 @@ func (l *Loop) giveUp(e eviction) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.cluster.Nominate(e.key, e.uid, "")
+	l.leaving(e.victims, false)
 	if item, queued := l.queue.Get(e.key); queued && item.UID == e.uid {
 		l.queue.Add(item, l.config.Now())
 	}

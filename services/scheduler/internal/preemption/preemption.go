@@ -33,8 +33,10 @@ type Resident struct {
 	Priority int32
 	// Started is when the pod was started, in seconds.
 	Started int64
-	// Terminating pods are on their way already. They count as victims that cost nothing more.
+	// Terminating pods are on their way already, or were asked to go. They count as victims that cost nothing more.
 	Terminating bool
+	// Counted says that topology spread counts the pod: its end is not in the API yet.
+	Counted bool
 	// Budgets are the indexes of the budgets that a disruption of the pod takes from.
 	Budgets []int
 }
@@ -172,10 +174,10 @@ func (w *World) move(context *filter.Context, slot int, r Resident, pods int32) 
 	} else {
 		w.Snapshot.AddPod(slot, r.Class, r.Key)
 	}
-	if !r.Terminating {
+	if r.Counted {
 		w.Snapshot.Count(slot, r.Class, pods)
 	}
-	context.Move(slot, r.Class, pods, !r.Terminating)
+	context.Move(slot, r.Class, pods, r.Counted)
 }
 
 // moreImportant orders pods: by priority, then those that started earlier; those that go already are the least important.
@@ -260,8 +262,10 @@ func (w *World) Carry(c *Choice, key string, class *snapshot.Class) {
 	gone := map[string]bool{}
 	for _, v := range c.Victims {
 		w.Snapshot.RemovePod(c.Slot, v.Class, v.Key)
-		if !v.Terminating {
+		if v.Counted {
 			w.Snapshot.Count(c.Slot, v.Class, -1)
+		}
+		if !v.Terminating {
 			for _, budget := range v.Budgets {
 				w.Allowed[budget]--
 			}
