@@ -43,6 +43,7 @@ func TestKubectl(t *testing.T) {
 		{"change", change},
 		{"look", look},
 		{"workloads", workloads},
+		{"sets", sets},
 		{"containers", containers},
 		{"network", network},
 		{"nodes", nodes},

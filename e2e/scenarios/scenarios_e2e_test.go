@@ -32,6 +32,7 @@ var all = []scenario{
 	{"nodes are lost", lostNode},
 	{"the control plane restarts", restarts},
 	{"backups are restored", backups},
+	{"machines join", joining},
 }
 
 func TestOneProcess(t *testing.T) { run(t, cluster.Options{Nodes: 3}) }

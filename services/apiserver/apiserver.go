@@ -91,8 +91,14 @@ type Config struct {
 	TolerationSeconds int64
 	// EventTTL is how long Events are kept after they were last seen; 0: one hour.
 	EventTTL time.Duration
+	// ShutdownDelay is how long requests are still answered once Run's context has ended, while the API server says that it is not ready: long enough for those who
+	// send requests here to hear of it. 0: none.
+	ShutdownDelay time.Duration
 	// Started is called once the first call can be answered. Optional.
 	Started func()
+
+	// stopping is closed when the service was told to stop.
+	stopping <-chan struct{}
 }
 
 // Network says which addresses the cluster gives out.
@@ -155,7 +161,10 @@ var errNotReady = errors.New("its cache is not filled yet")
 func Run(ctx context.Context, config Config) error {
 	err := config.setDefaults()
 	if err == nil {
+		config.stopping = ctx.Done()
+		ctx, cancel := delayed(ctx, config.ShutdownDelay)
 		err = run(ctx, config)
+		cancel()
 	}
 	if err != nil {
 		config.Listener.Close()
@@ -250,6 +259,11 @@ func run(ctx context.Context, config Config) error {
 	events := expiry.New(expiry.Config{Store: store, Cache: objects, Codec: structs, TTL: config.EventTTL, Logger: logger})
 	isReady := func() error {
 		select {
+		case <-config.stopping:
+			return errStopping
+		default:
+		}
+		select {
 		case <-objects.Ready():
 			return nil
 		default:
@@ -268,7 +282,7 @@ func run(ctx context.Context, config Config) error {
 	}
 	api := grpcapi.New(grpcapi.Config{
 		Cache: objects, Registry: writes, Authorizer: rights,
-		Tunnels: sessions, Sessions: sessions, Components: board, Scheduler: config.Scheduler,
+		Tunnels: sessions, Sessions: sessions, Components: board, Scheduler: config.Scheduler, Store: config.Store,
 		Tokens: callers.issue, Virtual: answers(callers, writes, authorizer.NewReviews(rights)), Views: views(usage),
 		Extras: sessions.Extras(), Logger: logger, Version: version.Version,
 	})
@@ -281,6 +295,7 @@ func run(ctx context.Context, config Config) error {
 		// Before what refuses: refusals are recorded.
 		options = append(auditor.Options(), options...)
 	}
+	started := make(chan struct{})
 	checks := health.NewServer()
 	checks.SetServingStatus("", healthpb.HealthCheckResponse_NOT_SERVING)
 	front := transport.NewServer(transport.ServerConfig{
@@ -291,7 +306,8 @@ func run(ctx context.Context, config Config) error {
 	if config.Kubernetes != nil {
 		parts := door{
 			config: config, cache: objects, registry: writes, codec: structs, strategies: strategies, rights: rights, callers: callers, sessions: sessions,
-			usage: usage, board: board, auditor: auditor, ready: isReady,
+			usage: usage, board: board, auditor: auditor,
+			readiness: readiness{store: config.Store, cache: objects, started: started, stopping: config.stopping},
 		}
 		if err := parts.open(running, tasks); err != nil {
 			return err
@@ -318,6 +334,7 @@ func run(ctx context.Context, config Config) error {
 				return flows.Conditions{Cache: objects, Keeper: keeper, Now: metav1.Now, Logger: logger}.Run(running)
 			})
 		}
+		close(started)
 		checks.SetServingStatus("", healthpb.HealthCheckResponse_SERVING)
 		logger.LogAttrs(running, slog.LevelInfo, "API server serves", logkey.Address(config.Listener.Addr().String()))
 		if config.Started != nil {
