@@ -194,6 +194,8 @@ func TestClientGo(t *testing.T) {
 			if _, err := client.CoreV1().Pods("lab").Create(t.Context(), &corev1.Pod{ObjectMeta: metav1.ObjectMeta{GenerateName: "web-"}}, metav1.CreateOptions{}); err != nil {
 				t.Fatal(err)
 			}
+			// The client may have the answer before the handler has ended, and with it the record.
+			server.Close()
 			events := sink.all()
 			if len(events) != 1 {
 				t.Fatalf("%d events", len(events))
