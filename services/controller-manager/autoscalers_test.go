@@ -190,3 +190,16 @@ func TestAutoscalerFollowsItsSpec(t *testing.T) {
 		}
 	}
 }
+
+func TestAutoscalerConvergesWhereverItsControllerDies(t *testing.T) {
+	killBetweenWrites(t, func(c *cluster) {
+		create(c, replicaSet("web", 1))
+		create(c, autoscaler("ReplicaSet", func(spec *autoscalingv2.HorizontalPodAutoscalerSpec) { spec.SetMinReplicas(2) }))
+		eventuallyOne(c, "default", "web", "two pods", func(rs *appsv1.ReplicaSet) bool {
+			return rs.GetSpec().GetReplicas() == 2 && rs.GetStatus().GetReplicas() == 2
+		})
+		eventuallyOne(c, "default", "web", "it says what it could do", func(hpa *autoscalingv2.HorizontalPodAutoscaler) bool {
+			return strings.HasPrefix(hpaCondition(hpa, "AbleToScale"), "True ") && hpa.GetStatus().GetObservedGeneration() == hpa.GetMetadata().GetGeneration()
+		})
+	})
+}

@@ -191,14 +191,15 @@ func (c *Controller) start(ctx context.Context, turn *reconcile.Turn[object.Key]
 		c.events.Report(cron, event.Warning, "UnparseableSchedule", "unparseable schedule: %q : %v", spec.GetSchedule(), err)
 		return nil
 	}
-	if next := schedule.Next(now); !next.IsZero() {
-		turn.Again(next.Sub(now))
+	times := startsOf(cron, schedule, now)
+	if !times.next.IsZero() {
+		turn.Again(times.next.Sub(now))
 	}
-	at, missed := lastStart(cron, schedule, now)
-	if missed > manyMissed {
+	if times.missed > manyMissed {
 		c.events.Report(cron, event.Warning, "TooManyMissedTimes",
 			"too many missed start times. Set or decrease .spec.startingDeadlineSeconds or check clock skew")
 	}
+	at := times.last
 	if at.IsZero() {
 		return nil
 	}

@@ -22,26 +22,53 @@ func parse(c *batchv1.CronJob) (cron.Schedule, error) {
 	return cron.ParseStandard(text)
 }
 
-// lastStart returns the latest time at or before now when a job should have started since the last one did, or since the cron job was made; the zero
-// time when there is none. Missed is how many such times there are, at most manyMissed + 1. Times before the starting deadline do not count.
-func lastStart(c *batchv1.CronJob, schedule cron.Schedule, now time.Time) (last time.Time, missed int) {
+// starts are what a cron job's schedule says at a moment.
+type starts struct {
+	// last is the latest time at or before the moment when a job should have started since the last one did, or since the cron job was made; zero when
+	// there is none, or it is too late for it. Missed is how many such times there are, at most manyMissed + 1.
+	last   time.Time
+	missed int
+	// next is the first time after the moment, zero when there is none.
+	next time.Time
+}
+
+// startsOf looks at a schedule. Times are counted from the last start on, since a schedule may be of intervals ("@every 1h").
+func startsOf(c *batchv1.CronJob, schedule cron.Schedule, now time.Time) starts {
 	earliest := apitime.Go(c.GetMetadata().GetCreationTimestamp())
 	if c.GetStatus().HasLastScheduleTime() {
 		earliest = apitime.Go(c.GetStatus().GetLastScheduleTime())
 	}
-	if c.GetSpec().HasStartingDeadlineSeconds() {
-		// A start exactly at the deadline is in time.
-		if deadline := now.Add(-time.Duration(c.GetSpec().GetStartingDeadlineSeconds()) * time.Second); deadline.After(earliest) {
-			earliest = deadline
-		}
+	var s starts
+	s.last, s.missed = walk(schedule, earliest, now)
+	if s.last.IsZero() {
+		s.next = schedule.Next(earliest)
+		return s
 	}
-	for t := schedule.Next(earliest); !t.IsZero() && !t.After(now); t = schedule.Next(t) {
+	if s.next = schedule.Next(s.last); !s.next.IsZero() && !s.next.After(now) {
+		s.next = schedule.Next(now)
+	}
+	if !c.GetSpec().HasStartingDeadlineSeconds() {
+		return s
+	}
+	deadline := now.Add(-time.Duration(c.GetSpec().GetStartingDeadlineSeconds()) * time.Second)
+	switch {
+	case !s.last.After(deadline):
+		s.last, s.missed = time.Time{}, 0
+	case deadline.After(earliest) && s.missed > 1:
+		_, s.missed = walk(schedule, deadline, now)
+	}
+	return s
+}
+
+// walk returns the latest time of a schedule after one moment and not after another, and how many there are.
+func walk(schedule cron.Schedule, after, now time.Time) (last time.Time, n int) {
+	for t := schedule.Next(after); !t.IsZero() && !t.After(now); t = schedule.Next(t) {
 		last = t
-		if missed++; missed > manyMissed {
-			return latest(schedule, now), missed
+		if n++; n > manyMissed {
+			return latest(schedule, now), n
 		}
 	}
-	return last, missed
+	return last, n
 }
 
 // latest returns the latest time of a schedule at or before now, looking back twice as far each time, so that a schedule of every minute that was not

@@ -33,7 +33,7 @@ func cronOf(schedule, zone string, created time.Time, change func(*batchv1.CronJ
 	return c
 }
 
-func TestLastStart(t *testing.T) {
+func TestStarts(t *testing.T) {
 	since := func(text string) func(*batchv1.CronJob) {
 		return func(c *batchv1.CronJob) { c.GetStatus().SetLastScheduleTime(apitime.Of(at(t, text))) }
 	}
@@ -45,6 +45,7 @@ func TestLastStart(t *testing.T) {
 		change                             func(*batchv1.CronJob)
 		want                               string
 		missed                             int
+		next                               string
 	}{
 		{what: "not yet", schedule: "0 * * * *", created: "03-01 10:10:00", now: "03-01 10:59:59"},
 		{what: "on the second", schedule: "0 * * * *", created: "03-01 10:10:00", now: "03-01 11:00:00", want: "03-01 11:00:00", missed: 1},
@@ -59,7 +60,10 @@ func TestLastStart(t *testing.T) {
 		{what: "midnight in Tokyo", schedule: "0 0 * * *", zone: "Asia/Tokyo", created: "03-01 10:00:00", now: "03-01 16:00:00", want: "03-01 15:00:00", missed: 1},
 		// 02:30 does not exist on the day when summer begins.
 		{what: "an hour that is left out", schedule: "30 2 * * *", zone: "Europe/Berlin", created: "03-28 12:00:00", now: "03-29 22:00:00"},
-		{what: "every so often", schedule: "@every 1h", created: "03-01 10:10:00", now: "03-01 11:30:00", want: "03-01 11:10:00", missed: 1},
+		{what: "every so often", schedule: "@every 1h", created: "03-01 10:10:00", now: "03-01 11:30:00", want: "03-01 11:10:00", missed: 1, next: "03-01 12:10:00"},
+		{what: "not yet, of intervals", schedule: "@every 1h", created: "03-01 10:10:00", now: "03-01 10:30:00", next: "03-01 11:10:00"},
+		{what: "intervals longer than the deadline", schedule: "@every 1h", created: "03-01 10:10:00", now: "03-01 11:10:05", change: within(60), want: "03-01 11:10:00", missed: 1, next: "03-01 12:10:00"},
+		{what: "next after one that was too late", schedule: "0 * * * *", created: "03-01 10:10:00", now: "03-01 11:05:00", change: within(60), next: "03-01 12:00:00"},
 	} {
 		zone := test.zone
 		if zone == "" {
@@ -74,9 +78,12 @@ func TestLastStart(t *testing.T) {
 		if test.want != "" {
 			want = at(t, test.want)
 		}
-		got, missed := lastStart(c, schedule, at(t, test.now))
-		if !got.Equal(want) || missed != test.missed {
-			t.Errorf("%s: %v, %d missed; want %v, %d", test.what, got, missed, want, test.missed)
+		got := startsOf(c, schedule, at(t, test.now))
+		if !got.last.Equal(want) || got.missed != test.missed {
+			t.Errorf("%s: %v, %d missed; want %v, %d", test.what, got.last, got.missed, want, test.missed)
+		}
+		if test.next != "" && !got.next.Equal(at(t, test.next)) {
+			t.Errorf("%s: next %v, want %s", test.what, got.next, test.next)
 		}
 	}
 }
