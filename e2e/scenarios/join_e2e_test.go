@@ -20,6 +20,24 @@ import (
 	"dhow.dev/pkg/hosts"
 )
 
+// said is what a process has written so far.
+type said struct {
+	mu   sync.Mutex
+	text bytes.Buffer
+}
+
+func (s *said) Write(b []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.text.Write(b)
+}
+
+func (s *said) String() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.text.String()
+}
+
 // joining: a machine that knows nothing of the cluster becomes a node with the command that `dhow token create` prints, runs pods, keeps them while its agent is away,
 // and leaves without a trace.
 func joining(t *testing.T, c *cluster.Cluster) {
@@ -59,7 +77,7 @@ func joining(t *testing.T, c *cluster.Cluster) {
 		"--runtime-state", "/run/dhow/" + c.ID + "/outside", "--cgroup-root", "/dhow/" + c.ID + "/outside", "--plain-registry", "registry.dhow:5000=http://" + c.Gateway + ":5000",
 	}
 	dhow := c.Command(t.Context()).Path
-	var log bytes.Buffer
+	var log said
 	join := func(arguments ...string) (stop func()) {
 		command := machine.Command(t.Context(), dhow, arguments...)
 		command.Stdout, command.Stderr = &log, &log
@@ -89,6 +107,12 @@ func joining(t *testing.T, c *cluster.Cluster) {
 
 	stop := join(append(printed[1:], settings...)...)
 	t.Cleanup(leave)
+	cluster.Eventually(t, func(context.Context) error {
+		if _, problems, err := c.Try("", "get", "node", "outside"); err != nil {
+			return fmt.Errorf("%s; dhow join says:\n%s", problems, log.String())
+		}
+		return nil
+	})
 	c.Dhow(t, "wait", "--for=condition=Ready", "node/outside", "--timeout=2m")
 	ns := c.Namespace(t, "joining")
 	c.Apply(t, fmt.Sprintf(`apiVersion: v1
