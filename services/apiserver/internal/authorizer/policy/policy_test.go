@@ -40,7 +40,9 @@ func (k known) Current(r *resource.Resource, namespace, name string) (registry.E
 	return registry.Entry{Object: e.Object, Revision: e.Revision}, true
 }
 
-func (k known) WaitFor(ctx context.Context, revision int64) error { return k.cache.WaitFor(ctx, revision) }
+func (k known) WaitFor(ctx context.Context, revision int64) error {
+	return k.cache.WaitFor(ctx, revision)
+}
 
 func (k known) Select(context.Context, *resource.Resource, string, string, string) ([]registry.Name, error) {
 	return nil, nil
