@@ -43,12 +43,12 @@ lint: ## formatting, vet, the repository's own rules, schema lint and breaking c
 
 .PHONY: test-unit
 test-unit: ## unit and integration tests (no root)
-	@for m in $(MODULES); do (cd $$m && go test ./...); done
+	@for m in $(MODULES); do (cd $$m && go test -timeout 20m ./...); done
 	@cd deploy && GOWORK=off go test ./...
 
 .PHONY: test-race
 test-race: ## the concurrent packages under the race detector
-	@go test -race $$(tools/race-packages.sh)
+	@go test -race -timeout 30m $$(tools/race-packages.sh)
 
 .PHONY: e2e
 e2e: setup build helm ## end-to-end tests: real containers, real network namespaces (root)

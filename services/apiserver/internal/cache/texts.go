@@ -22,15 +22,23 @@ type keptText struct {
 	size  int
 }
 
-// add counts the text that an entry has got.
+// add counts the text that an entry has got. Others go for it, not itself: it was just asked for.
 func (t *texts) add(e *Entry, size int) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.kept = append(t.kept, keptText{weak.Make(e), size})
-	t.bytes += size
-	if t.bytes <= t.limit {
+	if size > t.limit {
+		e.text.Store(nil)
 		return
 	}
+	if t.bytes+size > t.limit {
+		t.makeRoom(size)
+	}
+	t.kept = append(t.kept, keptText{weak.Make(e), size})
+	t.bytes += size
+}
+
+// makeRoom forgets texts until there is room for one more of a size. The mutex is held.
+func (t *texts) makeRoom(size int) {
 	// Entries that are gone have taken theirs with them.
 	for i := 0; i < len(t.kept); {
 		if t.kept[i].entry.Value() == nil {
@@ -40,7 +48,7 @@ func (t *texts) add(e *Entry, size int) {
 		}
 	}
 	// Below the bound there is room for some time: looking through all of them is rare.
-	for least := t.limit / 8 * 7; t.bytes > least && len(t.kept) > 0; {
+	for least := max(0, t.limit/8*7-size); t.bytes > least && len(t.kept) > 0; {
 		i := rand.IntN(len(t.kept))
 		if e := t.kept[i].entry.Value(); e != nil {
 			e.text.Store(nil)
