@@ -61,5 +61,5 @@ func sets(_ *testing.T, k kubectl) {
 	k.says(`^Name: +agent\n.*^Desired Number of Nodes Scheduled: 2$.*SuccessfulCreate`, "describe", "ds", "agent")
 	k.says(`db-\w+ +statefulset.apps/db +\d`, "get", "controllerrevisions")
 	k.says(`deleted`, "delete", "sts/db", "ds/agent", "--timeout=2m")
-	k.soon(`^No resources found`, "get", "controllerrevisions", "-o", "name")
+	k.soon(`^$`, "get", "controllerrevisions", "-o", "name")
 }
