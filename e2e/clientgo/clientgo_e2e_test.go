@@ -13,17 +13,25 @@ import (
 	"dhow.dev/e2e/cluster"
 )
 
+// program uses a cluster as programs do.
+type program struct {
+	name string
+	run  func(*testing.T, *cluster.Cluster)
+}
+
 func TestClientGo(t *testing.T) {
-	c := cluster.Start(t, cluster.Options{Nodes: 1})
-	for _, s := range []struct {
-		name string
-		run  func(*testing.T, *cluster.Cluster)
-	}{
-		{"informers", informers},
-		{"leader election", election},
-		{"controller-runtime", manager},
-	} {
-		t.Run(s.name, func(t *testing.T) { s.run(t, c) })
+	run(t, cluster.Options{Nodes: 1}, []program{{"informers", informers}, {"leader election", election}, {"controller-runtime", manager}})
+}
+
+// TestClientGoSeparate runs what the number of API servers and processes could matter to: what an informer sees when all of them are killed.
+func TestClientGoSeparate(t *testing.T) {
+	run(t, cluster.Options{Nodes: 1, Separate: true}, []program{{"informers", informers}})
+}
+
+func run(t *testing.T, options cluster.Options, programs []program) {
+	c := cluster.Start(t, options)
+	for _, p := range programs {
+		t.Run(p.name, func(t *testing.T) { p.run(t, c) })
 	}
 }
 

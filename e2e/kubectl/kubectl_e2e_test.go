@@ -19,24 +19,23 @@ import (
 
 // kubectl runs the program against a cluster, in a namespace of its own.
 type kubectl struct {
-	t         *testing.T
-	cluster   *cluster.Cluster
-	program   string
-	config    string
+	t       *testing.T
+	cluster *cluster.Cluster
+	program string
+	config  string
+	// context is one of config's; empty: the current one.
+	context   string
 	namespace string
 }
 
+// command is a group of kubectl's commands.
+type command struct {
+	name string
+	run  func(*testing.T, kubectl)
+}
+
 func TestKubectl(t *testing.T) {
-	c := cluster.Start(t, cluster.Options{Nodes: 2})
-	c.Images(t)
-	program, err := filepath.Abs("../../bin/dhow-kubectl")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, s := range []struct {
-		name string
-		run  func(*testing.T, kubectl)
-	}{
+	run(t, cluster.Options{Nodes: 2}, "", []command{
 		{"discovery", discovery},
 		{"create", create},
 		{"apply", apply},
@@ -48,9 +47,25 @@ func TestKubectl(t *testing.T) {
 		{"network", network},
 		{"nodes", nodes},
 		{"access", access},
-	} {
+	})
+}
+
+// TestKubectlSeparate runs what goes other ways when there are two API servers, against the one that the controllers do not use: its cache is told of what they write,
+// and containers are reached through the one that has their node's session.
+func TestKubectlSeparate(t *testing.T) {
+	run(t, cluster.Options{Nodes: 2, Separate: true}, "dhow-2", []command{{"discovery", discovery}, {"change", change}, {"containers", containers}, {"network", network}})
+}
+
+func run(t *testing.T, options cluster.Options, context string, commands []command) {
+	c := cluster.Start(t, options)
+	c.Images(t)
+	program, err := filepath.Abs("../../bin/dhow-kubectl")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range commands {
 		t.Run(s.name, func(t *testing.T) {
-			k := kubectl{t: t, cluster: c, program: program, config: filepath.Join(c.DataDir, "kubeconfig"), namespace: "kubectl-" + s.name}
+			k := kubectl{t: t, cluster: c, program: program, config: filepath.Join(c.DataDir, "kubeconfig"), context: context, namespace: "kubectl-" + s.name}
 			k.says(`^namespace/`+k.namespace+` created$`, "create", "namespace", k.namespace)
 			t.Cleanup(func() {
 				if t.Failed() {
@@ -66,7 +81,11 @@ func TestKubectl(t *testing.T) {
 
 // command prepares a command line. Its namespace is the test's unless the arguments say otherwise.
 func (k kubectl) command(ctx context.Context, args ...string) *exec.Cmd {
-	cmd := exec.CommandContext(ctx, k.program, append([]string{"--namespace", k.namespace}, args...)...)
+	where := []string{"--namespace", k.namespace}
+	if k.context != "" {
+		where = append(where, "--context", k.context)
+	}
+	cmd := exec.CommandContext(ctx, k.program, append(where, args...)...)
 	// A home of its own: kubectl keeps what it has discovered there.
 	cmd.Env = append(os.Environ(), "KUBECONFIG="+k.config, "HOME="+filepath.Join(k.cluster.DataDir, "home"), "KUBE_EDITOR=sed -i s/green/blue/")
 	return cmd

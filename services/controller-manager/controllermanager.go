@@ -25,6 +25,7 @@ import (
 	"dhow.dev/pkg/transport"
 	"dhow.dev/services/controller-manager/internal/attachdetach"
 	"dhow.dev/services/controller-manager/internal/certificate"
+	"dhow.dev/services/controller-manager/internal/bootstraptoken"
 	"dhow.dev/services/controller-manager/internal/clusterrole"
 	"dhow.dev/services/controller-manager/internal/cronjob"
 	"dhow.dev/services/controller-manager/internal/daemonset"
@@ -236,6 +237,7 @@ func controllers(config Config, stores *inventory.Stores, watcher *metadata.Watc
 		}),
 		serviceaccount.New(serviceaccount.Config{Conn: conn, Stores: stores, Logger: logger, Workers: workers, CACert: config.CACert}),
 		serviceaccount.NewTokens(serviceaccount.TokensConfig{Conn: conn, Logger: logger, Workers: workers, CACert: config.CACert}),
+		bootstraptoken.New(bootstraptoken.Config{Conn: conn, Logger: logger, Now: now, Workers: workers}),
 		namespace.New(namespace.Config{Conn: conn, Stores: stores, Watcher: watcher, Logger: logger, Now: now, Workers: workers}),
 		resourcequota.New(resourcequota.Config{Conn: conn, Stores: stores, Watcher: watcher, Logger: logger, Workers: workers}),
 		disruption.New(budgets),

@@ -2,6 +2,7 @@ package controllermanager_test
 
 import (
 	"testing"
+	"time"
 
 	"google.golang.org/protobuf/proto"
 
@@ -63,4 +64,34 @@ func TestTokenSecrets(t *testing.T) {
 	if status := c.review(token); status.GetAuthenticated() || status.GetError() == "" {
 		t.Errorf("after its account went: %v", status)
 	}
+}
+
+func joinToken(id, expiration string) *corev1.Secret {
+	return corev1.Secret_builder{
+		Metadata: metav1.ObjectMeta_builder{Namespace: proto.String("kube-system"), Name: proto.String("bootstrap-token-" + id)}.Build(),
+		Type:     proto.String("bootstrap.kubernetes.io/token"),
+		Data: map[string][]byte{
+			"token-id": []byte(id), "token-secret": []byte("0123456789abcdef"), "usage-bootstrap-authentication": []byte("true"), "expiration": []byte(expiration),
+		},
+	}.Build()
+}
+
+// Tokens to join with are deleted when their time is over, whether it was when the controller saw them first or comes later; others stay.
+func TestExpiredBootstrapTokensAreDeleted(t *testing.T) {
+	c := newCluster(t, nil)
+	stays := create(c, joinToken("aaaaaa", time.Now().Add(time.Hour).UTC().Format(time.RFC3339)))
+	create(c, joinToken("bbbbbb", ""))
+	create(c, joinToken("cccccc", time.Now().Add(-time.Hour).UTC().Format(time.RFC3339)))
+	create(c, joinToken("dddddd", time.Now().Add(2*time.Second).UTC().Format(time.RFC3339)))
+	gone[*corev1.Secret](c, "kube-system", "bootstrap-token-cccccc")
+	gone[*corev1.Secret](c, "kube-system", "bootstrap-token-dddddd")
+	for _, name := range []string{"bootstrap-token-aaaaaa", "bootstrap-token-bbbbbb"} {
+		if _, err := client.For[*corev1.Secret](c.conn).Get(c.ctx, "kube-system", name); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	// One whose end is brought forward goes too.
+	stays.GetData()["expiration"] = []byte("2020-01-01T00:00:00Z")
+	edit(c, "kube-system", stays.GetMetadata().GetName(), func(s *corev1.Secret) { s.SetData(stays.GetData()) })
+	gone[*corev1.Secret](c, "kube-system", "bootstrap-token-aaaaaa")
 }

@@ -72,16 +72,17 @@ func (d door) next(ports uint16) (door, error) {
 	return d, nil
 }
 
-// kubernetesClient is where clients on this machine find the Kubernetes API.
-func (c *cluster) kubernetesClient() string {
+// kubernetesClient is where clients on this machine find the Kubernetes API, at the first API server or, some ports further, at another.
+func (c *cluster) kubernetesClient(ports uint16) string {
 	a, err := netip.ParseAddrPort(c.config.Kubernetes)
 	if err != nil {
 		return c.config.Kubernetes
 	}
-	return reachable(a).String()
+	return reachable(netip.AddrPortFrom(a.Addr(), a.Port()+ports)).String()
 }
 
-// writeKubeconfig writes what tools of Kubernetes need to know of the cluster. It names the certificate's files, which are renewed.
+// writeKubeconfig writes what tools of Kubernetes need to know of the cluster. It names the certificate's files, which are renewed. A second API server has a context
+// of its own, dhow-2: there is nothing in front of the two.
 func (c *cluster) writeKubeconfig() error {
 	if c.config.Kubernetes == "" {
 		return os.RemoveAll(c.dir.kubeconfig())
@@ -89,9 +90,15 @@ func (c *cluster) writeKubeconfig() error {
 	const name = "dhow"
 	files := pki.FilesIn(c.dir.pki(), "admin")
 	config := clientcmdapi.NewConfig()
-	config.Clusters[name] = &clientcmdapi.Cluster{Server: "https://" + c.kubernetesClient(), CertificateAuthority: files.Authority}
+	names := []string{name}
+	if c.config.Separate {
+		names = append(names, name+"-2")
+	}
+	for i, name := range names {
+		config.Clusters[name] = &clientcmdapi.Cluster{Server: "https://" + c.kubernetesClient(uint16(i)), CertificateAuthority: files.Authority}
+		config.Contexts[name] = &clientcmdapi.Context{Cluster: name, AuthInfo: identity.Admin}
+	}
 	config.AuthInfos[identity.Admin] = &clientcmdapi.AuthInfo{ClientCertificate: files.Certificate, ClientKey: files.Key}
-	config.Contexts[name] = &clientcmdapi.Context{Cluster: name, AuthInfo: identity.Admin}
 	config.CurrentContext = name
 	content, err := clientcmd.Write(*config)
 	if err != nil {

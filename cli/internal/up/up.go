@@ -296,7 +296,7 @@ func (c *cluster) announce(ctx context.Context, plane controlPlane, began time.T
 	}
 	fmt.Fprintf(c.config.Out, "Dhow is ready: %d nodes after %s. Data in %s.\n", len(c.machine.Nodes), time.Since(began).Round(time.Millisecond), c.dir)
 	if c.config.Kubernetes != "" {
-		fmt.Fprintf(c.config.Out, "The Kubernetes API is on %s: export KUBECONFIG=%s, or `dhow kubectl`.\n", c.kubernetesClient(), c.dir.kubeconfig())
+		fmt.Fprintf(c.config.Out, "The Kubernetes API is on %s: export KUBECONFIG=%s, or `dhow kubectl`.\n", c.kubernetesClient(0), c.dir.kubeconfig())
 	}
 	if c.dir.client() == connect.Default {
 		fmt.Fprintln(c.config.Out, "Use it with `dhow get nodes`. Ctrl-C stops the control plane and leaves pods running; `dhow down` stops all.")

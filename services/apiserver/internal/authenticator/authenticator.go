@@ -167,25 +167,29 @@ func (r *rules) of(issuer string) *oidcIssuer {
 	return nil
 }
 
-// Authenticate says who makes a request. The token of a request that it knows is taken out of its headers, so that nothing passes it on.
+// Authenticate says who makes a request. Once that is known its token is taken out of the headers, so that nothing passes it on.
 func (v *Verifier) Authenticate(r *http.Request) (identity.Identity, bool, error) {
 	id, how, known, err := v.authenticate(r)
 	v.metrics.count(r.Context(), how, known && err == nil)
 	if err != nil {
 		return identity.Identity{}, false, v.refuse(r.Context(), err)
 	}
+	if known {
+		r.Header.Del("Authorization")
+	}
 	return id, known, nil
 }
 
 func (v *Verifier) authenticate(r *http.Request) (id identity.Identity, how method, known bool, err error) {
+	// Clients show the certificate they have to whoever asks: with a token as well, one of another cluster's does no harm.
+	var foreign error
 	if r.TLS != nil && len(r.TLS.PeerCertificates) > 0 {
-		id, err = certified(r)
-		return id, byCertificate, true, err
+		if id, foreign = certified(r); foreign == nil {
+			return id, byCertificate, true, nil
+		}
 	}
 	if raw, ok := transport.BearerToken(r.Header.Get("Authorization")); ok {
-		if id, _, err = v.AuthenticateToken(r.Context(), raw, nil); err == nil {
-			r.Header.Del("Authorization")
-		}
+		id, _, err = v.AuthenticateToken(r.Context(), raw, nil)
 		return id, byToken, true, err
 	}
 	raw, protocols, err := protocolToken(r.Header)
@@ -197,6 +201,9 @@ func (v *Verifier) authenticate(r *http.Request) (id identity.Identity, how meth
 			r.Header.Set(protocolHeader, strings.Join(protocols, ","))
 		}
 		return id, byToken, true, err
+	}
+	if foreign != nil {
+		return id, byCertificate, true, foreign
 	}
 	if anonymous := v.rules.Load().anonymous; anonymous.Enabled && (len(anonymous.Paths) == 0 || slices.Contains(anonymous.Paths, r.URL.Path)) {
 		return identity.Unauthenticated(), byNothing, true, nil

@@ -103,11 +103,11 @@ func (c *Codec) New(res *resource.Resource) Object {
 	return o.(Object)
 }
 
-// DecodeProto decodes protobuf, as clients send it and as it is stored. Errors are BadRequest.
+// DecodeProto decodes protobuf, as clients send it and as it is stored. An error is the client's fault in the first case only: it has no status.
 func (c *Codec) DecodeProto(res *resource.Resource, data []byte) (Object, error) {
 	o := c.New(res)
 	if err := o.Unmarshal(data); err != nil {
-		return nil, apierrors.NewBadRequest(fmt.Sprintf("%s in version %q cannot be decoded as protobuf: %v", res.Kind, res.Version, err))
+		return nil, fmt.Errorf("%s in version %q cannot be decoded as protobuf: %w", res.Kind, res.Version, err)
 	}
 	return o, nil
 }

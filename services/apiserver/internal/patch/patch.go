@@ -42,6 +42,12 @@ const (
 // maxOperations bounds a JSON patch, as Kubernetes does: each may copy the document.
 const maxOperations = 10000
 
+// maxCopied bounds in bytes by how much the copy operations of a JSON patch may make the document grow, as Kubernetes does: each can double it.
+const maxCopied = 3 << 20
+
+// boundCopies tells the library, which has but one bound for the process.
+var boundCopies = sync.OnceFunc(func() { jsonpatch.AccumulatedCopySizeLimit = maxCopied })
+
 // Patcher patches objects of all kinds. It is safe for concurrent use.
 type Patcher struct {
 	codec    *codec.Codec
@@ -52,6 +58,7 @@ type Patcher struct {
 
 // New returns a patcher.
 func New(c *codec.Codec, strategies *strategy.Set) *Patcher {
+	boundCopies()
 	return &Patcher{codec: c, managers: newManagers(c, strategies)}
 }
 
@@ -127,10 +134,14 @@ func applyJSON(original, data []byte) ([]byte, error) {
 		return nil, apierrors.NewRequestEntityTooLargeError(fmt.Sprintf("The allowed maximum operations in a JSON patch is %d, got %d", maxOperations, len(operations)))
 	}
 	patched, err := operations.Apply(original)
-	if err != nil {
+	switch {
+	case err == nil:
+		return patched, nil
+	case errors.As(err, new(*jsonpatch.AccumulatedCopySizeError)):
+		return nil, apierrors.NewRequestEntityTooLargeError(err.Error())
+	default:
 		return nil, unprocessable(err)
 	}
-	return patched, nil
 }
 
 func (p *Patcher) applyStrategic(res *resource.Resource, original, data []byte) ([]byte, error) {

@@ -258,8 +258,8 @@ func (r *Registry) decode(ctx context.Context, res *resource.Resource, in Input,
 	r.timed(ctx, "decode", func() {
 		if in.Text {
 			obj, warnings, err = r.codec.DecodeText(res, in.Data, validation)
-		} else {
-			obj, err = r.codec.DecodeProto(res, in.Data)
+		} else if obj, err = r.codec.DecodeProto(res, in.Data); err != nil {
+			err = apierrors.NewBadRequest(err.Error())
 		}
 	})
 	if err != nil {
