@@ -3,6 +3,7 @@ package scheduler
 import (
 	"context"
 	"io"
+	"time"
 
 	"dhow.dev/pkg/daemon"
 	"dhow.dev/pkg/transport"
@@ -21,6 +22,7 @@ func Main(ctx context.Context, arguments []string, stderr io.Writer) error {
 	d.StringVar(&apiServer, "apiserver", "127.0.0.1:7443", "address of the API server; several, separated by commas, are equal")
 	d.StringVar(&config.SchedulerName, "scheduler-name", loop.DefaultSchedulerName, "which pods to place: those whose spec.schedulerName is this")
 	d.BoolVar(&config.LeaderElect, "leader-elect", true, "be one of several schedulers, of which one is active")
+	d.DurationVar(&config.LeaseDuration, "leader-elect-lease-duration", 15*time.Second, "how long an active scheduler that has vanished is waited for")
 	d.StringVar(&config.Instance, "instance", "", "name of this process among schedulers; empty: host name and process id")
 	d.Uint64Var(&config.Seed, "seed", 0, "decides between equally good nodes")
 	d.Require("apiserver")

@@ -47,6 +47,8 @@ type Config struct {
 	SchedulerName string
 	// LeaderElect lets several schedulers run of which one decides at a time.
 	LeaderElect bool
+	// LeaseDuration is how long a scheduler that has vanished is waited for; 0: 15 s, as in Kubernetes, at least 3 s.
+	LeaseDuration time.Duration
 	// Instance tells processes apart in the lease; empty: host name and process id.
 	Instance string
 	// Seed decides between equal nodes. The same seed, cluster and pods give the same decisions.
@@ -60,8 +62,6 @@ const component = "dhow.dev/services/scheduler"
 const (
 	leaseNamespace = "kube-system"
 	leaseName      = "kube-scheduler"
-	// leaseDuration is how long a scheduler that has vanished is waited for: twice that of Kubernetes, for half of the writes.
-	leaseDuration = 30 * time.Second
 )
 
 // Run serves until the context ends, and returns nil then.
@@ -99,7 +99,7 @@ func run(ctx context.Context, config Config) error {
 	}
 	elector := leader.New(leader.Config{
 		Conn: config.APIServer, Namespace: leaseNamespace, Name: leaseName, Identity: config.Instance, Logger: logger,
-		Duration: leaseDuration, Deadline: leaseDuration * 2 / 3, Renew: leaseDuration / 3, Retry: leaseDuration / 15,
+		Duration: config.LeaseDuration, Deadline: config.LeaseDuration * 2 / 3, Renew: config.LeaseDuration / 3, Retry: config.LeaseDuration / 15,
 	})
 
 	tasks, running := errgroup.WithContext(ctx)
@@ -136,6 +136,12 @@ func (c *Config) setDefaults() error {
 	}
 	if c.SchedulerName == "" {
 		c.SchedulerName = loop.DefaultSchedulerName
+	}
+	if c.LeaseDuration == 0 {
+		c.LeaseDuration = 15 * time.Second
+	}
+	if c.LeaseDuration < 3*time.Second {
+		return fmt.Errorf("LeaseDuration %s: at least 3 s", c.LeaseDuration)
 	}
 	if c.Instance == "" {
 		host, err := os.Hostname()

@@ -19,6 +19,7 @@ import (
 	"google.golang.org/grpc/status"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
+	coordinationv1 "dhow.dev/gen/go/dhow/coordination/v1"
 	corev1 "dhow.dev/gen/go/dhow/core/v1"
 	metav1 "dhow.dev/gen/go/dhow/meta/v1"
 	schedulerv1 "dhow.dev/gen/go/dhow/scheduler/v1"
@@ -325,11 +326,15 @@ func TestSecondSchedulerTakesOver(t *testing.T) {
 	w := newWorld(t)
 	w.node("node-1", "2")
 	elect := func(name string) func(*scheduler.Config) {
-		return func(c *scheduler.Config) { c.LeaderElect, c.Instance = true, name }
+		return func(c *scheduler.Config) { c.LeaderElect, c.Instance, c.LeaseDuration = true, name, 4*time.Second }
 	}
 	stop := w.schedule(elect("first"))
 	w.pod("one", small)
 	w.until("one", bound)
+	lease, err := client.For[*coordinationv1.Lease](w.admin).Get(w.ctx, "kube-system", "kube-scheduler")
+	if err != nil || lease.GetSpec().GetHolderIdentity() != "first" || lease.GetSpec().GetLeaseDurationSeconds() != 4 {
+		t.Errorf("the lease: %v, %v", lease, err)
+	}
 	w.schedule(elect("second"))
 	stop()
 	w.pod("two", small)

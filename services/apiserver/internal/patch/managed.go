@@ -71,7 +71,7 @@ func (p *Patcher) Apply(res *resource.Resource, subresource string, live codec.O
 	}
 	current := live.DeepCopyObject().(codec.Object)
 	codec.SetKind(res, current)
-	applied, err := m.Apply(current, config.tree.DeepCopy(), manager, force)
+	applied, err := guarded(func() (runtime.Object, error) { return m.Apply(current, config.tree.DeepCopy(), manager, force) })
 	if err != nil {
 		if apierrors.ReasonForError(err) != metav1.StatusReasonUnknown {
 			return nil, err
