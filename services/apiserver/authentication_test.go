@@ -37,8 +37,9 @@ import (
 type doors struct {
 	t         *testing.T
 	authority *pki.Authority
-	// pair is an administrator's.
-	pair *pki.KeyPair
+	// pair and files are an administrator's.
+	pair  *pki.KeyPair
+	files pki.Files
 	// kubernetes and grpc are the doors' addresses.
 	kubernetes, grpc string
 	admin            *kubernetes.Clientset
@@ -47,6 +48,12 @@ type doors struct {
 const doorName = "apiserver.dhow"
 
 func newDoors(t *testing.T) *doors {
+	t.Helper()
+	return newDoorsWith(t, nil)
+}
+
+// newDoorsWith is newDoors with a changed configuration of the API server.
+func newDoorsWith(t *testing.T, change func(*apiserver.Config)) *doors {
 	t.Helper()
 	dir := t.TempDir()
 	authority, err := pki.LoadOrCreate(dir)
@@ -72,8 +79,12 @@ func newDoors(t *testing.T) *doors {
 		c.Listener, c.Credentials = listen(), transport.TLSDoor(pair)
 		c.Kubernetes, c.KubernetesTLS = listen(), pair
 		d.grpc, d.kubernetes = c.Listener.Addr().String(), c.Kubernetes.Addr().String()
+		if change != nil {
+			change(c)
+		}
 	})
 	files := pki.FilesIn(dir, "admin")
+	d.files = files
 	if d.pair, err = authority.Ensure(files, pki.Request{Identity: identity.Identity{Name: identity.Admin, Groups: []string{identity.Masters}}, Client: true}); err != nil {
 		t.Fatal(err)
 	}
@@ -181,6 +192,28 @@ func TestTokensAtBothDoors(t *testing.T) {
 	me, err := client.For[*authnv1.SelfSubjectReview](conn).Create(ctx, &authnv1.SelfSubjectReview{}, nil)
 	if err != nil || me.GetStatus().GetUserInfo().GetUsername() != identity.ServiceAccount("default", "builder") {
 		t.Errorf("who am I: %v, %v", me, err)
+	}
+
+	// The Secret of a token says when it was used last.
+	secrets := d.admin.CoreV1().Secrets("default")
+	kept, err := secrets.Create(ctx, &kcorev1.Secret{
+		ObjectMeta: kmetav1.ObjectMeta{Name: "kept", Annotations: map[string]string{kcorev1.ServiceAccountNameKey: "builder"}}, Type: kcorev1.SecretTypeServiceAccountToken,
+	}, kmetav1.CreateOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	inSecret, err := accounts.CreateToken(ctx, "builder", &authenticationv1.TokenRequest{Spec: authenticationv1.TokenRequestSpec{
+		BoundObjectRef: &authenticationv1.BoundObjectReference{APIVersion: "v1", Kind: "Secret", Name: kept.Name, UID: kept.UID},
+	}}, kmetav1.CreateOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	old := d.connect(func(c *rest.Config) { c.BearerToken = inSecret.Status.Token })
+	if _, err := old.AuthenticationV1().SelfSubjectReviews().Create(ctx, &authenticationv1.SelfSubjectReview{}, kmetav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if kept, err = secrets.Get(ctx, kept.Name, kmetav1.GetOptions{}); err != nil || kept.Labels["kubernetes.io/legacy-token-last-used"] == "" {
+		t.Errorf("%v %v", kept.Labels, err)
 	}
 
 	// Deleting the account ends its tokens at both doors.

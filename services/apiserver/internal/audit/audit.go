@@ -126,7 +126,9 @@ func (a *Auditor) record(w http.ResponseWriter, r *http.Request, next http.Handl
 
 	streams := lasts(rec.info)
 	var body *tee
-	if rec.verdict.level.includes(LevelRequest) && !streams && r.Body != nil && r.Body != http.NoBody {
+	// What is made has its name in the body, which is read for that alone at the lowest level.
+	nameless := rec.event.ObjectRef != nil && rec.event.ObjectRef.Name == "" && rec.event.Verb == "create"
+	if (rec.verdict.level.includes(LevelRequest) || nameless) && !streams && r.Body != nil && r.Body != http.NoBody {
 		body = &tee{ReadCloser: r.Body}
 		r.Body = body
 	}
@@ -141,7 +143,13 @@ func (a *Auditor) record(w http.ResponseWriter, r *http.Request, next http.Handl
 	defer func() {
 		failed := recover()
 		e := rec.event
-		if body != nil {
+		switch {
+		case body == nil:
+		case !rec.verdict.level.includes(LevelRequest):
+			if object, err := a.decode(r.Header.Get("Content-Type"), "", body.kept.Bytes()); err == nil && !body.kept.over {
+				e.ObjectRef.complete(object)
+			}
+		default:
 			e.RequestObject = a.object(ctx, r.Header.Get("Content-Type"), "", &body.kept, rec.verdict.omitManagedFields)
 			e.ObjectRef.complete(e.RequestObject)
 		}
