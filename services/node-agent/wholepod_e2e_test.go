@@ -204,12 +204,13 @@ func TestTheWholePodOnTheRealRuntime(t *testing.T) {
 		})
 	})
 	t.Run("last words", func(t *testing.T) {
+		// A message has 4096 bytes, and those of four containers together 12 KiB.
 		c.t = t
 		c.await("words failed", func() bool { return c.pod("words").GetStatus().GetPhase() == "Failed" })
 		for _, s := range c.pod("words").GetStatus().GetContainerStatuses() {
 			e := s.GetState().GetTerminated()
 			got := fmt.Sprintf("%d %s %d", e.GetExitCode(), e.GetReason(), len(e.GetMessage()))
-			if want := map[string]string{"file": "0 Completed 4096", "log": "5 Error 2048", "quiet": "0 Completed 0", "signal": "137 Error 0"}[s.GetName()]; got != want {
+			if want := map[string]string{"file": "0 Completed 3072", "log": "5 Error 2048", "quiet": "0 Completed 0", "signal": "137 Error 0"}[s.GetName()]; got != want {
 				t.Errorf("%s: %s, want %s", s.GetName(), got, want)
 			}
 		}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -530,10 +531,12 @@ func lastWords(c cri.Container) string {
 	text := ""
 	if name := c.Annotations[cri.AnnotationMessageFile]; name != "" {
 		if f, err := os.Open(name); err == nil {
-			buffer := make([]byte, maxMessage)
-			n, _ := f.Read(buffer) // an unreadable message is none
+			// The end of a long message counts; an unreadable one is none.
+			if info, err := f.Stat(); err == nil && info.Mode().IsRegular() {
+				data, _ := io.ReadAll(io.NewSectionReader(f, max(info.Size()-maxMessage, 0), maxMessage))
+				text = string(data)
+			}
 			_ = f.Close()
-			text = string(buffer[:n])
 		}
 	}
 	if text == "" && c.ExitCode != 0 && c.Annotations[cri.AnnotationMessagePolicy] == "FallbackToLogsOnError" {

@@ -4,6 +4,7 @@ package status
 
 import (
 	"slices"
+	"strings"
 	"time"
 
 	"google.golang.org/protobuf/proto"
@@ -363,11 +364,23 @@ func (in *Input) terminated(c *cri.Container) *corev1.ContainerStateTerminated {
 		ContainerId: proto.String(in.RuntimeName + "://" + c.ID),
 	}.Build()
 	if m := in.Messages[c.ID]; m != "" {
-		t.SetMessage(m)
+		t.SetMessage(in.bounded(m))
 	} else if c.Message != "" {
 		t.SetMessage(c.Message)
 	}
 	return t
+}
+
+// maxMessages bounds the messages of all of a pod's containers together, in bytes; each has an equal part, as in Kubernetes.
+const maxMessages = 12 << 10
+
+func (in *Input) bounded(message string) string {
+	spec := in.Pod.GetSpec()
+	n := len(spec.GetInitContainers()) + len(spec.GetContainers()) + len(spec.GetEphemeralContainers())
+	if part := maxMessages / max(n, 1); len(message) > part {
+		return strings.ToValidUTF8(message[:part], "")
+	}
+	return message
 }
 
 // InitDone returns the init containers that have not done their part by their statuses: run-once ones succeed, sidecars are started.

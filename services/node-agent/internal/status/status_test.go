@@ -1,6 +1,8 @@
 package status_test
 
 import (
+	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -154,5 +156,34 @@ func TestLostContainerIsUnknown(t *testing.T) {
 	}
 	if s.ContainerStatuses[0].RestartCount != 4 {
 		t.Errorf("restart count %d", s.ContainerStatuses[0].RestartCount)
+	}
+}
+
+// TestMessagesShareTheirRoom has a pod of four containers, whose messages are cut to a quarter of what there is for all.
+func TestMessagesShareTheirRoom(t *testing.T) {
+	for n, want := range map[int]int{1: 4096, 3: 4096, 4: 3072} {
+		spec := "{restartPolicy: Never, containers: [{name: a}"
+		for i := 1; i < n; i++ {
+			spec += fmt.Sprintf(", {name: b%d}", i)
+		}
+		s := podtest.Status(t, status.Compute(status.Input{Now: now, Pod: podtest.Pod(t, "{metadata: {name: p}, spec: "+spec+"]}}"),
+			Runtime: cri.PodState{Containers: []cri.Container{exit("a", 0, 1)}}, Messages: map[string]string{"a-old": strings.Repeat("x", 4096)}}))
+		if got := len(s.ContainerStatuses[0].State.Terminated.Message); got != want {
+			t.Errorf("of %d containers: %d bytes, want %d", n, got, want)
+		}
+	}
+}
+
+// TestAnEvictedPodFailsWhenItsContainersHaveEnded keeps controllers from replacing what still runs.
+func TestAnEvictedPodFailsWhenItsContainersHaveEnded(t *testing.T) {
+	in := status.Input{Now: now, Pod: podtest.Pod(t, `{metadata: {name: p}, spec: {containers: [{name: a}]}}`), End: &status.End{Reason: "Evicted", Message: "no room", Disrupted: true},
+		Runtime: cri.PodState{Sandboxes: ready("10.0.0.1"), Containers: []cri.Container{run("a", 0)}}}
+	s := podtest.Status(t, status.Compute(in))
+	if s.Phase != "Running" || condition(s, "DisruptionTarget").Reason != "TerminationByKubelet" {
+		t.Errorf("while it runs: %+v", s)
+	}
+	in.Runtime.Containers, in.Stopped = []cri.Container{exit("a", 0, 137)}, true
+	if s = podtest.Status(t, status.Compute(in)); s.Phase != "Failed" || s.Reason != "Evicted" || s.Message != "no room" || condition(s, "DisruptionTarget").Status != "True" {
+		t.Errorf("afterwards: %+v", s)
 	}
 }
