@@ -27,6 +27,8 @@ type Options struct {
 	Nodes int
 	// Separate runs the five services as five processes, two API servers among them.
 	Separate bool
+	// Hosts, when it is not 0, is on how many hosts of their own these processes run.
+	Hosts int
 	// Arguments are added to `dhow up`.
 	Arguments []string
 }
@@ -107,8 +109,14 @@ next:
 	return "", ""
 }
 
-// Address is where the API answers on this machine.
-func (c *Cluster) Address() string { return c.listen }
+// Address is where the API answers this machine.
+func (c *Cluster) Address() string {
+	_, port, err := net.SplitHostPort(c.listen)
+	if len(c.Hosts) == 0 || err != nil {
+		return c.listen
+	}
+	return net.JoinHostPort(c.Hosts[0].Address, port)
+}
 
 // output keeps what a program says and lets one wait for it.
 type output struct {
@@ -159,6 +167,9 @@ func (c *Cluster) Up() {
 	args := []string{"up", "--data-dir", c.DataDir, "--listen", c.listen, "--kubernetes-listen", c.kubernetes, "--nodes", fmt.Sprint(c.options.Nodes)}
 	if c.options.Separate {
 		args = append(args, "--separate")
+	}
+	if c.options.Hosts > 0 {
+		args = append(args, "--hosts", fmt.Sprint(c.options.Hosts))
 	}
 	out := &output{changed: make(chan struct{}), end: make(chan struct{})}
 	cmd := exec.Command(c.dhow, append(args, c.options.Arguments...)...)

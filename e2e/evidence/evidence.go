@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -33,6 +34,8 @@ type Machine struct {
 	Gateway string `json:"gateway"`
 	Bridge  string `json:"bridge"`
 	Nodes   []Node `json:"nodes"`
+	// Hosts are those of the control plane, when it has its own. They have no container runtime.
+	Hosts []Node `json:"hosts"`
 }
 
 // Node is one node.
@@ -213,7 +216,7 @@ func HTTP(ctx context.Context, method, url, body string) (string, error) {
 // Leftovers lists what a cluster that is gone has left on the machine: network namespaces, interfaces, mounts and processes that carry its id or data directory.
 func (m Machine) Leftovers(dataDir string) ([]string, error) {
 	var left []string
-	for _, n := range m.Nodes {
+	for _, n := range append(slices.Clone(m.Nodes), m.Hosts...) {
 		if _, err := os.Stat(n.NetNS); err == nil {
 			left = append(left, "network namespace "+n.NetNS)
 		}

@@ -49,6 +49,7 @@ func readJoined(dataDir string) (j joined, err error) {
 
 func newJoin(streams command.Streams) *cobra.Command {
 	var token, hash, name, dataDir string
+	var certificateOnly bool
 	c := &cobra.Command{
 		Use:   "join SERVER[,SERVER] [-- AGENT-FLAG...]",
 		Short: "Run this machine as a node of a cluster elsewhere",
@@ -74,6 +75,9 @@ What follows -- goes to the node agent: dhow-node-agent -h lists its flags.`,
 			if err := nodeagent.Join(c.Context(), nodeagent.JoinConfig{Servers: args[0], Token: token, CACertHash: hash, NodeName: name, Files: files, Logger: logger}); err != nil {
 				return err
 			}
+			if certificateOnly {
+				return nil
+			}
 			arguments := append([]string{
 				"--node-name", name, "--apiserver", args[0], "--data-dir", dataDir, "--rotate-certificates",
 				"--tls-cacert", files.Authority, "--tls-cert", files.Certificate, "--tls-key", files.Key,
@@ -87,6 +91,7 @@ What follows -- goes to the node agent: dhow-node-agent -h lists its flags.`,
 	c.Flags().StringVar(&token, "token", "", "a token of dhow token create; not needed again")
 	c.Flags().StringVar(&hash, "ca-cert-hash", "", "hash of the cluster's authority, printed with the token")
 	c.Flags().StringVar(&name, "node-name", "", "the node's name (default the machine's)")
+	c.Flags().BoolVar(&certificateOnly, "certificate-only", false, "make the machine's certificate and end: something else runs dhow-node-agent with it")
 	c.Flags().StringVar(&dataDir, "data-dir", joinDir, "where the node keeps pods, logs, images and its certificate")
 	return c
 }

@@ -25,7 +25,7 @@ func newUp(streams command.Streams) *cobra.Command {
 		Short: "Run a cluster on this machine",
 		Long: `Run a cluster on this machine: the control plane in this process, and nodes in network namespaces of their own, each with an agent and a container
 runtime that outlive it. Data survives restarts, kill -9 included. Ctrl-C stops the control plane and leaves pods running; dhow down stops all.`,
-		Example: "  dhow up --nodes 3",
+		Example: "  dhow up --nodes 3\n  dhow up --nodes 3 --hosts 3",
 		Args:    cobra.NoArgs,
 		RunE:    func(c *cobra.Command, _ []string) error { return up.Run(c.Context(), config) },
 	}
@@ -35,6 +35,7 @@ runtime that outlive it. Data survives restarts, kill -9 included. Ctrl-C stops 
 	flags.StringVar(&config.Listen, "listen", up.DefaultListen, "the gRPC API's address and port")
 	flags.StringVar(&config.Kubernetes, "kubernetes-listen", up.DefaultKubernetes, "the Kubernetes API's address and port; empty: it is not served")
 	flags.BoolVar(&config.Separate, "separate", false, "run every service in a process of its own, over mutual TLS, two API servers among them")
+	flags.IntVar(&config.Hosts, "hosts", 0, "run these processes on so many hosts of their own beside the nodes, 1, 3 or 5: a store on each, the other services on two; implies --separate")
 	flags.StringVar(&config.Without, "without", "", "leave one service out, to see what the others do")
 	flags.DurationVar(&config.NodeGrace, "node-grace", 5*time.Second, "how long a node may be silent before it counts as lost")
 	flags.DurationVar(&config.EvictAfter, "evict-after", 5*time.Second, "how long pods wait for a lost node, where they do not say themselves")

@@ -72,34 +72,34 @@ func (d door) next(ports uint16) (door, error) {
 	return d, nil
 }
 
-// kubernetesClient is where clients on this machine find the Kubernetes API, at the first API server or, some ports further, at another.
-func (c *cluster) kubernetesClient(ports uint16) string {
-	a, err := netip.ParseAddrPort(c.config.Kubernetes)
+// reachable is where clients on this machine find the door.
+func (d door) reachable() string {
+	a, err := netip.ParseAddrPort(d.listen)
 	if err != nil {
-		return c.config.Kubernetes
+		return d.listen
 	}
-	return reachable(netip.AddrPortFrom(a.Addr(), a.Port()+ports)).String()
+	return reachable(a).String()
 }
 
-// writeKubeconfig writes what tools of Kubernetes need to know of the cluster. It names the certificate's files, which are renewed. A second API server has a context
-// of its own, dhow-2: there is nothing in front of the two.
-func (c *cluster) writeKubeconfig() error {
-	if c.config.Kubernetes == "" {
+// writeKubeconfig writes what tools of Kubernetes need to know of the cluster. It names the certificate's files, which are renewed. Each API server after the first has a
+// context of its own, dhow-2 and so on: there is nothing in front of them.
+func (c *cluster) writeKubeconfig(servers []string) error {
+	if len(servers) == 0 {
 		return os.RemoveAll(c.dir.kubeconfig())
 	}
-	const name = "dhow"
+	const first = "dhow"
 	files := pki.FilesIn(c.dir.pki(), "admin")
 	config := clientcmdapi.NewConfig()
-	names := []string{name}
-	if c.config.Separate {
-		names = append(names, name+"-2")
-	}
-	for i, name := range names {
-		config.Clusters[name] = &clientcmdapi.Cluster{Server: "https://" + c.kubernetesClient(uint16(i)), CertificateAuthority: files.Authority}
+	for i, server := range servers {
+		name := first
+		if i > 0 {
+			name = fmt.Sprintf("%s-%d", first, i+1)
+		}
+		config.Clusters[name] = &clientcmdapi.Cluster{Server: "https://" + server, CertificateAuthority: files.Authority}
 		config.Contexts[name] = &clientcmdapi.Context{Cluster: name, AuthInfo: identity.Admin}
 	}
 	config.AuthInfos[identity.Admin] = &clientcmdapi.AuthInfo{ClientCertificate: files.Certificate, ClientKey: files.Key}
-	config.CurrentContext = name
+	config.CurrentContext = first
 	content, err := clientcmd.Write(*config)
 	if err != nil {
 		return err

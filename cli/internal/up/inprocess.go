@@ -5,7 +5,6 @@ import (
 	"errors"
 	"log/slog"
 	"net"
-	"net/netip"
 	"strings"
 
 	"golang.org/x/sync/errgroup"
@@ -26,10 +25,15 @@ type controlPlane interface {
 	// clients are the addresses for clients on this machine, servers those for nodes.
 	clients() []string
 	servers() []string
+	// kubernetes are the addresses of the Kubernetes API for clients on this machine; none when it is not served.
+	kubernetes() []string
 }
 
 func (c *cluster) controlPlane(ctx context.Context) (controlPlane, error) {
-	if c.config.Separate {
+	switch {
+	case c.config.Hosts > 0:
+		return newOnHosts(c)
+	case c.config.Separate:
 		return newSeparate(c)
 	}
 	return newInProcess(ctx, c)
@@ -44,8 +48,8 @@ type inProcess struct {
 	c       *cluster
 	memory  *transport.Memory
 	network net.Listener
-	// kubernetes is nil when that door is not open.
-	kubernetes net.Listener
+	// door is that of Kubernetes, nil when it is not open.
+	door net.Listener
 	// inside and kubernetesInside are where nodes and pods reach the two doors.
 	inside, kubernetesInside string
 }
@@ -66,22 +70,24 @@ func newInProcess(ctx context.Context, c *cluster) (*inProcess, error) {
 		return nil, err
 	}
 	if len(doors) > 1 {
-		if p.kubernetes, p.kubernetesInside, err = listen(doors[1]); err != nil {
+		if p.door, p.kubernetesInside, err = listen(doors[1]); err != nil {
 			return nil, errors.Join(err, p.network.Close())
 		}
 	}
 	return p, nil
 }
 
-func (p *inProcess) clients() []string {
-	a, err := netip.ParseAddrPort(p.c.config.Listen)
-	if err != nil {
-		return []string{p.c.config.Listen}
-	}
-	return []string{reachable(a).String()}
-}
+func (p *inProcess) clients() []string { return []string{p.c.config.doors()[0].reachable()} }
 
 func (p *inProcess) servers() []string { return []string{p.inside} }
+
+func (p *inProcess) kubernetes() []string {
+	var list []string
+	for _, d := range p.c.config.doors()[1:] {
+		list = append(list, d.reachable())
+	}
+	return list
+}
 
 func (p *inProcess) logger(service string) *slog.Logger { return p.c.logger.With("service", service) }
 
@@ -118,7 +124,7 @@ func (p *inProcess) run(ctx context.Context) error {
 				Listener: transport.Several(p.memory.Listen("apiserver"), p.network), Credentials: p.memory.ServerCredentialsAnd(transport.TLSDoor(pair)), Logger: p.logger("apiserver"),
 				Store: conns["store"], Scheduler: conns["scheduler"], ControllerManager: conns["controller-manager"],
 				KeyFile: p.c.keyFile(), SessionGrace: config.NodeGrace, TolerationSeconds: config.evictSeconds(),
-				AdvertiseAddress: p.inside, Kubernetes: p.kubernetes, KubernetesTLS: pair, KubernetesAddress: p.kubernetesInside,
+				AdvertiseAddress: p.inside, Kubernetes: p.door, KubernetesTLS: pair, KubernetesAddress: p.kubernetesInside,
 			})
 		},
 		"scheduler": func(ctx context.Context) error {

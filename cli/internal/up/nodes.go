@@ -30,8 +30,8 @@ func (m machine) network() (*hosts.Network, error) {
 	return hosts.New(hosts.Config{Name: m.ID, Subnet: m.Subnet})
 }
 
-// makeHosts makes the bridge and a network namespace for each node, or finds them.
-func (m *machine) makeHosts(count int) error {
+// makeHosts makes the bridge and a network namespace for each node and each host of the control plane, or finds them.
+func (m *machine) makeHosts(count, controlPlane int) error {
 	network, err := m.network()
 	if err != nil {
 		return err
@@ -55,7 +55,7 @@ func (m *machine) makeHosts(count int) error {
 		n.NetNS = host.NetNS
 		n.CRI = "unix://" + filepath.Join(m.state(n.Name), "containerd.sock")
 	}
-	return nil
+	return m.makeControlPlaneHosts(network, controlPlane)
 }
 
 // state is the folder of a node's runtime state.

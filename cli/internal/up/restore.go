@@ -39,9 +39,24 @@ func Restore(ctx context.Context, config RestoreConfig) error {
 	} else if err != nil {
 		return err
 	}
-	if err := store.Restore(ctx, store.RestoreConfig{File: config.File, DataDir: dir.path("store")}); err != nil {
+	m, _, err := dir.load()
+	if err != nil {
 		return err
 	}
-	fmt.Fprintf(config.Out, "Restored into %s: start the cluster with `dhow up`.\n", dir)
+	again := "dhow up"
+	if len(m.Hosts) == 0 {
+		err = store.Restore(ctx, store.RestoreConfig{File: config.File, DataDir: dir.path("store")})
+	} else {
+		again = fmt.Sprintf("dhow up --hosts %d", len(m.Hosts))
+	}
+	for _, h := range m.Hosts {
+		if err == nil {
+			err = store.Restore(ctx, store.RestoreConfig{File: config.File, DataDir: m.storeDir(dir, h), Members: m.storeMembers(h)})
+		}
+	}
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(config.Out, "Restored into %s: start the cluster with `%s`.\n", dir, again)
 	return nil
 }

@@ -32,6 +32,8 @@ type machine struct {
 	Gateway netip.Addr `json:"gateway"`
 	Bridge  string     `json:"bridge"`
 	Nodes   []node     `json:"nodes"`
+	// Hosts are those of the control plane, when it has its own.
+	Hosts []host `json:"hosts,omitempty"`
 	// Runtime is the folder of the bundled container runtime that was used last: who stops the cluster need not name it again.
 	Runtime string `json:"runtime,omitempty"`
 }

@@ -54,6 +54,8 @@ type Config struct {
 	Kubernetes string
 	// Separate runs every service in a process of its own, two API servers among them.
 	Separate bool
+	// Hosts is on how many hosts of their own, network namespaces beside the nodes, these processes run; 0: on this machine's loopback.
+	Hosts int
 	// Without leaves one service out, to see what the others do.
 	Without string
 	// NodeGrace is how long a node may be silent before it counts as lost; EvictAfter how long its pods then wait.
@@ -117,6 +119,9 @@ func Run(ctx context.Context, config Config) (err error) {
 			return err
 		}
 	}
+	if config.Hosts > 0 {
+		doors = nil // nobody else has ports of the hosts
+	}
 	// Services of their own that an `up` which was killed has left behind have the ports and the data.
 	if err := stopLeftServices(ctx, dir); err != nil {
 		return err
@@ -139,7 +144,10 @@ func Run(ctx context.Context, config Config) (err error) {
 	if len(m.Nodes) > config.Nodes {
 		return fmt.Errorf("%s has %d nodes, --nodes is %d: a node is not taken away: give --nodes %d, or `dhow down --purge` to begin anew", dir, len(m.Nodes), config.Nodes, len(m.Nodes))
 	}
-	if err := m.makeHosts(config.Nodes); err != nil {
+	if found && len(m.Hosts) != config.Hosts {
+		return fmt.Errorf("%s was begun with --hosts %d, and the data is where that puts it: give that again, or `dhow down --purge` to begin anew", dir, len(m.Hosts))
+	}
+	if err := m.makeHosts(config.Nodes, config.Hosts); err != nil {
 		return err
 	}
 	m.Runtime = config.RuntimeDir
@@ -154,8 +162,11 @@ func (config *Config) check() error {
 	if os.Geteuid() != 0 {
 		return errors.New("dhow up makes network namespaces and containers: run it as root")
 	}
-	if config.Nodes < 1 || config.Nodes > 200 {
-		return fmt.Errorf("--nodes %d: give 1 to 200", config.Nodes)
+	if config.Nodes < 1 || config.Nodes > maxNodes {
+		return fmt.Errorf("--nodes %d: give 1 to %d", config.Nodes, maxNodes)
+	}
+	if err := config.checkHosts(); err != nil {
+		return err
 	}
 	absolute, err := filepath.Abs(config.DataDir)
 	if err != nil {
@@ -252,6 +263,7 @@ func (c *cluster) certificates() []certificate {
 			local = append(local, net.IP(host.AsSlice()))
 		}
 	}
+	local = append(local, c.machine.hostIPs()...)
 	server := func(name string, id string) certificate {
 		return certificate{pki.FilesIn(c.dir.pki(), name), pki.Request{
 			Identity: identity.Identity{Name: id}, DNSNames: []string{name + ".dhow", "localhost"}, IPs: local, Server: true, Client: true,
@@ -288,15 +300,15 @@ func (c *cluster) announce(ctx context.Context, plane controlPlane, began time.T
 		return err
 	}
 	fmt.Fprintf(c.config.Out, "API server answers on %s after %s\n", strings.Join(config.Servers, ", "), answered.Round(time.Millisecond))
-	if err := c.writeKubeconfig(); err != nil {
+	if err := c.writeKubeconfig(plane.kubernetes()); err != nil {
 		return err
 	}
 	if err := c.waitNodes(ctx, conn); err != nil {
 		return nil // ctx has ended
 	}
 	fmt.Fprintf(c.config.Out, "Dhow is ready: %d nodes after %s. Data in %s.\n", len(c.machine.Nodes), time.Since(began).Round(time.Millisecond), c.dir)
-	if c.config.Kubernetes != "" {
-		fmt.Fprintf(c.config.Out, "The Kubernetes API is on %s: export KUBECONFIG=%s, or `dhow kubectl`.\n", c.kubernetesClient(0), c.dir.kubeconfig())
+	if servers := plane.kubernetes(); len(servers) > 0 {
+		fmt.Fprintf(c.config.Out, "The Kubernetes API is on %s: export KUBECONFIG=%s, or `dhow kubectl`.\n", strings.Join(servers, ", "), c.dir.kubeconfig())
 	}
 	if c.dir.client() == connect.Default {
 		fmt.Fprintln(c.config.Out, "Use it with `dhow get nodes`. Ctrl-C stops the control plane and leaves pods running; `dhow down` stops all.")
