@@ -14,6 +14,7 @@ import (
 
 	corev1 "dhow.dev/gen/go/dhow/core/v1"
 	metav1 "dhow.dev/gen/go/dhow/meta/v1"
+	metricsv1 "dhow.dev/gen/go/dhow/metrics/v1beta1"
 	nodev1 "dhow.dev/gen/go/dhow/node/v1"
 	"dhow.dev/pkg/client"
 	"dhow.dev/pkg/identity"
@@ -155,9 +156,9 @@ func TestUsageOfAllNodes(t *testing.T) {
 	// Each node tells the API server that has its session.
 	c.attach("apiserver", "n1", answering).send(usage("p", 5))
 	c.attach("apiserver-2", "n2", answering).send(usage("q", 7))
-	masters := identity.Identity{Name: identity.Admin, Groups: []string{identity.Masters}}
+	peer := identity.Identity{Name: identity.APIServer}
 	for server, node := range map[string]string{"apiserver": "n1", "apiserver-2": "n2"} {
-		sessions := nodev1.NewSessionsClient(c.dial(server, masters))
+		sessions := nodev1.NewSessionsClient(c.dial(server, peer))
 		for {
 			answer, err := sessions.Usage(within(t), &nodev1.UsageRequest{})
 			if err != nil {
@@ -165,6 +166,15 @@ func TestUsageOfAllNodes(t *testing.T) {
 			}
 			if len(answer.GetNodes()) == 1 && answer.GetNodes()[0].GetName() == node {
 				break // what was sent has arrived
+			}
+		}
+	}
+	// Clients learn it from either.
+	for _, server := range []string{"apiserver", "apiserver-2"} {
+		admin := c.dial(server, identity.Identity{Name: identity.Admin, Groups: []string{identity.Masters}})
+		for _, node := range []string{"n1", "n2"} {
+			if _, err := client.For[*metricsv1.NodeMetrics](admin).Get(within(t), "", node); err != nil {
+				t.Errorf("metrics of %s by %s: %v", node, server, err)
 			}
 		}
 	}

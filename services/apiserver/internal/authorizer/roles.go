@@ -121,10 +121,11 @@ func controllerRules() []rule {
 	}
 }
 
-// peerRules let another API server pass on the calls that it has authorized itself, for nodes whose session is here.
+// peerRules let another API server pass on the calls that it has authorized itself, for nodes whose session is here, and ask what those nodes use.
 func peerRules() []rule {
 	return []rule{
 		{verbs: []string{"get", "create"}, groups: []string{""}, resources: append([]string{"pods/log"}, run...)},
+		{verbs: []string{"get"}, groups: []string{""}, resources: []string{"nodes/usage"}},
 	}
 }
 

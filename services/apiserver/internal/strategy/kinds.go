@@ -42,9 +42,11 @@ func kinds(cfg Config) map[schema.GroupKind]Strategy {
 		{Kind: "Secret"}:                rules[*corev1.Secret]{defaults: defaulting.Secret, validate: validation.Secret, validateNext: validation.SecretUpdate},
 		{Kind: "Event"}:                 rules[*corev1.Event]{validate: validation.CoreEvent},
 		{Kind: "ReplicationController"}: rules[*corev1.ReplicationController]{defaults: defaulting.ReplicationController, validate: validation.ReplicationController},
-		{Kind: "PersistentVolume"}:      rules[*corev1.PersistentVolume]{defaults: defaulting.PersistentVolume},
-		{Kind: "PersistentVolumeClaim"}: rules[*corev1.PersistentVolumeClaim]{defaults: defaulting.PersistentVolumeClaim, validate: validation.PersistentVolumeClaim},
-		{Kind: "LimitRange"}:            rules[*corev1.LimitRange]{defaults: defaulting.LimitRange},
+		{Kind: "PersistentVolume"}:      rules[*corev1.PersistentVolume]{defaults: defaulting.PersistentVolume, validate: validation.PersistentVolume, validateNext: validation.PersistentVolumeUpdate},
+		{Kind: "PersistentVolumeClaim"}: rules[*corev1.PersistentVolumeClaim]{
+			defaults: defaulting.PersistentVolumeClaim, validate: validation.PersistentVolumeClaim, validateNext: validation.PersistentVolumeClaimUpdate, validateState: validation.PersistentVolumeClaimStatusUpdate,
+		},
+		{Kind: "LimitRange"}: rules[*corev1.LimitRange]{defaults: defaulting.LimitRange},
 
 		{Group: "apps", Kind: "Deployment"}: rules[*appsv1.Deployment]{
 			defaults: defaulting.Deployment, validate: validation.Deployment, validateNext: validation.DeploymentUpdate, validateState: validation.DeploymentStatusUpdate,
