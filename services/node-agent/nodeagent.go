@@ -361,7 +361,7 @@ func Run(ctx context.Context, config Config) error {
 	left := &gauge{dir: config.DataDir, runtime: runtime, cgroups: cgroups, volumes: volumes, logDir: config.logDir(), memory: host.Capacity("memory"), used: used}
 	collector := &image.Collector{Runtime: runtime, Space: left.imageSpace, High: config.ImageHigh, Low: config.ImageLow, Logger: logger}
 	evicts = evictor.New(evictor.Config{
-		Thresholds: thresholds, Observe: left.observe, Pods: manager.Pods, Evict: manager.Evict, Reclaim: collector.Clear, Changed: health.lookAgain,
+		Thresholds: thresholds, Observe: left.observe, Pods: manager.Pods, Stored: left.stored, Evict: manager.Evict, Reclaim: collector.Clear, Changed: health.lookAgain,
 		Uses: func(ctx context.Context, signal evictor.Signal) (map[string]evictor.Use, error) {
 			return left.uses(ctx, signal, manager.Pods())
 		},

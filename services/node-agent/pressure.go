@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path/filepath"
 	"sync"
 	"time"
 
@@ -122,6 +123,41 @@ func (g *gauge) imageSpace(ctx context.Context) (free, size int64, err error) {
 	}
 	free, size, _, _, err = disk(dir)
 	return free, size, err
+}
+
+// stored returns what pods have on the disk, by UID.
+func (g *gauge) stored(ctx context.Context, pods []*corev1.Pod) (map[string]evictor.Stored, error) {
+	containers, err := g.runtime.Usage(ctx)
+	if err != nil {
+		return nil, err
+	}
+	all := map[string]evictor.Stored{}
+	for _, p := range pods {
+		uid, logs := p.GetMetadata().GetUid(), pod.LogDirectory(g.logDir, p)
+		s := evictor.Stored{Containers: map[string]int64{}}
+		for _, c := range containers {
+			if c.PodUID == uid {
+				s.Pod += int64(c.Disk)
+				s.Containers[c.Name] += int64(c.Disk)
+			}
+		}
+		for name := range s.Containers {
+			bytes, _, err := usage.Tree(ctx, filepath.Join(logs, name))
+			if err != nil {
+				return nil, err
+			}
+			s.Containers[name] += bytes
+		}
+		for _, dir := range []string{g.volumes.PodDir(uid), logs} {
+			bytes, _, err := usage.Tree(ctx, dir)
+			if err != nil {
+				return nil, err
+			}
+			s.Pod += bytes
+		}
+		all[uid] = s
+	}
+	return all, nil
 }
 
 // uses returns what pods use of what a signal is about, by UID.

@@ -43,6 +43,8 @@ type Config struct {
 	// Pods are the pods that have resources of the node, Uses what they use of what a signal is about, by UID.
 	Pods func() []*corev1.Pod
 	Uses func(context.Context, Signal) (map[string]Use, error)
+	// Stored is what pods have on the disk, by UID; it is asked for pods with limits only. Nil: such limits bound nothing.
+	Stored func(context.Context, []*corev1.Pod) (map[string]Stored, error)
 	// Evict ends a pod, and says whether there was one to end.
 	Evict func(uid string, end *status.End) bool
 	// Reclaim frees disk of what nobody needs.
@@ -62,6 +64,9 @@ type Evictor struct {
 	// since is when a threshold was first seen crossed, without a look in between at which it was not; last when it was last.
 	since, last map[int]time.Time
 	pressures   Pressures
+
+	// over are the pods that were evicted for storing too much and have not ended yet. Only Run's goroutine touches it.
+	over map[string]bool
 }
 
 // New returns an evictor.
@@ -79,6 +84,7 @@ func (e *Evictor) Run(ctx context.Context) error {
 			return nil
 		case <-timer.C:
 		}
+		e.bound(ctx)
 		if uid := e.look(ctx); uid != "" {
 			e.await(ctx, uid)
 			timer.Reset(0)

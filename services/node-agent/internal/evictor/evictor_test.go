@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -29,6 +30,7 @@ type node struct {
 	reclaims  int
 	onReclaim func()
 	changes   int
+	stored    map[string]evictor.Stored
 }
 
 const capacity = 1000
@@ -57,6 +59,11 @@ func newNode(t *testing.T, hard, soft, graces, reclaim string) *node {
 			return slices.Clone(n.pods)
 		},
 		Uses: func(context.Context, evictor.Signal) (map[string]evictor.Use, error) { return n.uses, nil },
+		Stored: func(context.Context, []*corev1.Pod) (map[string]evictor.Stored, error) {
+			n.mu.Lock()
+			defer n.mu.Unlock()
+			return maps.Clone(n.stored), nil
+		},
 		Evict: func(uid string, end *status.End) bool {
 			n.mu.Lock()
 			defer n.mu.Unlock()
@@ -286,4 +293,56 @@ func TestThresholds(t *testing.T) {
 			t.Errorf("%+v: %v", c, err)
 		}
 	}
+}
+
+// TestLimitsOnTheDisk has pods with limits: what a container and its logs take, and what all of the pod takes, its volumes too, against the sum of the limits.
+func TestLimitsOnTheDisk(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNode(t, "memory.available<100", "", "", "")
+		n.set(evictor.Memory, 500)
+		limited := func(name, priority, first, second string) {
+			limit := func(bytes string) string {
+				if bytes == "" {
+					return ""
+				}
+				return ", resources: {limits: {ephemeral-storage: " + bytes + "}}"
+			}
+			n.pods = append(n.pods, podtest.Pod(t, fmt.Sprintf(`{metadata: {name: %[1]s, uid: %[1]s}, spec: {priority: %[2]s, containers: [{name: c%[3]s}, {name: d%[4]s}]}}`, name, priority, limit(first), limit(second))))
+		}
+		limited("within", "0", "1Ki", "1Ki")
+		limited("container", "0", "1Ki", "4Ki")
+		limited("volumes", "0", "1Ki", "1Ki")
+		limited("one-limit", "0", "2Ki", "")
+		limited("no-limit", "0", "", "")
+		limited("critical", "2000000000", "1Ki", "")
+		run(t, n, func() {
+			if n.gone() != "" {
+				t.Fatal(n.gone())
+			}
+			n.mu.Lock()
+			n.stored = map[string]evictor.Stored{
+				"within":    {Pod: 2048, Containers: map[string]int64{"c": 1024, "d": 1024}},
+				"container": {Pod: 2000, Containers: map[string]int64{"c": 1025, "d": 975}},
+				"volumes":   {Pod: 2049, Containers: map[string]int64{"c": 1025, "d": 0}},
+				"one-limit": {Pod: 2049, Containers: map[string]int64{"c": 0, "d": 2049}},
+				"no-limit":  {Pod: 1 << 40, Containers: map[string]int64{"c": 1 << 40}},
+				"critical":  {Pod: 1 << 40, Containers: map[string]int64{"c": 1 << 40}},
+			}
+			n.mu.Unlock()
+			time.Sleep(time.Minute)
+			synctest.Wait()
+			if got := n.gone(); got != "container volumes one-limit" {
+				t.Errorf("evicted %q", got)
+			}
+			for name, want := range map[string]string{
+				"container": `Container c exceeded its local ephemeral storage limit "1Ki". `,
+				"volumes":   "Pod ephemeral local storage usage exceeds the total limit of containers 2Ki. ",
+				"one-limit": "Pod ephemeral local storage usage exceeds the total limit of containers 2Ki. ",
+			} {
+				if end := n.end(name); end == nil || end.Reason != "Evicted" || end.Message != want || end.Disrupted || *end.Grace != time.Second {
+					t.Errorf("%s: %+v", name, end)
+				}
+			}
+		})
+	})
 }
