@@ -15,5 +15,5 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	streams := command.Streams{In: os.Stdin, Out: os.Stdout, Err: os.Stderr}
-	os.Exit(command.Main(ctx, os.Args[1:], streams, local.Commands(streams)...))
+	os.Exit(command.Main(ctx, os.Args[1:], streams, append(local.Commands(streams), command.NewRelease(streams))...))
 }

@@ -1,0 +1,93 @@
+package command
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+
+	"github.com/spf13/cobra"
+	corev1client "k8s.io/client-go/kubernetes/typed/core/v1"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
+
+	"dhow.dev/cli/internal/release"
+)
+
+// NewRelease is what the charts of helm/ run in the cluster that they install a control plane into. It needs no cluster of its own, and people do not type it.
+func NewRelease(streams Streams) *cobra.Command {
+	c := &cobra.Command{
+		Use:    "release",
+		Short:  "Keep the secrets of a control plane that Helm has installed",
+		Hidden: true,
+	}
+	c.AddCommand(newReleaseCertificates(streams), newReleaseKeys())
+	return c
+}
+
+func newReleaseCertificates(streams Streams) *cobra.Command {
+	config := release.Config{Out: streams.Out}
+	var kubeconfig, namespace, serviceCIDR string
+	c := &cobra.Command{
+		Use:   "certificates",
+		Short: "Make and renew the Secrets of a control plane",
+		Long: `Make the Secrets of a control plane, in the cluster that this runs in: the authority, a certificate for each service and the administrator, the keys that API servers share.
+What is there and good stays; certificates are renewed when two thirds of their life are over; the authority and the keys are never replaced.`,
+		Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			if err := config.Validate(); err != nil {
+				return err
+			}
+			if namespace == "" {
+				return errors.New("give --namespace, that of the release")
+			}
+			var err error
+			if config.ServiceCIDR, err = netip.ParsePrefix(serviceCIDR); err != nil {
+				return fmt.Errorf("--service-cidr: %w", err)
+			}
+			access, err := accessTo(kubeconfig)
+			if err != nil {
+				return err
+			}
+			client, err := corev1client.NewForConfig(access)
+			if err != nil {
+				return err
+			}
+			config.Secrets = client.Secrets(namespace)
+			return release.Ensure(c.Context(), config)
+		},
+	}
+	flags := c.Flags()
+	flags.StringVar(&kubeconfig, "kubeconfig", "", "the cluster that the release is in (default the one that this runs in)")
+	flags.StringVar(&namespace, "namespace", "", "the release's namespace")
+	flags.StringVar(&config.Name, "name", "", "the control plane's name, with which the names of Secrets begin")
+	flags.StringToStringVar(&config.Labels, "label", nil, "labels of Secrets that are made")
+	flags.StringSliceVar(&config.APIServerNames, "apiserver-name", nil, "names and addresses at which the API server is reached")
+	flags.StringVar(&serviceCIDR, "service-cidr", "10.96.0.0/16", "the new cluster's range of cluster IPs")
+	flags.StringSliceVar(&config.Servers, "server", nil, "where the administrator reaches the gRPC API, host:port")
+	flags.StringVar(&config.Kubernetes, "kubernetes-server", "", "where the administrator reaches the Kubernetes API, https://host:port")
+	flags.DurationVar(&config.TTL, "ttl", 0, "how long certificates are valid (default 90 days)")
+	flags.BoolVar(&config.KeysOnly, "keys-only", false, "make the keys, and leave certificates to somebody else")
+	flags.StringVar(&config.Dir, "dir", "", "folder, in memory if possible, for what is worked on (default the system's for temporary files)")
+	return c
+}
+
+// accessTo is the cluster of a kubeconfig or, without, the one that this pod is in.
+func accessTo(kubeconfig string) (*rest.Config, error) {
+	if kubeconfig == "" {
+		return rest.InClusterConfig()
+	}
+	return clientcmd.BuildConfigFromFlags("", kubeconfig)
+}
+
+func newReleaseKeys() *cobra.Command {
+	var from, to string
+	c := &cobra.Command{
+		Use:   "keys",
+		Short: "Copy the keys of API servers to where nobody else reads them",
+		Args:  cobra.NoArgs,
+		RunE:  func(*cobra.Command, []string) error { return release.CopyKeys(from, to) },
+	}
+	c.Flags().StringVar(&from, "from", "", "folder with the keys")
+	c.Flags().StringVar(&to, "to", "", "folder for them")
+	return c
+}
