@@ -11,7 +11,6 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"time"
 
@@ -20,6 +19,7 @@ import (
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 
 	"dhow.dev/cli/internal/connect"
+	"dhow.dev/cli/internal/credentials"
 	corev1 "dhow.dev/gen/go/dhow/core/v1"
 	"dhow.dev/pkg/client"
 	"dhow.dev/pkg/identity"
@@ -257,25 +257,17 @@ type certificate struct {
 }
 
 func (c *cluster) certificates() []certificate {
-	local := []net.IP{net.IPv4(127, 0, 0, 1), net.ParseIP("::1"), net.IP(c.machine.Gateway.AsSlice())}
+	local := []net.IP{net.IP(c.machine.Gateway.AsSlice())}
 	for _, d := range c.config.doors() {
 		if host, _, err := d.split(); err == nil && !host.IsUnspecified() {
 			local = append(local, net.IP(host.AsSlice()))
 		}
 	}
 	local = append(local, c.machine.hostIPs()...)
-	server := func(name string, id string) certificate {
-		return certificate{pki.FilesIn(c.dir.pki(), name), pki.Request{
-			Identity: identity.Identity{Name: id}, DNSNames: []string{name + ".dhow", "localhost"}, IPs: local, Server: true, Client: true,
-		}}
-	}
-	apiserver := server("apiserver", identity.APIServer)
-	// What pods call the Kubernetes API.
-	apiserver.request.DNSNames = append(apiserver.request.DNSNames, "kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc.cluster.local")
-	apiserver.request.IPs = append(slices.Clone(local), kubernetesService)
-	list := []certificate{
-		{pki.FilesIn(c.dir.pki(), "admin"), pki.Request{Identity: identity.Identity{Name: identity.Admin, Groups: []string{identity.Masters}}, Client: true}},
-		server("store", identity.Store), apiserver, server("scheduler", identity.Scheduler), server("controller-manager", identity.ControllerManager),
+	var list []certificate
+	at := credentials.Addresses{All: local, APIServerIPs: []net.IP{kubernetesService}}
+	for _, holder := range append(credentials.ControlPlane(at), credentials.Admin()) {
+		list = append(list, certificate{pki.FilesIn(c.dir.pki(), holder.Name), holder.Request})
 	}
 	for _, n := range c.machine.Nodes {
 		list = append(list, certificate{pki.FilesIn(c.dir.pki(), "node-"+n.Name), pki.Request{Identity: identity.Node(n.Name), Client: true}})
