@@ -116,6 +116,9 @@ func Embed(ctx context.Context, config EmbedConfig) (*Embedded, error) {
 		quota: orDefault(config.Quota, DefaultQuota), alone: config.Members == nil,
 	}
 	e.common = common{kv: e.rpc, limits: engine.Limits{Operations: maxTxnOps, Bytes: maxRequestBytes}}
+	if !e.alone {
+		e.kv = led{e.rpc, server}
+	}
 	return e, nil
 }
 
@@ -171,11 +174,15 @@ func (e *Embedded) compacted() engine.Revision {
 // send.
 func (e *Embedded) List(ctx context.Context, r engine.Range, page func([]engine.Item) error) (bool, error) {
 	stream := &rangeStream{ctx: ctx, page: page}
-	err := e.rpc.RangeStream(&pb.RangeRequest{
-		Key: r.Start, RangeEnd: r.End, Revision: int64(r.Revision), Limit: r.Limit,
-		// The only member has applied every revision that anyone has seen; one of several may lag.
-		Serializable: e.alone,
-	}, stream)
+	var err error
+	for again := true; again; {
+		err = e.rpc.RangeStream(&pb.RangeRequest{
+			Key: r.Start, RangeEnd: r.End, Revision: int64(r.Revision), Limit: r.Limit,
+			// The only member has applied every revision that anyone has seen; one of several may lag.
+			Serializable: e.alone,
+		}, stream)
+		again = leaderChanged(err) && !stream.began && ctx.Err() == nil
+	}
 	if stream.err != nil {
 		return false, stream.err
 	}
@@ -190,8 +197,10 @@ type rangeStream struct {
 	grpc.ServerStream // never called
 	ctx               context.Context
 	page              func([]engine.Item) error
-	more              bool
-	err               error
+	// began says that a page was handed out.
+	began bool
+	more  bool
+	err   error
 }
 
 func (s *rangeStream) Context() context.Context { return s.ctx }
@@ -201,7 +210,7 @@ func (s *rangeStream) Send(response *pb.RangeStreamResponse) error {
 	if len(response.RangeResponse.Kvs) == 0 {
 		return nil
 	}
-	s.err = s.page(items(response.RangeResponse.Kvs))
+	s.began, s.err = true, s.page(items(response.RangeResponse.Kvs))
 	return s.err
 }
 

@@ -119,11 +119,9 @@ func authorize(ctx context.Context, method string) error {
 	return nil
 }
 
-// grpcError gives an engine's error its code. Errors without one are internal, and the transport logs and hides them.
+// grpcError gives an engine's error its code, whatever code etcd gave to what is behind it. Statuses of this package stay as they are; errors without a code are internal, and
+// the transport logs and hides them.
 func grpcError(err error) error {
-	if _, ok := status.FromError(err); ok || err == nil {
-		return err
-	}
 	for _, known := range []struct {
 		err  error
 		code codes.Code

@@ -3,6 +3,7 @@ package server
 import (
 	"context"
 	"errors"
+	"fmt"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -70,6 +71,14 @@ func TestErrors(t *testing.T) {
 		if got := status.Code(grpcError(errors.Join(errors.New("context"), err))); got != code {
 			t.Errorf("%v: %s, want %s", err, got, code)
 		}
+	}
+	// What etcd answers while it elects a leader has no code of its own there.
+	dropped := fmt.Errorf("%w (%w)", engine.ErrUncertain, status.Error(codes.Unknown, "raft proposal dropped"))
+	if got := status.Code(grpcError(dropped)); got != codes.Unavailable {
+		t.Errorf("%v: %s", dropped, got)
+	}
+	if got := status.Code(grpcError(invalid("key"))); got != codes.InvalidArgument || grpcError(nil) != nil {
+		t.Errorf("an own status became %s", got)
 	}
 	if _, known := status.FromError(grpcError(errors.New("bug"))); known {
 		t.Error("an unknown error got a code")
