@@ -4,6 +4,7 @@
 package scenarios
 
 import (
+	"slices"
 	"testing"
 
 	"dhow.dev/e2e/cluster"
@@ -39,10 +40,25 @@ func TestOneProcess(t *testing.T) { run(t, cluster.Options{Nodes: 3}) }
 
 func TestSeparateProcesses(t *testing.T) { run(t, cluster.Options{Nodes: 3, Separate: true}) }
 
-func run(t *testing.T, options cluster.Options) {
+// TestControlPlaneHosts runs what several stores, elections and hosts could matter to: calls into containers by either API server, restarts of everything, nodes that are lost, and
+// backups, which are restored into all stores.
+func TestControlPlaneHosts(t *testing.T) {
+	run(t, cluster.Options{Nodes: 3, Hosts: 3}, "containers", "nodes are lost", "the control plane restarts", "backups are restored")
+}
+
+// run runs the named scenarios; without names all of them.
+func run(t *testing.T, options cluster.Options, names ...string) {
 	c := cluster.Start(t, options)
 	c.Images(t)
+	left := slices.Clone(names)
 	for _, s := range all {
+		if len(names) > 0 && !slices.Contains(names, s.name) {
+			continue
+		}
+		left = slices.DeleteFunc(left, func(name string) bool { return name == s.name })
 		t.Run(s.name, func(t *testing.T) { s.run(t, c) })
+	}
+	if len(left) > 0 {
+		t.Errorf("there are no scenarios %q", left)
 	}
 }
