@@ -13,6 +13,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"time"
 
@@ -22,6 +23,7 @@ import (
 
 	corev1 "dhow.dev/gen/go/dhow/core/v1"
 	discoveryv1 "dhow.dev/gen/go/dhow/discovery/v1"
+	metav1 "dhow.dev/gen/go/dhow/meta/v1"
 	runtimev1 "dhow.dev/gen/go/dhow/runtime/v1"
 	"dhow.dev/pkg/client"
 	"dhow.dev/pkg/informer"
@@ -294,7 +296,12 @@ func Run(ctx context.Context, config Config) error {
 	if err != nil {
 		return err
 	}
-	self.OnChange(func(_, node *corev1.Node) { volumes.Node(node) })
+	self.OnChange(func(_, node *corev1.Node) {
+		volumes.Node(node)
+		if unsettled(node.GetStatus()) {
+			health.sayAgain()
+		}
+	})
 	drivers = csi.New(csi.Config{
 		NodeName: config.NodeName, Dir: filepath.Join(config.DataDir, "plugins_registry"), Host: volumes.Host, Conn: config.APIServer, Logger: logger,
 		Changed: func() {
@@ -305,7 +312,7 @@ func Run(ctx context.Context, config Config) error {
 	images := image.New(runtime, config.ParallelPulls)
 	manager, err = pod.New(pod.Config{
 		Pressure: func(p *corev1.Pod) *status.End { return evicts.Admit(p) },
-		NodeName: config.NodeName, NodeLabels: labelsOf(self, config.NodeName), HostIPs: addresses, Allocatable: host.Allocatable(), MemoryBytes: host.Memory(), HugePages: host.HugePages(),
+		NodeName: config.NodeName, NodeLabels: labelsOf(self, config.NodeName), Extended: extendedOf(self, config.NodeName), HostIPs: addresses, Allocatable: host.Allocatable(), MemoryBytes: host.Memory(), HugePages: host.HugePages(),
 		Runtime: runtime, Images: images, Volumes: volumes, Cgroups: cgroups,
 		Host: pod.Host{Sysctls: config.UnsafeSysctls, AppArmor: machine.AppArmor()},
 		Handlers: func(class string) (string, bool) {
@@ -407,6 +414,36 @@ func Run(ctx context.Context, config Config) error {
 		tasks = append(tasks, task{"container runtime", runtimeTask})
 	}
 	return runAll(ctx, append(tasks, network...))
+}
+
+// unsettled says whether somebody has changed how much the node has of a resource with a domain, so that pods do not get as much of it yet. The API server settles that
+// when the agent reports.
+func unsettled(s *corev1.NodeStatus) bool {
+	for name, have := range s.GetCapacity() {
+		if strings.Contains(name, "/") && s.GetAllocatable()[name].GetString() != have.GetString() {
+			return true
+		}
+	}
+	for name := range s.GetAllocatable() {
+		if strings.Contains(name, "/") && s.GetCapacity()[name] == nil {
+			return true
+		}
+	}
+	return false
+}
+
+// extendedOf returns what the API server says that pods may use of resources with a domain.
+func extendedOf(nodes *informer.Store[*corev1.Node], name string) func() map[string]*metav1.Quantity {
+	return func() map[string]*metav1.Quantity {
+		node, _ := nodes.Get("", name)
+		extended := map[string]*metav1.Quantity{}
+		for name, quantity := range node.GetStatus().GetAllocatable() {
+			if strings.Contains(name, "/") {
+				extended[name] = quantity
+			}
+		}
+		return extended
+	}
 }
 
 // labelsOf returns what the API server has as the node's labels: users put labels on nodes that the agent knows nothing of.
@@ -528,6 +565,16 @@ func (h *nodeHealth) node() *corev1.Node {
 		h.status.SetVolumesInUse(h.volumes())
 	}
 	return h.machine.Node(h.status)
+}
+
+// sayAgain reports the status once more, though it is the same.
+func (h *nodeHealth) sayAgain() {
+	h.mu.Lock()
+	status := h.status
+	h.mu.Unlock()
+	if status != nil {
+		h.changed(status)
+	}
 }
 
 // lookAgain makes a change known that would only be seen at the next look.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"strings"
 	"time"
 
 	"google.golang.org/grpc/codes"
@@ -223,6 +224,20 @@ func merge(into *kcorev1.NodeStatus, from kcorev1.NodeStatus, now time.Time) {
 	}
 	from.Conditions = conditions
 	from.Phase, from.VolumesAttached = into.Phase, into.VolumesAttached
+	from = *from.DeepCopy()
+	// Resources with a domain that the agent knows nothing of are those of others, who write the capacity; as with a kubelet all of it is for pods.
+	for name, quantity := range into.Capacity {
+		if _, own := from.Capacity[name]; own || !strings.Contains(string(name), "/") {
+			continue
+		}
+		if from.Allocatable == nil {
+			from.Allocatable = kcorev1.ResourceList{}
+		}
+		if from.Capacity == nil {
+			from.Capacity = kcorev1.ResourceList{}
+		}
+		from.Capacity[name], from.Allocatable[name] = quantity, quantity
+	}
 	from.DeepCopyInto(into)
 }
 

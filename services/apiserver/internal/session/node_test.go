@@ -47,6 +47,17 @@ func TestMergeOfStatuses(t *testing.T) {
 		t.Errorf("what the agent no longer reports is still there: %v", changed.Capacity)
 	}
 
+	foreign := *stored.DeepCopy()
+	foreign.Capacity["example.com/things"], foreign.Allocatable = resource.MustParse("3"), kcorev1.ResourceList{"example.com/gone": resource.MustParse("1")}
+	reported := kcorev1.NodeStatus{Capacity: kcorev1.ResourceList{kcorev1.ResourceCPU: resource.MustParse("2")}, Allocatable: kcorev1.ResourceList{kcorev1.ResourceCPU: resource.MustParse("1")}}
+	merge(&foreign, reported, now)
+	if c, a := foreign.Capacity, foreign.Allocatable; len(c) != 2 || len(a) != 2 || c["example.com/things"] != resource.MustParse("3") || a["example.com/things"] != resource.MustParse("3") || a[kcorev1.ResourceCPU] != resource.MustParse("1") {
+		t.Errorf("others' resources: capacity %v, allocatable %v", c, a)
+	}
+	if len(reported.Capacity) != 1 || len(reported.Allocatable) != 1 {
+		t.Errorf("they became the agent's: %v", reported)
+	}
+
 	message := *stored.DeepCopy()
 	news := condition(kcorev1.NodeReady, kcorev1.ConditionTrue, 150)
 	news.Message = "more"

@@ -29,7 +29,7 @@ func (m *Manager) admit(p *corev1.Pod) *status.End {
 	if m.NodeLabels != nil {
 		labels = m.NodeLabels()
 	}
-	end := Admit(m.NodeName, labels, m.Allocatable, others, p)
+	end := Admit(m.NodeName, labels, m.allocatable(), others, p)
 	if end == nil || !IsCritical(p) || !strings.HasPrefix(end.Reason, "OutOf") {
 		return end
 	}
@@ -41,6 +41,16 @@ func (m *Manager) admit(p *corev1.Pod) *status.End {
 		m.evict(v.GetMetadata().GetUid(), &status.End{Reason: "Preempting", Message: "Preempted in order to admit critical pod", Disrupted: true})
 	}
 	return nil
+}
+
+// allocatable returns all that pods may use.
+func (m *Manager) allocatable() map[string]*metav1.Quantity {
+	if m.Extended == nil {
+		return m.Allocatable
+	}
+	all := m.Extended()
+	maps.Copy(all, m.Allocatable)
+	return all
 }
 
 // others are the pods that have resources of the node, but for one. m.mu is held.

@@ -89,6 +89,18 @@ func TestThePodsThatAMachineRefuses(t *testing.T) {
 	}
 }
 
+// TestOthersCountSomeResources has a node with one thing of a kind that the agent itself knows nothing of.
+func TestOthersCountSomeResources(t *testing.T) {
+	test(t, func(t *testing.T, w *world) {
+		for name, reason := range map[string]string{"1": "", "2": "OutOfexample.com/thing"} {
+			w.set(podtest.Pod(t, `{metadata: {name: n`+name+`, uid: n`+name+`}, spec: {containers: [{name: c, image: "app:1", resources: {limits: {example.com/thing: `+name+`}, requests: {example.com/thing: `+name+`}}}]}}`))
+			if s := podtest.Status(t, w.status["n"+name]); s.Reason != reason {
+				t.Errorf("%s: %s %s: %s", name, s.Phase, s.Reason, s.Message)
+			}
+		}
+	})
+}
+
 // TestACriticalPodTakesTheRoomOfOthers sends away the pod of the lowest priority that makes room, and no other.
 func TestACriticalPodTakesTheRoomOfOthers(t *testing.T) {
 	test(t, func(t *testing.T, w *world) {

@@ -49,7 +49,7 @@ func (m *Manager) victims(labels map[string]string, others []*corev1.Pod, p *cor
 	})
 	fits := func(gone []*corev1.Pod) bool {
 		left := slices.DeleteFunc(slices.Clone(others), func(o *corev1.Pod) bool { return slices.Contains(gone, o) })
-		return Admit(m.NodeName, labels, m.Allocatable, left, p) == nil
+		return Admit(m.NodeName, labels, m.allocatable(), left, p) == nil
 	}
 	n := 1
 	for n <= len(lower) && !fits(lower[:n]) {

@@ -73,6 +73,8 @@ type Config struct {
 	NodeLabels  func() map[string]string
 	HostIPs     []string
 	Allocatable map[string]*metav1.Quantity
+	// Extended returns what the API server has of resources that others than the agent count. May be nil.
+	Extended func() map[string]*metav1.Quantity
 	// HugePages says that the node has huge pages, so that each container is told how many it may have.
 	HugePages bool
 	// MemoryBytes is the machine's memory.

@@ -108,7 +108,10 @@ func newWorld(t *testing.T, runtime *fake.Runtime) *world {
 	m, err := pod.New(pod.Config{
 		NodeName: "n1", HostIPs: []string{"192.0.2.1"}, MemoryBytes: 8 << 30, Runtime: runtime, RuntimeName: "fake", Images: image.New(runtime, 1),
 		Allocatable: map[string]*metav1.Quantity{"cpu": quantity("2"), "memory": quantity("4Gi"), "pods": quantity("10")},
-		Volumes:     volume.New(t.TempDir()), References: w, Tokens: w, Services: func() []*corev1.Service { return nil }, Reporter: w, Events: w, State: w,
+		Extended: func() map[string]*metav1.Quantity {
+			return map[string]*metav1.Quantity{"example.com/thing": quantity("1")}
+		},
+		Volumes: volume.New(t.TempDir()), References: w, Tokens: w, Services: func() []*corev1.Service { return nil }, Reporter: w, Events: w, State: w,
 		Handlers: func(class string) (string, bool) { return "handler-of-" + class, class == "known" },
 		LogDir:   t.TempDir(), ParallelStarts: 2, Logger: slog.New(slog.DiscardHandler), Tracer: tracenoop.NewTracerProvider().Tracer(""), Meter: metricnoop.NewMeterProvider().Meter(""),
 	})

@@ -58,12 +58,12 @@ func (w *worker) allot(p *corev1.Pod) *corev1.Pod {
 
 // room says why a pod's new resources do not fit on the node, nil when they do.
 func (m *Manager) room(p *corev1.Pod) *status.End {
-	if end := Admit(m.NodeName, nil, m.Allocatable, nil, p); end != nil {
+	if end := Admit(m.NodeName, nil, m.allocatable(), nil, p); end != nil {
 		return &status.End{Reason: status.ReasonInfeasible, Message: end.Message}
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if end := Admit(m.NodeName, nil, m.Allocatable, m.others(p.GetMetadata().GetUid()), p); end != nil {
+	if end := Admit(m.NodeName, nil, m.allocatable(), m.others(p.GetMetadata().GetUid()), p); end != nil {
 		return &status.End{Reason: status.ReasonDeferred, Message: end.Message}
 	}
 	return nil
