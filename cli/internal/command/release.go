@@ -61,6 +61,7 @@ What is there and good stays; certificates are renewed when two thirds of their 
 	flags.StringVar(&namespace, "namespace", "", "the release's namespace")
 	flags.StringVar(&config.Name, "name", "", "the control plane's name, with which the names of Secrets begin")
 	flags.StringToStringVar(&config.Labels, "label", nil, "labels of Secrets that are made")
+	flags.StringSliceVar(&config.StoreNames, "store-name", nil, "DNS names at which stores reach each other")
 	flags.StringSliceVar(&config.APIServerNames, "apiserver-name", nil, "names and addresses at which the API server is reached")
 	flags.StringVar(&serviceCIDR, "service-cidr", "10.96.0.0/16", "the new cluster's range of cluster IPs")
 	flags.StringSliceVar(&config.Servers, "server", nil, "where the administrator reaches the gRPC API, host:port")

@@ -68,7 +68,7 @@ func (o *outer) certificates(args ...string) result {
 	defer cancel()
 	code := Main(ctx, append([]string{
 		"release", "certificates", "--kubeconfig", o.kubeconfig, "--namespace", "default", "--name", "plane", "--label", "a=b", "--dir", o.dir,
-		"--apiserver-name", "plane-apiserver,203.0.113.1", "--service-cidr", "10.50.0.0/16", "--server", "plane-apiserver:7443", "--kubernetes-server", "https://plane-apiserver:6443",
+		"--store-name", "*.plane-store-members", "--apiserver-name", "plane-apiserver,203.0.113.1", "--service-cidr", "10.50.0.0/16", "--server", "plane-apiserver:7443", "--kubernetes-server", "https://plane-apiserver:6443",
 	}, args...), streams, NewRelease(streams))
 	return result{code, out.String(), problems.String()}
 }
@@ -166,6 +166,9 @@ func TestReleaseMakesSecrets(t *testing.T) {
 		if err := apiserver.VerifyHostname(host); err != nil {
 			t.Error(err)
 		}
+	}
+	if err := parsed(t, all["plane-store"]["tls.crt"]).VerifyHostname("plane-store-2.plane-store-members"); err != nil {
+		t.Error(err)
 	}
 	if admin := parsed(t, all["plane-admin"]["tls.crt"]); !slices.Equal(admin.Subject.Organization, []string{identity.Masters}) {
 		t.Errorf("the administrator's groups: %v", admin.Subject.Organization)

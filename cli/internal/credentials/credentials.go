@@ -22,6 +22,8 @@ type Holder struct {
 type Addresses struct {
 	// All are those of every service.
 	All []net.IP
+	// StoreNames are at which stores that keep data together reach each other.
+	StoreNames []string
 	// APIServerNames and APIServerIPs are the API server's own.
 	APIServerNames []string
 	APIServerIPs   []net.IP
@@ -43,5 +45,7 @@ func ControlPlane(at Addresses) []Holder {
 	names := append([]string{"kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc.cluster.local"}, at.APIServerNames...)
 	apiserver.Request.DNSNames = append(apiserver.Request.DNSNames, names...)
 	apiserver.Request.IPs = append(slices.Clone(local), at.APIServerIPs...)
-	return []Holder{service("store", identity.Store), apiserver, service("scheduler", identity.Scheduler), service("controller-manager", identity.ControllerManager)}
+	store := service("store", identity.Store)
+	store.Request.DNSNames = append(store.Request.DNSNames, at.StoreNames...)
+	return []Holder{store, apiserver, service("scheduler", identity.Scheduler), service("controller-manager", identity.ControllerManager)}
 }

@@ -43,6 +43,8 @@ type Config struct {
 	Name string
 	// Labels are put on Secrets that are made.
 	Labels map[string]string
+	// StoreNames are the DNS names at which stores reach each other; a * stands for the first label.
+	StoreNames []string
 	// APIServerNames are DNS names and addresses at which the API server is reached, beside its own.
 	APIServerNames []string
 	// ServiceCIDR is the range of the new cluster's cluster IPs: the first one is its API server's.
@@ -93,7 +95,7 @@ func (m maker) secret(what string) string { return m.Name + "-" + what }
 
 // addresses splits what the API server is called into names and addresses.
 func (m maker) addresses() credentials.Addresses {
-	at := credentials.Addresses{}
+	at := credentials.Addresses{StoreNames: m.StoreNames}
 	if m.ServiceCIDR.IsValid() {
 		at.APIServerIPs = append(at.APIServerIPs, m.ServiceCIDR.Masked().Addr().Next().AsSlice())
 	}

@@ -25,6 +25,11 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- toYaml (concat $names .Values.certificates.apiserverNames | uniq) -}}
 {{- end -}}
 
+{{/* The stores reach each other at names below this one. */}}
+{{- define "certificates.stores" -}}
+*.{{ include "dhow.secret" (list . "store") }}-members.{{ .Release.Namespace }}.svc
+{{- end -}}
+
 {{/* The Secrets that the job makes, by what they are for. */}}
 {{- define "certificates.secrets" -}}
 {{- if .Values.certificates.certManager.enabled -}}
@@ -103,6 +108,7 @@ template:
           {{- if .certManager.enabled }}
           - --keys-only
           {{- else }}
+          - --store-name={{ include "certificates.stores" $root }}
           - --apiserver-name={{ include "certificates.names" $root | fromYamlArray | join "," }}
           - --service-cidr={{ dig "network" "serviceCIDR" "10.96.0.0/16" $root.Values.apiserver }}
           - --server={{ include "certificates.server" (list $root "server" 7443) }}

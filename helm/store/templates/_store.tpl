@@ -48,7 +48,7 @@
 {{- end }}
 - --member=$(POD_NAME)
 - --members={{ join "," $members }}
-- --member-listen=:6439
+- --member-listen=0.0.0.0:6439
 - --members-token={{ .Values.membersToken | default (printf "%s/%s" .Release.Namespace $name) }}
 {{- end }}
 {{- end }}
