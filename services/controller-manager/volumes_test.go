@@ -181,6 +181,43 @@ func TestVolumesOfGoneClaims(t *testing.T) {
 	told(c, "default", "retain", "ClaimLost")
 }
 
+func TestClassesOfAttributesStayWhileTheyAreUsed(t *testing.T) {
+	c := newCluster(t, nil)
+	class := func(name string) *storagev1.VolumeAttributesClass {
+		return storagev1.VolumeAttributesClass_builder{Metadata: metav1.ObjectMeta_builder{Name: proto.String(name)}.Build(), DriverName: proto.String("d.example.com"),
+			Parameters: map[string]string{"speed": name}}.Build()
+	}
+	for _, name := range []string{"wanted", "had", "idle"} {
+		create(c, class(name))
+	}
+	wants := claim("wants", "1Gi", noClass())
+	wants.GetSpec().SetVolumeAttributesClassName("wanted")
+	create(c, wants)
+	driven := volume("has", volumeSpec{size: "1Gi", source: corev1.PersistentVolumeSource_builder{Csi: corev1.CSIPersistentVolumeSource_builder{
+		Driver: proto.String("d.example.com"), VolumeHandle: proto.String("h")}.Build()}.Build()})
+	driven.GetSpec().SetVolumeAttributesClassName("had")
+	create(c, driven)
+	for _, name := range []string{"wanted", "had", "idle"} {
+		remove[*storagev1.VolumeAttributesClass](c, "", name, nil)
+	}
+	left := func(want ...string) {
+		t.Helper()
+		eventually(c, "", strings.Join(want, " and ")+" are left", func(all []*storagev1.VolumeAttributesClass) bool {
+			var names []string
+			for _, class := range all {
+				names = append(names, class.GetMetadata().GetName())
+			}
+			slices.Sort(names)
+			return slices.Equal(names, want)
+		})
+	}
+	left("had", "wanted")
+	remove[*corev1.PersistentVolumeClaim](c, "default", "wants", nil)
+	left("had")
+	remove[*corev1.PersistentVolume](c, "", "has", nil)
+	left()
+}
+
 func TestClaimsGetADefaultClassThatComesLater(t *testing.T) {
 	c := newControlPlane(t)
 	create(c, storagev1.StorageClass_builder{Metadata: metav1.ObjectMeta_builder{Name: proto.String("plain")}.Build(), Provisioner: proto.String("example.com/disks")}.Build())

@@ -26,6 +26,7 @@ const (
 	legacyIngressClass = "kubernetes.io/ingress.class"
 	claimProtection    = "kubernetes.io/pvc-protection"
 	volumeProtection   = "kubernetes.io/pv-protection"
+	classProtection    = "kubernetes.io/vac-protection"
 )
 
 // defaultClass returns the name of the class that one of the annotations makes the default; of several the newest, or the first by name.
@@ -64,7 +65,7 @@ func (defaultStorageClass) mutate(ctx context.Context, q *Request) error {
 	return err
 }
 
-// storageProtection holds volumes and claims while they are used: a controller of the controller manager takes the finalizers away.
+// storageProtection holds volumes, claims and classes of attributes while they are used: a controller of the controller manager takes the finalizers away.
 type storageProtection struct{}
 
 func (storageProtection) mutate(_ context.Context, q *Request) error {
@@ -77,6 +78,8 @@ func (storageProtection) mutate(_ context.Context, q *Request) error {
 		finalizer = claimProtection
 	case *corev1.PersistentVolume:
 		finalizer = volumeProtection
+	case *storagev1.VolumeAttributesClass:
+		finalizer = classProtection
 	default:
 		return nil
 	}

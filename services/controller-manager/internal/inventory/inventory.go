@@ -77,6 +77,8 @@ type Stores struct {
 	StorageClasses    *informer.Store[*storagev1.StorageClass]
 	CSIDrivers        *informer.Store[*storagev1.CSIDriver]
 	VolumeAttachments *informer.Store[*storagev1.VolumeAttachment]
+	// VolumeAttributesClasses are kept while they are used.
+	VolumeAttributesClasses *informer.Store[*storagev1.VolumeAttributesClass]
 	// ServiceAccounts holds only those named default, ConfigMaps only those named kube-root-ca.crt.
 	ServiceAccounts *informer.Store[*corev1.ServiceAccount]
 	ConfigMaps      *informer.Store[*corev1.ConfigMap]
@@ -170,8 +172,9 @@ func New(conn grpc.ClientConnInterface, logger *slog.Logger) *Stores {
 				return nil
 			},
 		}}),
-		StorageClasses: informer.Add(inf, informer.Options[*storagev1.StorageClass]{}),
-		CSIDrivers:     informer.Add(inf, informer.Options[*storagev1.CSIDriver]{}),
+		StorageClasses:          informer.Add(inf, informer.Options[*storagev1.StorageClass]{}),
+		CSIDrivers:              informer.Add(inf, informer.Options[*storagev1.CSIDriver]{}),
+		VolumeAttributesClasses: informer.Add(inf, informer.Options[*storagev1.VolumeAttributesClass]{}),
 		VolumeAttachments: informer.Add(inf, informer.Options[*storagev1.VolumeAttachment]{Indexes: map[string]func(*storagev1.VolumeAttachment) []string{
 			ByVolume: func(a *storagev1.VolumeAttachment) []string {
 				return []string{a.GetSpec().GetSource().GetPersistentVolumeName()}
