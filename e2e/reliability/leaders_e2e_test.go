@@ -19,7 +19,6 @@ import (
 	"dhow.dev/e2e/images"
 	appsv1 "dhow.dev/gen/go/dhow/apps/v1"
 	corev1 "dhow.dev/gen/go/dhow/core/v1"
-	metav1 "dhow.dev/gen/go/dhow/meta/v1"
 	"dhow.dev/pkg/client"
 )
 
@@ -79,27 +78,12 @@ func scheduler(t *testing.T, c *cluster.Cluster, r *record, conn grpc.ClientConn
 // controllerManager: a Deployment that is scaled gets its new pods by the next one.
 func controllerManager(t *testing.T, c *cluster.Cluster, r *record, conn grpc.ClientConnInterface, ns string) {
 	deployments := client.For[*appsv1.Deployment](conn)
-	labels := map[string]string{"app": "web"}
-	web := appsv1.Deployment_builder{Metadata: meta(ns, "web"), Spec: appsv1.DeploymentSpec_builder{
-		Replicas: proto.Int32(1), Selector: metav1.LabelSelector_builder{MatchLabels: labels}.Build(),
-		Template: corev1.PodTemplateSpec_builder{Metadata: metav1.ObjectMeta_builder{Labels: labels}.Build(), Spec: sleeper()}.Build(),
-	}.Build()}.Build()
+	web := deployment(ns, 1)
 	must(t, "create a deployment", func(ctx context.Context) error {
 		_, err := deployments.Create(ctx, web, nil)
 		return err
 	})
-	count := func(want int) func(map[string]*corev1.Pod) bool {
-		return func(pods map[string]*corev1.Pod) bool {
-			have := 0
-			for _, p := range pods {
-				if p.GetMetadata().GetLabels()["app"] == "web" {
-					have++
-				}
-			}
-			return have == want
-		}
-	}
-	awaitPods(t, conn, ns, "the deployment's first pod", count(1))
+	awaitPods(t, conn, ns, "the deployment's first pod", replicas(1, ""))
 
 	leader := named(t, c, holder(t, conn, "kube-controller-manager"))
 	release := c.Hold(t)
@@ -111,7 +95,7 @@ func controllerManager(t *testing.T, c *cluster.Cluster, r *record, conn grpc.Cl
 		_, err := deployments.Update(ctx, web, nil)
 		return err
 	})
-	awaitPods(t, conn, ns, "the deployment's new pods", count(3))
+	awaitPods(t, conn, ns, "the deployment's new pods", replicas(3, ""))
 	r.took(t, "`kill -9` of the leading controller manager: until a deployment has its new pods", time.Since(began), replaced)
 	if now := holder(t, conn, "kube-controller-manager"); now == leader.Name {
 		t.Errorf("%s was killed, and the lease says that it leads", now)

@@ -42,7 +42,7 @@ func (r *record) took(t *testing.T, what string, took, promised time.Duration) {
 	}
 }
 
-func seconds(d time.Duration) string { return fmt.Sprintf("%.1f s", d.Seconds()) }
+func seconds(d time.Duration) string { return fmt.Sprintf("%.2f s", d.Seconds()) }
 
 // write puts the figures into the page.
 func (r *record) write(page string) error {
@@ -56,7 +56,7 @@ func (r *record) write(page string) error {
 		return fmt.Errorf("%s has no place for figures, between %q and %q", page, begin, end)
 	}
 	var out strings.Builder
-	fmt.Fprintf(&out, "%s%s\n%d cores, %s/%s.\n\n| what | what clients noticed |\n|---|---|\n", before, begin, runtime.NumCPU(), runtime.GOOS, runtime.GOARCH)
+	fmt.Fprintf(&out, "%s%s\n%d cores, %s/%s.\n\n| what | figure |\n|---|---|\n", before, begin, runtime.NumCPU(), runtime.GOOS, runtime.GOARCH)
 	for _, row := range r.rows {
 		out.WriteString(row)
 	}

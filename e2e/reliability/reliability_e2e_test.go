@@ -38,6 +38,7 @@ func TestReliability(t *testing.T) {
 	}{
 		{"leaders are replaced", leaders},
 		{"watches go on at another API server", watches},
+		{"a host is cut off", hosts},
 		{"every service is restarted under load", rolling},
 	} {
 		t.Run(part.name, func(t *testing.T) { part.run(t, c, r) })

@@ -114,6 +114,7 @@ func rolling(t *testing.T, c *cluster.Cluster, r *record) {
 	}
 	stop()
 	running.Wait()
+	r.add(t, "a rolling restart of all processes, agents too: processes restarted", strconv.Itoa(restarts))
 	for _, l := range loads {
 		l.mu.Lock()
 		failed := len(l.failed)
@@ -121,12 +122,11 @@ func rolling(t *testing.T, c *cluster.Cluster, r *record) {
 			t.Error(failure)
 		}
 		l.mu.Unlock()
-		r.add(t, fmt.Sprintf("rolling restart of all %d processes, agents too: %s, requests that failed of %d", restarts, l.name, l.done.Load()),
-			fmt.Sprintf("%d; %d repeated by the test", failed, l.repeated.Load()))
+		r.add(t, "meanwhile "+l.name+": requests that failed", fmt.Sprintf("%d of %d; %d repeated by the test", failed, l.done.Load(), l.repeated.Load()))
 	}
 	conn := c.Dial(t, apiservers...)
 	lost := byGRPC.missing(t, conn, ns) + byKubernetes.missing(t, conn, ns)
-	r.add(t, fmt.Sprintf("of %d acknowledged writes lost", len(byGRPC.names)+len(byKubernetes.names)), strconv.Itoa(lost))
+	r.add(t, "acknowledged writes that were lost", fmt.Sprintf("%d of %d", lost, len(byGRPC.names)+len(byKubernetes.names)))
 }
 
 // restartAgent stops a node's agent and waits until the next one serves the node.

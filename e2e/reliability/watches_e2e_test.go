@@ -169,7 +169,7 @@ func watches(t *testing.T, c *cluster.Cluster, r *record) {
 		t.Error(wrong)
 	}
 	lost.mu.Unlock()
-	r.add(t, fmt.Sprintf("`kill -9` of the API servers in turn, %d kills under %d watchers: changes that were missed or seen twice, of %d", kills, len(histories), total), "0")
+	r.add(t, fmt.Sprintf("`kill -9` of the API servers in turn, %d times, under %d watchers: changes that one missed or saw twice", kills, len(histories)), fmt.Sprintf("0 of %d", total))
 	r.add(t, "the longest time without a change in a watch by gRPC", seconds(longest[true]))
 	r.add(t, "the longest time without a change in a watch by client-go", seconds(longest[false]))
 	r.add(t, "nodes that were taken for lost", "0")
