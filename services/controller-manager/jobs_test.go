@@ -256,6 +256,25 @@ func TestPodFailurePolicyFailsIgnoresAndGivesUpIndexes(t *testing.T) {
 	}
 }
 
+// TestNamespacesOfJobsAreEmptied deletes a namespace whose pods went first: failed ones do not wait for successors that can never be made.
+func TestNamespacesOfJobsAreEmptied(t *testing.T) {
+	c := newCluster(t, nil)
+	c.startKubeletWith(&kubelet{ends: func(*corev1.Pod) (string, int32) { return "", 0 }}, "n1")
+	create(c, corev1.Namespace_builder{Metadata: metav1.ObjectMeta_builder{Name: proto.String("going")}.Build()}.Build())
+	j := batchJob("work", 2, func(spec *batchv1.JobSpec) {
+		indexed(spec)
+		spec.SetParallelism(2)
+		spec.SetBackoffLimitPerIndex(1)
+	})
+	j.GetMetadata().SetNamespace("going")
+	create(c, j)
+	eventually(c, "going", "both pods run", func(pods []*corev1.Pod) bool {
+		return len(pods) == 2 && !slices.ContainsFunc(pods, func(p *corev1.Pod) bool { return p.GetStatus().GetPhase() != "Running" })
+	})
+	remove[*corev1.Namespace](c, "", "going", nil)
+	gone[*corev1.Namespace](c, "", "going")
+}
+
 func TestSuccessPolicyEndsTheRest(t *testing.T) {
 	c := newCluster(t, nil)
 	c.startKubeletWith(&kubelet{ends: func(p *corev1.Pod) (string, int32) {

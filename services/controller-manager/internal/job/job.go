@@ -180,6 +180,10 @@ func (c *Controller) reconcile(ctx context.Context, turn *reconcile.Turn[key]) e
 		return err
 	}
 	r := newRound(j, pods, c.now())
+	if ns, ok := c.stores.Namespaces.Get("", turn.Key.job.Namespace); ok && object.IsDeleted(ns) {
+		// Pods go before the rest of their namespace, and nothing is made in it any more: a failed pod that waited for its successor would keep all of it for ever.
+		clear(r.last)
+	}
 	manageErr := c.act(ctx, turn, r)
 	// What happened is written also when not everything could be done.
 	return errors.Join(c.track(ctx, turn, r), manageErr)
