@@ -44,7 +44,7 @@ func bans() []ban {
 		{in: "services", imports: "dhow.dev/cli", reason: "only the command line composes services"},
 		{imports: "dhow.dev/e2e", in: "services", reason: "services do not know their tests"},
 		{imports: "go.etcd.io/etcd", except: []string{"services/store"}, reason: "only the store knows etcd"},
-		{imports: "k8s.io/cri-api", except: []string{"services/node-agent", "e2e"}, reason: "only the node agent speaks CRI"},
+		{imports: "k8s.io/cri-api", except: []string{"services/node-agent", "e2e", "bench"}, reason: "only the node agent speaks CRI"},
 	}
 	for _, s := range services {
 		for _, other := range services {
