@@ -29,6 +29,7 @@ var all = []scenario{
 	{"healing", healing},
 	{"deletion", deletion},
 	{"pending pods explain themselves", why},
+	{"resources that others count", resources},
 	{"pods keep apart, and important ones make their way", placement},
 	{"a client in another language", python},
 	{"agents restart", agents},
