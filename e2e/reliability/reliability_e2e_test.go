@@ -40,6 +40,7 @@ func TestReliability(t *testing.T) {
 		{"watches go on at another API server", watches},
 		{"a host is cut off", hosts},
 		{"every service is restarted under load", rolling},
+		{"all stop and start", stopping},
 	} {
 		t.Run(part.name, func(t *testing.T) { part.run(t, c, r) })
 	}

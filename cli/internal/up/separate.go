@@ -29,7 +29,8 @@ const serviceGrace = 15 * time.Second
 // separateServices are the five services in processes of their own over mutual TLS, two API servers among them: on this machine's loopback, or on hosts of their own
 // (hosts.go).
 type separateServices struct {
-	c        *cluster
+	c *cluster
+	// services are in the order in which they need each other: stores, API servers, and the others.
 	services []service
 	// forClients are the API servers' addresses for clients on this machine, forNodes those for nodes, forKubernetes the Kubernetes API's for clients on this machine.
 	forClients, forNodes, forKubernetes []string
@@ -158,7 +159,8 @@ func (s *separateServices) kubernetes() []string { return s.forKubernetes }
 
 func (s *separateServices) file(name string) string { return s.c.dir.path("services", name+".json") }
 
-// run keeps the processes running until ctx ends, and then ends them: unlike pods, services do not outlive `dhow up`.
+// run keeps the processes running until ctx ends, and then ends them: unlike pods, services do not outlive `dhow up`. Each ends while what it needs still runs, so that leaders
+// give their leases up, and stores one after the other, because one that leads hands that over.
 func (s *separateServices) run(ctx context.Context) error {
 	for _, address := range s.needed {
 		if err := (door{"--listen", address, DefaultListen}).free(); err != nil {
@@ -166,16 +168,31 @@ func (s *separateServices) run(ctx context.Context) error {
 		}
 	}
 	group, ctx := errgroup.WithContext(ctx)
-	for _, service := range s.services {
-		if s.c.config.Without == service.kind {
+	ended := make([]chan struct{}, len(s.services))
+	for i := range ended {
+		ended[i] = make(chan struct{})
+	}
+	for i, one := range s.services {
+		if s.c.config.Without == one.kind {
+			close(ended[i])
 			continue
 		}
-		group.Go(func() error { return s.keep(ctx, service) })
+		var first []chan struct{}
+		for j := i + 1; j < len(s.services); j++ {
+			if s.services[j].kind != one.kind || one.kind == "store" {
+				first = append(first, ended[j])
+			}
+		}
+		group.Go(func() error {
+			defer close(ended[i])
+			return s.keep(ctx, one, first)
+		})
 	}
 	return group.Wait()
 }
 
-func (s *separateServices) keep(ctx context.Context, one service) error {
+// keep runs one service until ctx ends and those that have to end first have ended.
+func (s *separateServices) keep(ctx context.Context, one service, first []chan struct{}) error {
 	program, err := sibling("dhow-" + one.kind)
 	if err != nil {
 		return err
@@ -187,6 +204,9 @@ func (s *separateServices) keep(ctx context.Context, one service) error {
 			return err
 		}
 		if running.Wait(ctx) != nil {
+			for _, ended := range first {
+				<-ended
+			}
 			return running.Stop(context.WithoutCancel(ctx), serviceGrace)
 		}
 		s.c.logger.WarnContext(ctx, "service ended, starting it again", "service", one.name, "log", log)
