@@ -13,14 +13,46 @@ import (
 	"testing"
 )
 
+// TestLint: both versions of Helm that are in use find nothing wrong.
 func TestLint(t *testing.T) {
 	for _, chart := range all {
 		args := []string{"lint", "--strict", archive(chart)}
 		for _, set := range needed[chart] {
 			args = append(args, "--set-json", set)
 		}
-		if out, err := helm(t, args...); err != nil {
-			t.Errorf("%s: %v: %s", chart, err, out)
+		for _, version := range []string{"helm4", "helm3"} {
+			if out, err := helmOf(t, version, args...); err != nil {
+				t.Errorf("%s: %s: %v: %s", version, chart, err, out)
+			}
+		}
+	}
+}
+
+// TestNotes: who has installed the control plane is told how to get in, how machines join, and what to keep.
+func TestNotes(t *testing.T) {
+	for name, c := range map[string]struct{ sets, want []string }{
+		"from inside": {nil, []string{
+			"kubectl get secret r-admin -n plane", "port-forward -n plane service/r-apiserver 7443 6443", "token create --server HOST:PORT", "dhow join", "r-ca and r-keys",
+		}},
+		"from outside": {
+			[]string{`access={"server":"api:7443","kubernetesServer":"api:6443"}`},
+			[]string{"kubectl --kubeconfig kubeconfig get namespaces", "token create --server api:7443"},
+		},
+		"with cert-manager": {[]string{managed}, []string{"kubectl get configmap r-admin -n plane"}},
+	} {
+		args := []string{"install", "r", archive("dhow"), "--namespace", "plane", "--dry-run=client"}
+		for _, set := range c.sets {
+			args = append(args, "--set-json", set)
+		}
+		out, err := helm(t, args...)
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		_, notes, _ := strings.Cut(out, "NOTES:")
+		for _, want := range c.want {
+			if !strings.Contains(notes, want) {
+				t.Errorf("%s: %q is not in:\n%s", name, want, notes)
+			}
 		}
 	}
 }

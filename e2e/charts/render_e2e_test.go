@@ -52,9 +52,9 @@ func TestMain(m *testing.M) {
 // archive is a packed chart.
 func archive(chart string) string { return filepath.Join(packed, chart+"-0.1.0.tgz") }
 
-func helmProgram(t *testing.T) string {
+func helmProgram(t *testing.T, version string) string {
 	t.Helper()
-	program, err := filepath.Abs(filepath.Join("..", "..", "bin", "helm4"))
+	program, err := filepath.Abs(filepath.Join("..", "..", "bin", version))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -67,7 +67,12 @@ func helmProgram(t *testing.T) string {
 // helm runs a helm command line that needs no cluster.
 func helm(t *testing.T, args ...string) (string, error) {
 	t.Helper()
-	cmd := exec.CommandContext(t.Context(), helmProgram(t), args...)
+	return helmOf(t, "helm4", args...)
+}
+
+func helmOf(t *testing.T, version string, args ...string) (string, error) {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), helmProgram(t, version), args...)
 	cmd.Env = append(os.Environ(), "HOME="+filepath.Dir(packed))
 	var out, problems bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &problems

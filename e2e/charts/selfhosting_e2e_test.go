@@ -5,6 +5,7 @@ package charts
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
@@ -12,6 +13,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -24,50 +27,78 @@ import (
 
 	"dhow.dev/e2e/cluster"
 	"dhow.dev/pkg/hosts"
+	"dhow.dev/pkg/identity"
+	"dhow.dev/pkg/pki"
 )
 
 const (
-	name      = "plane"
-	namespace = "inner"
-	// Ports on every node of the outer cluster, at which the inner one's API servers are reached.
-	grpcPort, kubernetesPort = "31443", "31643"
+	// name is the release's.
+	name = "plane"
+	// The inner clusters' networks.
+	serviceCIDR, podCIDR, dnsAddress = "10.98.0.0/16", "10.54.0.0/16", "10.98.0.10"
 )
 
-// TestSelfHosting: real helm installs a control plane on a cluster of Dhow's own, which then answers, is upgraded and rolled back under load, renews its certificates, and has a
-// machine of its own join.
+// TestSelfHosting: real helm installs control planes on a cluster of Dhow's own. They answer, are upgraded and rolled back under load, renew their certificates, have a machine
+// join, and lose no write while their stores are replaced.
 func TestSelfHosting(t *testing.T) {
 	outer := cluster.Start(t, cluster.Options{Nodes: 2})
 	serveImages(t, outer)
-	outer.Namespace(t, namespace)
-	p := &plane{outer: outer, dir: t.TempDir(), address: outer.Nodes[0].Address}
-	p.values(t)
-	p.helm(t, "install", name, archive("dhow"), "--values", p.file("values.yaml"), "--wait", "--timeout", "5m")
-	p.ready(t, map[string]int{"store": 1, "apiserver": 2, "scheduler": 2, "controller-manager": 2})
-	p.administrate(t)
-	for _, s := range []struct {
-		name string
-		run  func(*testing.T, *plane)
+	for _, one := range []struct {
+		plane plane
+		steps []step
 	}{
-		{"answers", answers},
-		{"upgrade under load", upgradeUnderLoad},
-		{"certificates are renewed", renewal},
-		{"a machine joins", joining},
-		{"uninstall", uninstall},
+		{plane{namespace: "one-store", stores: 1, grpcPort: 31443, kubernetesPort: 31643}, []step{
+			{"answers", answers},
+			{"upgrade under load", upgradeUnderLoad},
+			{"certificates are renewed", renewal},
+			{"a machine joins", joining},
+			{"uninstall", uninstall},
+		}},
+		{plane{namespace: "three-stores", stores: 3, grpcPort: 32443, kubernetesPort: 32643}, []step{
+			{"answers", answers},
+			{"stores are replaced under load", replaceStores},
+			{"another number of stores is refused", otherStores},
+			{"uninstall", uninstall},
+		}},
 	} {
-		if !t.Run(s.name, func(t *testing.T) { s.run(t, p) }) {
-			p.tell(t)
-			return // the next one would fail for the same reason
-		}
+		t.Run(one.plane.namespace, func(t *testing.T) {
+			p := &one.plane
+			outer.Namespace(t, p.namespace)
+			p.outer, p.dir, p.address = outer, t.TempDir(), outer.Nodes[0].Address
+			p.values(t)
+			p.helm(t, "install", name, archive("dhow"), "--values", p.file("values.yaml"), "--wait", "--timeout", "5m")
+			p.ready(t, map[string]int{"store": p.stores, "apiserver": 2, "scheduler": 2, "controller-manager": 2})
+			p.administrate(t)
+			for _, s := range one.steps {
+				if !t.Run(s.name, func(t *testing.T) { s.run(t, p) }) {
+					p.tell(t)
+					return // the next one would fail for the same reason
+				}
+			}
+		})
 	}
 }
 
-// plane is the inner control plane.
+// step is what is done with a control plane.
+type step struct {
+	name string
+	run  func(*testing.T, *plane)
+}
+
+// plane is an inner control plane.
 type plane struct {
+	namespace string
+	stores    int
+	// Ports on every node of the outer cluster, at which the inner one's API servers are reached.
+	grpcPort, kubernetesPort int
+
 	outer   *cluster.Cluster
 	dir     string
 	address string // of a node of the outer cluster
 	inner   *kubernetes.Clientset
 }
+
+func (p *plane) at(port int) string { return net.JoinHostPort(p.address, strconv.Itoa(port)) }
 
 func (p *plane) file(name string) string { return filepath.Join(p.dir, name) }
 
@@ -84,13 +115,15 @@ func (p *plane) values(t *testing.T) {
 	small := map[string]any{"requests": map[string]any{"cpu": "20m", "memory": "32Mi"}}
 	service := map[string]any{"resources": small}
 	content, err := yaml.Marshal(map[string]any{
-		"global":       map[string]any{"image": map[string]any{"registry": "registry.dhow:5000/dhow", "tag": tag}},
-		"access":       map[string]any{"server": net.JoinHostPort(p.address, grpcPort), "kubernetesServer": net.JoinHostPort(p.address, kubernetesPort)},
+		"global":       map[string]any{"image": map[string]any{"registry": "registry.dhow:5000/dhow", "tag": tag}, "stores": p.stores},
+		"access":       map[string]any{"server": p.at(p.grpcPort), "kubernetesServer": p.at(p.kubernetesPort)},
 		"certificates": service, "scheduler": service, "controller-manager": service,
 		"store": map[string]any{"resources": small, "persistence": map[string]any{"size": "1Gi"}},
 		"apiserver": map[string]any{
-			"resources": small, "kubernetesAdvertiseAddress": net.JoinHostPort(p.address, kubernetesPort),
-			"service": map[string]any{"type": "NodePort", "nodePorts": map[string]any{"grpc": 31443, "kubernetes": 31643}},
+			// Machines of the inner cluster may be pods of the outer one, so it has other addresses.
+			"network":   map[string]any{"serviceCIDR": serviceCIDR, "podCIDR": podCIDR},
+			"resources": small, "kubernetesAdvertiseAddress": p.at(p.kubernetesPort),
+			"service": map[string]any{"type": "NodePort", "nodePorts": map[string]any{"grpc": p.grpcPort, "kubernetes": p.kubernetesPort}},
 		},
 	})
 	if err != nil {
@@ -102,26 +135,32 @@ func (p *plane) values(t *testing.T) {
 // helm runs helm on the outer cluster.
 func (p *plane) helm(t *testing.T, args ...string) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 4*cluster.Deadline)
-	defer cancel()
-	cmd := exec.CommandContext(ctx, helmProgram(t), append(args, "--namespace", namespace)...)
-	cmd.Env = append(os.Environ(), "KUBECONFIG="+filepath.Join(p.outer.DataDir, "kubeconfig"), "HOME="+p.dir)
-	if out, err := cmd.CombinedOutput(); err != nil {
+	if out, err := p.tryHelm(t, args...); err != nil {
 		p.tell(t)
 		t.Fatalf("helm %s: %v\n%s", strings.Join(args, " "), err, out)
 	}
 }
 
+func (p *plane) tryHelm(t *testing.T, args ...string) (string, error) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 4*cluster.Deadline)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, helmProgram(t, "helm4"), append(args, "--namespace", p.namespace)...)
+	cmd.Env = append(os.Environ(), "KUBECONFIG="+filepath.Join(p.outer.DataDir, "kubeconfig"), "HOME="+p.dir)
+	out, err := cmd.CombinedOutput()
+	return string(out), err
+}
+
 // tell logs how the pods of the control plane are.
 func (p *plane) tell(t *testing.T) {
 	t.Helper()
-	for _, args := range [][]string{{"get", "pods,jobs,pvc", "-n", namespace, "-o", "wide"}, {"describe", "pods", "-n", namespace}} {
+	for _, args := range [][]string{{"get", "pods,jobs,pvc", "-n", p.namespace, "-o", "wide"}, {"describe", "pods", "-n", p.namespace}} {
 		out, problems, _ := p.outer.Try("", args...)
 		t.Logf("%s%s", out, problems)
 	}
-	pods, _, _ := p.outer.Try("", "get", "pods", "-n", namespace, "-o", "name")
+	pods, _, _ := p.outer.Try("", "get", "pods", "-n", p.namespace, "-o", "name")
 	for pod := range strings.FieldsSeq(pods) {
-		out, problems, _ := p.outer.Try("", "logs", strings.TrimPrefix(pod, "pod/"), "-n", namespace, "--tail", "30")
+		out, problems, _ := p.outer.Try("", "logs", strings.TrimPrefix(pod, "pod/"), "-n", p.namespace, "--tail", "30")
 		t.Logf("%s:\n%s%s", pod, out, problems)
 	}
 }
@@ -134,7 +173,7 @@ func (p *plane) ready(t *testing.T, want map[string]int) {
 		if service == "store" {
 			kind = "statefulset"
 		}
-		out := p.outer.Dhow(t, "get", kind, name+"-"+service, "-n", namespace)
+		out := p.outer.Dhow(t, "get", kind, name+"-"+service, "-n", p.namespace)
 		if !strings.Contains(out, fmt.Sprintf("%d/%d", n, n)) {
 			t.Errorf("helm did not wait for %d of %s:\n%s", n, service, out)
 		}
@@ -145,7 +184,7 @@ func (p *plane) ready(t *testing.T, want map[string]int) {
 func (p *plane) administrate(t *testing.T) {
 	t.Helper()
 	var secret corev1.Secret
-	if err := yaml.Unmarshal([]byte(p.outer.Dhow(t, "get", "secret", name+"-admin", "-n", namespace, "-o", "yaml")), &secret); err != nil {
+	if err := yaml.Unmarshal([]byte(p.outer.Dhow(t, "get", "secret", name+"-admin", "-n", p.namespace, "-o", "yaml")), &secret); err != nil {
 		t.Fatal(err)
 	}
 	for _, file := range []string{"ca.crt", "tls.crt", "tls.key", "kubeconfig", "client.yaml"} {
@@ -177,6 +216,12 @@ func (p *plane) kubectl(t *testing.T, args ...string) string {
 	return run(t, exec.CommandContext(t.Context(), filepath.Join("..", "..", "bin", "dhow-kubectl"), append([]string{"--kubeconfig", p.file("kubeconfig")}, args...)...))
 }
 
+// outerKubectl runs kubectl on the outer cluster, in the release's namespace.
+func (p *plane) outerKubectl(t *testing.T, args ...string) string {
+	t.Helper()
+	return run(t, exec.CommandContext(t.Context(), filepath.Join("..", "..", "bin", "dhow-kubectl"), append([]string{"--kubeconfig", filepath.Join(p.outer.DataDir, "kubeconfig"), "-n", p.namespace}, args...)...))
+}
+
 // dhow runs dhow on the inner cluster.
 func (p *plane) dhow(t *testing.T, args ...string) string {
 	t.Helper()
@@ -185,7 +230,7 @@ func (p *plane) dhow(t *testing.T, args ...string) string {
 
 // answers: the inner cluster is one of its own: it has no nodes yet, its services are well, and a pod waits for a node.
 func answers(t *testing.T, p *plane) {
-	if out := p.kubectl(t, "get", "namespaces", "-o", "name"); !strings.Contains(out, "namespace/kube-system") || strings.Contains(out, namespace) {
+	if out := p.kubectl(t, "get", "namespaces", "-o", "name"); !strings.Contains(out, "namespace/kube-system") || strings.Contains(out, p.namespace) {
 		t.Errorf("namespaces of the inner cluster:\n%s", out)
 	}
 	// It fails until the API server has reached the scheduler and the controllers, which came up after it.
@@ -216,27 +261,108 @@ func answers(t *testing.T, p *plane) {
 func upgradeUnderLoad(t *testing.T, p *plane) {
 	l := startLoad(t, p.inner)
 	l.goesOn(t)
+	first := p.pods(t, "apiserver")
 	p.helm(t, "upgrade", name, archive("dhow"), "--values", p.file("values.yaml"), "--wait", "--timeout", "5m",
 		"--set", "apiserver.replicas=3,apiserver.log.level=debug,scheduler.log.level=debug,controller-manager.log.level=debug")
 	p.ready(t, map[string]int{"store": 1, "apiserver": 3, "scheduler": 2, "controller-manager": 2})
+	second := p.replaced(t, "apiserver", first, 3)
 	l.goesOn(t)
 	p.helm(t, "rollback", name, "1", "--wait", "--timeout", "5m")
 	p.ready(t, map[string]int{"store": 1, "apiserver": 2, "scheduler": 2, "controller-manager": 2})
+	p.replaced(t, "apiserver", second, 2)
 	l.goesOn(t)
 	l.end(t)
 }
 
-// renewal: the job that the CronJob makes has the rights that it needs, and leaves alone what is good.
+// pods are a service's, those that are ending too.
+func (p *plane) pods(t *testing.T, service string) []corev1.Pod {
+	t.Helper()
+	var list corev1.PodList
+	out := p.outer.Dhow(t, "get", "pods", "-n", p.namespace, "-l", "app.kubernetes.io/name="+service, "-o", "yaml")
+	if err := yaml.Unmarshal([]byte(out), &list); err != nil {
+		t.Fatal(err)
+	}
+	return list.Items
+}
+
+// replaced waits until none of a service's pods is left, and so many others are ready.
+func (p *plane) replaced(t *testing.T, service string, before []corev1.Pod, n int) (now []corev1.Pod) {
+	t.Helper()
+	cluster.Eventually(t, func(context.Context) error {
+		now = p.pods(t, service)
+		for _, pod := range now {
+			if slices.ContainsFunc(before, func(old corev1.Pod) bool { return old.UID == pod.UID }) {
+				return fmt.Errorf("%s is still there", pod.Name)
+			}
+			if !slices.ContainsFunc(pod.Status.Conditions, func(c corev1.PodCondition) bool { return c.Type == corev1.PodReady && c.Status == corev1.ConditionTrue }) {
+				return fmt.Errorf("%s is not ready: %+v", pod.Name, pod.Status.Conditions)
+			}
+		}
+		if len(now) != n {
+			return fmt.Errorf("%d pods of %s, not %d", len(now), service, n)
+		}
+		return nil
+	})
+	return now
+}
+
+// replaceStores: each store is replaced in its turn, two of three are there at any time, and a client notices nothing.
+func replaceStores(t *testing.T, p *plane) {
+	l := startLoad(t, p.inner)
+	l.goesOn(t)
+	before := p.pods(t, "store")
+	p.outerKubectl(t, "rollout", "restart", "statefulset/"+name+"-store")
+	p.replaced(t, "store", before, p.stores)
+	l.goesOn(t)
+	l.end(t)
+}
+
+// otherStores: who asks for another number of stores is told, before anything is changed.
+func otherStores(t *testing.T, p *plane) {
+	out, err := p.tryHelm(t, "upgrade", name, archive("dhow"), "--values", p.file("values.yaml"), "--set", "global.stores=1")
+	if err == nil || !strings.Contains(out, "this database was made for 3 stores") {
+		t.Errorf("helm upgrade to one store: %v: %s", err, out)
+	}
+}
+
+// renewal: the job that the CronJob makes has the rights that it needs, and leaves alone what is good. A certificate that is issued anew is shown by the API servers, which are
+// not restarted for it.
 func renewal(t *testing.T, p *plane) {
-	before := p.outer.Dhow(t, "get", "secret", name+"-apiserver", "-n", namespace, "-o", "yaml")
-	kubectl := exec.CommandContext(t.Context(), filepath.Join("..", "..", "bin", "dhow-kubectl"), "--kubeconfig", filepath.Join(p.outer.DataDir, "kubeconfig"), "-n", namespace,
-		"create", "job", "now", "--from", "cronjob/"+name+"-certificates")
-	run(t, kubectl)
-	p.outer.Dhow(t, "wait", "--for=condition=Complete", "job/now", "-n", namespace, "--timeout", cluster.Deadline.String())
-	if after := p.outer.Dhow(t, "get", "secret", name+"-apiserver", "-n", namespace, "-o", "yaml"); after != before {
+	before := p.outer.Dhow(t, "get", "secret", name+"-apiserver", "-n", p.namespace, "-o", "yaml")
+	p.outerKubectl(t, "create", "job", "now", "--from", "cronjob/"+name+"-certificates")
+	p.outer.Dhow(t, "wait", "--for=condition=Complete", "job/now", "-n", p.namespace, "--timeout", cluster.Deadline.String())
+	if after := p.outer.Dhow(t, "get", "secret", name+"-apiserver", "-n", p.namespace, "-o", "yaml"); after != before {
 		t.Errorf("a certificate that is good was changed:\n%s\n%s", before, after)
 	}
-	p.outer.Dhow(t, "delete", "job", "now", "-n", namespace)
+	p.outer.Dhow(t, "delete", "job", "now", "-n", p.namespace)
+
+	pods := p.pods(t, "apiserver")
+	p.helm(t, "upgrade", name, archive("dhow"), "--values", p.file("values.yaml"), "--set", "certificates.apiserverNames={api.example.com}", "--wait", "--timeout", "5m")
+	cluster.Eventually(t, func(ctx context.Context) error {
+		// Each connection may lead to another API server.
+		for range 10 {
+			dialer := tls.Dialer{Config: &tls.Config{InsecureSkipVerify: true}} // what it shows is looked at below
+			conn, err := dialer.DialContext(ctx, "tcp", p.at(p.kubernetesPort))
+			if err != nil {
+				return err
+			}
+			shown := conn.(*tls.Conn).ConnectionState().PeerCertificates[0]
+			conn.Close()
+			if err := shown.VerifyHostname("api.example.com"); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	now := p.pods(t, "apiserver")
+	for _, pod := range now {
+		if pod.Status.ContainerStatuses[0].RestartCount > 0 || !slices.ContainsFunc(pods, func(old corev1.Pod) bool { return old.UID == pod.UID }) {
+			t.Errorf("%s is another one, or was started again: %+v", pod.Name, pod.Status.ContainerStatuses)
+		}
+	}
+	if len(now) != len(pods) {
+		t.Errorf("%d API servers, %d before", len(now), len(pods))
+	}
 }
 
 // joining: a machine outside of the outer cluster becomes a node of the inner one, over a port of a node of the outer one, and runs a pod.
@@ -264,7 +390,7 @@ func joining(t *testing.T, p *plane) {
 		}
 	})
 	printed := strings.Fields(p.dhow(t, "token", "create", "--ttl", "10m"))
-	if len(printed) != 7 || printed[2] != net.JoinHostPort(p.address, grpcPort) {
+	if len(printed) != 7 || printed[2] != p.at(p.grpcPort) {
 		t.Fatalf("dhow token create: %q", printed)
 	}
 	dhow := c.Command(t.Context()).Path
@@ -276,7 +402,10 @@ func joining(t *testing.T, p *plane) {
 	t.Cleanup(func() { log.Close() })
 	join := machine.Command(context.Background(), dhow, append(printed[1:],
 		"--data-dir", dir, "--node-name", "outside", "--", "--address", address.String(), "--fraction", "0.25",
-		"--runtime-state", "/run/dhow/"+c.ID+"/inner", "--cgroup-root", "/dhow/"+c.ID+"/inner", "--plain-registry", "registry.dhow:5000=http://"+c.Gateway+":5000")...)
+		"--runtime-state", "/run/dhow/"+c.ID+"/inner", "--cgroup-root", "/dhow/"+c.ID+"/inner", "--plain-registry", "registry.dhow:5000=http://"+c.Gateway+":5000",
+		"--service-cidr", serviceCIDR, "--cluster-cidr", podCIDR, "--cluster-dns", dnsAddress,
+		// As with dhow up: the disk of a machine that runs tests may be fuller than a server's.
+		"--eviction-hard", "memory.available<100Mi,nodefs.available<5%,nodefs.inodesFree<5%,imagefs.available<5%,imagefs.inodesFree<5%")...)
 	join.Stdout, join.Stderr = log, log
 	if err := join.Start(); err != nil {
 		t.Fatal(err)
@@ -304,7 +433,22 @@ func joining(t *testing.T, p *plane) {
 		}
 		return fmt.Errorf("the node is not ready: %+v", node.Status.Conditions)
 	})
+	// Where something else runs the agent, as in the DaemonSet of the chart node-agent, the certificate alone is made.
+	alone := machine.Command(t.Context(), dhow, append(printed[1:], "--certificate-only", "--node-name", "another", "--data-dir", p.file("another"))...)
+	if out, err := alone.CombinedOutput(); err != nil {
+		t.Errorf("dhow join --certificate-only: %v: %s", err, out)
+	}
+	if pair, err := pki.LoadKeyPair(pki.FilesIn(filepath.Join(p.file("another"), "pki"), "node")); err != nil {
+		t.Error(err)
+	} else if id, err := identity.FromCertificate(pair.Certificate()); err != nil || id.Name != "system:node:another" {
+		t.Errorf("a certificate of %s: %v", id.Name, err)
+	}
 	p.kubectl(t, "create", "deployment", "guest", "--image", "registry.dhow:5000/tools:v1", "--", "sleep", "1000000")
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("the inner cluster:\n%s", p.kubectl(t, "describe", "nodes,pods"))
+		}
+	})
 	p.kubectl(t, "rollout", "status", "deployment/guest", "--timeout", cluster.Deadline.String())
 	// A stream from outside, over an inner API server, to a machine that only dials.
 	if out := p.kubectl(t, "exec", "deployment/guest", "--", "echo", "here"); out != "here\n" {
@@ -316,11 +460,13 @@ func joining(t *testing.T, p *plane) {
 // uninstall: what cannot be made again stays.
 func uninstall(t *testing.T, p *plane) {
 	p.helm(t, "uninstall", name, "--wait", "--timeout", "5m")
-	if left := p.outer.Dhow(t, "get", "deployments,statefulsets,cronjobs,jobs,services,roles,rolebindings,networkpolicies,poddisruptionbudgets", "-n", namespace, "-o", "name"); left != "" {
+	if left := p.outer.Dhow(t, "get", "deployments,statefulsets,cronjobs,jobs,services,roles,rolebindings,networkpolicies,poddisruptionbudgets", "-n", p.namespace, "-o", "name"); left != "" {
 		t.Errorf("helm uninstall left %s", left)
 	}
 	for _, secret := range []string{"ca", "keys", "admin", "apiserver"} {
-		p.outer.Dhow(t, "get", "secret", name+"-"+secret, "-n", namespace)
+		p.outer.Dhow(t, "get", "secret", name+"-"+secret, "-n", p.namespace)
 	}
-	p.outer.Dhow(t, "get", "persistentvolumeclaim", "data-"+name+"-store-0", "-n", namespace)
+	for i := range p.stores {
+		p.outer.Dhow(t, "get", "persistentvolumeclaim", fmt.Sprintf("data-%s-store-%d", name, i), "-n", p.namespace)
+	}
 }
