@@ -374,7 +374,7 @@ func Run(ctx context.Context, config Config) error {
 		},
 		MaxGrace: config.Eviction.MaxGrace, Transition: config.Eviction.Transition, Logger: logger,
 	})
-	meter := usage.New(usage.Config{Containers: runtime.Usage, Node: used, Report: connection.SetUsage, Logger: logger})
+	meter := usage.New(usage.Config{Containers: newContainerMeter(manager, cgroups, runtime).usage, Node: used, Report: connection.SetUsage, Logger: logger})
 
 	tasks := []task{
 		{"objects", objects.Run},

@@ -349,6 +349,31 @@ func (m *Manager) Running() map[string]string {
 	return running
 }
 
+// Running is a container that runs.
+type Running struct {
+	Pod      *corev1.Pod
+	Name, ID string
+}
+
+// RunningContainers returns all containers that run, of pods that are known.
+func (m *Manager) RunningContainers() []Running {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var running []Running
+	for _, w := range m.workers {
+		p, state := w.view()
+		if p == nil {
+			continue
+		}
+		for _, c := range state.Containers {
+			if c.State == cri.StateRunning {
+				running = append(running, Running{Pod: p, Name: c.Name, ID: c.ID})
+			}
+		}
+	}
+	return running
+}
+
 // start starts a worker. m.mu is held.
 func (m *Manager) start(uid string, p *corev1.Pod) *worker {
 	w := newWorker(m, uid, p, m.listed[uid])
