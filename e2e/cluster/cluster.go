@@ -118,6 +118,15 @@ func (c *Cluster) Address() string {
 	return net.JoinHostPort(c.Hosts[0].Address, port)
 }
 
+// Inside is where nodes and pods find the API.
+func (c *Cluster) Inside() string {
+	_, port, err := net.SplitHostPort(c.listen)
+	if len(c.Hosts) > 0 || err != nil {
+		return c.Address()
+	}
+	return net.JoinHostPort(c.Gateway, port)
+}
+
 // output keeps what a program says and lets one wait for it.
 type output struct {
 	mu      sync.Mutex

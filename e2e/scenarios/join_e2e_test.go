@@ -6,7 +6,6 @@ import (
 	"bytes"
 	"context"
 	"fmt"
-	"net"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -62,11 +61,7 @@ func joining(t *testing.T, c *cluster.Cluster) {
 			t.Error(err)
 		}
 	})
-	_, port, err := net.SplitHostPort(c.Address())
-	if err != nil {
-		t.Fatal(err)
-	}
-	server := net.JoinHostPort(c.Gateway, port)
+	server := c.Inside()
 	printed := strings.Fields(c.Dhow(t, "token", "create", "--ttl", "10m", "--server", server))
 	if len(printed) != 7 || printed[0] != "dhow" || printed[2] != server {
 		t.Fatalf("dhow token create: %q", printed)
@@ -75,6 +70,8 @@ func joining(t *testing.T, c *cluster.Cluster) {
 	settings := []string{
 		"--data-dir", dir, "--node-name", "outside", "--", "--address", address.String(), "--fraction", "0.25",
 		"--runtime-state", "/run/dhow/" + c.ID + "/outside", "--cgroup-root", "/dhow/" + c.ID + "/outside", "--plain-registry", "registry.dhow:5000=http://" + c.Gateway + ":5000",
+		// As nodes of dhow up: the disk of a machine that runs tests may be fuller than a server's.
+		"--eviction-hard", "memory.available<100Mi,nodefs.available<5%,nodefs.inodesFree<5%,imagefs.available<5%,imagefs.inodesFree<5%",
 	}
 	dhow := c.Command(t.Context()).Path
 	var log said

@@ -43,10 +43,10 @@ func TestOneProcess(t *testing.T) { run(t, cluster.Options{Nodes: 3}) }
 
 func TestSeparateProcesses(t *testing.T) { run(t, cluster.Options{Nodes: 3, Separate: true}) }
 
-// TestControlPlaneHosts runs what several stores, elections and hosts could matter to: calls into containers by either API server, restarts of everything, nodes that are lost, and
+// TestControlPlaneHosts runs what several stores, elections and hosts could matter to: calls into containers by either API server, restarts of everything, nodes that are lost or come, and
 // backups, which are restored into all stores.
 func TestControlPlaneHosts(t *testing.T) {
-	run(t, cluster.Options{Nodes: 3, Hosts: 3}, "containers", "nodes are lost", "the control plane restarts", "backups are restored")
+	run(t, cluster.Options{Nodes: 3, Hosts: 3}, "containers", "nodes are lost", "the control plane restarts", "backups are restored", "machines join")
 }
 
 // run runs the named scenarios; without names all of them.
