@@ -164,13 +164,13 @@ func (b *bare) started(ctx context.Context, id string) (time.Time, error) {
 	return time.Unix(0, answer.GetStatus().GetStartedAt()), nil
 }
 
-// processes returns the processes of the machine whose command line names one of the folders: the control plane, agents, runtimes and their shims.
-func processes(folders ...string) ([]int, error) {
+// processes returns the processes of the machine whose command line names one of the folders, by what they are: the control plane, agents, runtimes and their shims.
+func processes(folders ...string) (map[string][]int, error) {
 	files, err := filepath.Glob("/proc/[0-9]*/cmdline")
 	if err != nil {
 		return nil, err
 	}
-	var pids []int
+	pids := map[string][]int{}
 	for _, file := range files {
 		command, err := os.ReadFile(file)
 		if err != nil {
@@ -184,11 +184,21 @@ func processes(folders ...string) ([]int, error) {
 			if _, err := fmt.Sscan(filepath.Base(filepath.Dir(file)), &pid); err != nil {
 				return nil, err
 			}
-			if pid != os.Getpid() {
-				pids = append(pids, pid)
+			if kind := kindOf(string(command)); pid != os.Getpid() {
+				pids[kind] = append(pids[kind], pid)
 			}
 			break
 		}
 	}
 	return pids, nil
+}
+
+// kindOf names a program by its command line, whose arguments end in zero bytes. Dhow's agents are a command of its one program.
+func kindOf(command string) string {
+	program, rest, _ := strings.Cut(command, "\x00")
+	first, _, _ := strings.Cut(rest, "\x00")
+	if name := filepath.Base(program); name != "dhow" {
+		return name
+	}
+	return "dhow " + first
 }

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -94,7 +95,7 @@ func Run(ctx context.Context, config Config) (err error) {
 			}
 			away = append(away, gap.Seconds()*1000)
 		}
-		use, err := r.idle(ctx)
+		use, by, err := r.idle(ctx)
 		if err != nil {
 			return err
 		}
@@ -103,8 +104,8 @@ func Run(ctx context.Context, config Config) (err error) {
 			return err
 		}
 		started, removed, idle = append(started, up.Seconds()/bareUp.Seconds()), append(removed, down.Seconds()/bareDown.Seconds()), append(idle, use)
-		fmt.Fprintf(config.Out, "round %d: start: bare %.2f s, cluster %.2f s, ratio %.2f; remove: bare %.2f s, cluster %.2f s, ratio %.2f; idle %.2f %% of a core\n",
-			round+1, bareUp.Seconds(), up.Seconds(), last(started), bareDown.Seconds(), down.Seconds(), last(removed), use)
+		fmt.Fprintf(config.Out, "round %d: start: bare %.2f s, cluster %.2f s, ratio %.2f; remove: bare %.2f s, cluster %.2f s, ratio %.2f; idle %.2f %% of a core%s\n",
+			round+1, bareUp.Seconds(), up.Seconds(), last(started), bareDown.Seconds(), down.Seconds(), last(removed), use, by)
 	}
 	fmt.Fprintf(config.Out, "medians: start ratio %.2f, remove ratio %.2f, idle %.2f %% of a core", median(started), median(removed), median(idle))
 	if len(away) > 0 {
@@ -293,33 +294,40 @@ func (r *run) kill(ctx context.Context, pod string) (time.Duration, error) {
 	}
 }
 
-// idle returns the percentage of a core that the cluster uses while nobody does anything with it.
-func (r *run) idle(ctx context.Context) (float64, error) {
+// idle returns the percentage of a core that the cluster uses while nobody does anything with it, and in words, of which programs.
+func (r *run) idle(ctx context.Context) (all float64, by string, err error) {
 	if r.Idle == 0 {
-		return 0, nil
+		return 0, "", nil
 	}
 	// What the starts have left to do, as events that are kept together for a moment, is not idleness.
 	if err := pause(ctx, r.Idle/4); err != nil {
-		return 0, err
+		return 0, "", err
 	}
 	pids, err := processes(r.Folders...)
 	if err != nil {
-		return 0, err
+		return 0, "", err
 	}
 	if len(pids) == 0 {
-		return 0, fmt.Errorf("no process of the cluster found: none names one of %s in its command line", strings.Join(r.Folders, ", "))
+		return 0, "", fmt.Errorf("no process of the cluster found: none names one of %s in its command line", strings.Join(r.Folders, ", "))
 	}
-	of := meter.Meter{Server: pids}
-	before, err := of.Read()
-	if err != nil {
-		return 0, err
+	kinds := slices.Sorted(maps.Keys(pids))
+	before := map[string]meter.Reading{}
+	for _, kind := range kinds {
+		if before[kind], err = (meter.Meter{Server: pids[kind]}).Read(); err != nil {
+			return 0, "", err
+		}
 	}
 	if err := pause(ctx, r.Idle); err != nil {
-		return 0, err
+		return 0, "", err
 	}
-	cost, err := of.Since(before, 1)
-	if err != nil {
-		return 0, err
+	for _, kind := range kinds {
+		cost, err := (meter.Meter{Server: pids[kind]}).Since(before[kind], 1)
+		if err != nil {
+			return 0, "", err
+		}
+		use := 100 * cost.Server.Seconds() / cost.Elapsed.Seconds()
+		all += use
+		by += fmt.Sprintf(", %d %s %.2f %%", len(pids[kind]), kind, use)
 	}
-	return 100 * cost.Server.Seconds() / cost.Elapsed.Seconds(), nil
+	return all, by, nil
 }

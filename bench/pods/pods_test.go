@@ -63,9 +63,19 @@ func TestProcessesAreFoundByTheirCommandLines(t *testing.T) {
 		t.Fatal(err)
 	}
 	found, err := processes("/no/such/folder", folder)
-	if err != nil || !slices.Equal(found, []int{command.Process.Pid}) {
+	if err != nil || len(found) != 1 || !slices.Equal(found["cat"], []int{command.Process.Pid}) {
 		t.Errorf("%v, %v, want %d beside %d", found, err, command.Process.Pid, os.Getpid())
 	}
 	_ = input.Close()
 	_ = command.Wait() // its file is not there
+}
+
+func TestKindsOfPrograms(t *testing.T) {
+	for command, want := range map[string]string{
+		"/bin/containerd\x00--config\x00/x\x00": "containerd", "dhow\x00node-agent\x00--node-name\x00": "dhow node-agent", "bin/dhow\x00up\x00": "dhow up", "dhow-apiserver\x00": "dhow-apiserver",
+	} {
+		if got := kindOf(command); got != want {
+			t.Errorf("%q: %q, want %q", command, got, want)
+		}
+	}
 }
