@@ -112,16 +112,19 @@ func joining(t *testing.T, c *cluster.Cluster) {
 	})
 	c.Dhow(t, "wait", "--for=condition=Ready", "node/outside", "--timeout=2m")
 	ns := c.Namespace(t, "joining")
+	// Told from all other processes of the machine by what it does.
+	sleep := fmt.Sprintf("sleep %d", 1_000_000+os.Getpid())
 	c.Apply(t, fmt.Sprintf(`apiVersion: v1
 kind: Pod
 metadata: {name: guest, namespace: %s}
 spec:
   nodeName: outside
+  terminationGracePeriodSeconds: 1
   containers:
   - name: main
     image: registry.dhow:5000/tools:v1
-    command: [sh, -c, "echo here; exec sleep 1000000"]
-`, ns))
+    command: [sh, -c, "echo here; exec %s"]
+`, ns, sleep))
 	c.Dhow(t, "wait", "--for=condition=Ready", "pod/guest", "-n", ns, "--timeout=2m")
 	cluster.Eventually(t, func(context.Context) error {
 		if out := c.Dhow(t, "logs", "guest", "-n", ns); strings.TrimSpace(out) != "here" {
@@ -130,7 +133,7 @@ spec:
 		return nil
 	})
 	running := func() string {
-		out, err := exec.Command("pgrep", "-f", "^sleep 1000000$").Output()
+		out, err := exec.Command("pgrep", "-f", "^"+sleep+"$").Output()
 		if err != nil {
 			t.Fatalf("the pod's process: %v", err)
 		}
