@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/tls"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
@@ -36,6 +37,8 @@ const (
 	name = "plane"
 	// The inner clusters' networks.
 	serviceCIDR, podCIDR, dnsAddress = "10.98.0.0/16", "10.54.0.0/16", "10.98.0.10"
+	// evictionHard is that of dhow up: the disk of a machine that runs tests may be fuller than a server's.
+	evictionHard = "memory.available<100Mi,nodefs.available<5%,nodefs.inodesFree<5%,imagefs.available<5%,imagefs.inodesFree<5%"
 )
 
 // TestSelfHosting: real helm installs control planes on a cluster of Dhow's own. They answer, are upgraded and rolled back under load, renew their certificates, have a machine
@@ -52,6 +55,7 @@ func TestSelfHosting(t *testing.T) {
 			{"upgrade under load", upgradeUnderLoad},
 			{"certificates are renewed", renewal},
 			{"a machine joins", joining},
+			{"agents in pods", agents},
 			{"uninstall", uninstall},
 		}},
 		{plane{namespace: "three-stores", stores: 3, grpcPort: 32443, kubernetesPort: 32643}, []step{
@@ -404,8 +408,7 @@ func joining(t *testing.T, p *plane) {
 		"--data-dir", dir, "--node-name", "outside", "--", "--address", address.String(), "--fraction", "0.25",
 		"--runtime-state", "/run/dhow/"+c.ID+"/inner", "--cgroup-root", "/dhow/"+c.ID+"/inner", "--plain-registry", "registry.dhow:5000=http://"+c.Gateway+":5000",
 		"--service-cidr", serviceCIDR, "--cluster-cidr", podCIDR, "--cluster-dns", dnsAddress,
-		// As with dhow up: the disk of a machine that runs tests may be fuller than a server's.
-		"--eviction-hard", "memory.available<100Mi,nodefs.available<5%,nodefs.inodesFree<5%,imagefs.available<5%,imagefs.inodesFree<5%")...)
+		"--eviction-hard", evictionHard)...)
 	join.Stdout, join.Stderr = log, log
 	if err := join.Start(); err != nil {
 		t.Fatal(err)
@@ -455,6 +458,101 @@ func joining(t *testing.T, p *plane) {
 		t.Errorf("exec in the inner cluster: %q", out)
 	}
 	p.kubectl(t, "delete", "deployment", "guest", "--cascade=foreground", "--timeout", cluster.Deadline.String())
+}
+
+// agents: a pod of the chart node-agent makes its certificate, is a node of the inner cluster with the container runtime that its image carries, and runs a pod.
+func agents(t *testing.T, p *plane) {
+	c := p.outer
+	m := &agentMachine{t: t, plane: p, dir: shared(t, p.file("agents")), state: shared(t, "/run/dhow/"+c.ID+"/p") + "/s"}
+	printed := strings.Fields(p.dhow(t, "token", "create", "--ttl", "10m"))
+	c.Apply(t, fmt.Sprintf("apiVersion: v1\nkind: Secret\nmetadata: {name: join, namespace: %s}\nstringData: {token: %q, ca-cert-hash: %q}\n", p.namespace, printed[4], printed[6]))
+	values, err := yaml.Marshal(map[string]any{
+		"install": map[string]any{"nodeAgent": true},
+		"node-agent": map[string]any{
+			"join": map[string]any{"tokenSecret": "join"}, "nodeName": "in-a-pod", "dataDir": m.dataDir(),
+			"nodeSelector": map[string]any{"dhow.dev/node-agent": nil, "kubernetes.io/hostname": c.Nodes[1].Name},
+			// The pod's own network is the node's: the machine's belongs to the outer agent.
+			"hostNetwork": false,
+			"runtime":     map[string]any{"state": m.state, "plainRegistries": []string{"registry.dhow:5000=http://" + c.Gateway + ":5000"}},
+			"network":     map[string]any{"serviceCIDR": serviceCIDR, "podCIDR": podCIDR, "dnsAddress": dnsAddress},
+			"resources":   map[string]any{"requests": map[string]any{"cpu": "20m", "memory": "32Mi"}},
+			"extraArgs":   []string{"--eviction-hard=" + evictionHard},
+		},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.write(t, "agents.yaml", values)
+	defer m.leave()
+	p.helm(t, "upgrade", name, archive("dhow"), "--values", p.file("values.yaml"), "--values", p.file("agents.yaml"), "--wait", "--timeout", "5m")
+	cluster.Eventually(t, func(ctx context.Context) error {
+		node, err := p.inner.CoreV1().Nodes().Get(ctx, "in-a-pod", metav1.GetOptions{})
+		if err != nil {
+			return err
+		}
+		for _, c := range node.Status.Conditions {
+			if c.Type == corev1.NodeReady && c.Status == corev1.ConditionTrue {
+				return nil
+			}
+		}
+		return fmt.Errorf("the node is not ready: %+v", node.Status.Conditions)
+	})
+	p.kubectl(t, "run", "nested", "--image", "registry.dhow:5000/tools:v1", "--overrides", `{"spec":{"nodeName":"in-a-pod"}}`, "--", "sleep", "1000000")
+	p.kubectl(t, "wait", "--for=condition=Ready", "pod/nested", "--timeout", cluster.Deadline.String())
+	if out := p.kubectl(t, "exec", "nested", "--", "echo", "here"); out != "here\n" {
+		t.Errorf("exec in a pod of a node that is a pod: %q", out)
+	}
+	p.kubectl(t, "delete", "pod", "nested", "--wait", "--timeout", cluster.Deadline.String())
+}
+
+// shared makes a folder whose mounts containers see, as everything is on a machine that systemd has started.
+func shared(t *testing.T, dir string) string {
+	t.Helper()
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Mount(dir, dir, "", syscall.MS_BIND, ""); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := errors.Join(syscall.Unmount(dir, syscall.MNT_DETACH), os.RemoveAll(dir)); err != nil {
+			t.Error(err)
+		}
+	})
+	if err := syscall.Mount("", dir, "", syscall.MS_SHARED, ""); err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
+// agentMachine is what an agent in a pod leaves on its machine.
+type agentMachine struct {
+	t          *testing.T
+	plane      *plane
+	dir, state string
+}
+
+func (m *agentMachine) dataDir() string { return m.dir + "/node" }
+
+// leave takes the agent away, and then what it leaves running: pods and their runtime outlive it.
+func (m *agentMachine) leave() {
+	m.t.Helper()
+	m.plane.helm(m.t, "upgrade", name, archive("dhow"), "--values", m.plane.file("values.yaml"), "--wait", "--timeout", "5m")
+	m.plane.replaced(m.t, "node-agent", nil, 0)
+	// What dhow join remembers for dhow leave.
+	joined, err := json.Marshal(map[string]any{"node": "in-a-pod", "arguments": []string{
+		"--node-name", "in-a-pod", "--data-dir", m.dataDir(), "--runtime-state", m.state, "--cgroup-root", "/dhow/in-a-pod",
+		"--tls-cacert", m.dataDir() + "/pki/ca.crt", "--tls-cert", m.dataDir() + "/pki/node.crt", "--tls-key", m.dataDir() + "/pki/node.key",
+	}})
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	if err := os.WriteFile(m.dataDir()+"/join.json", joined, 0o600); err != nil {
+		m.t.Fatal(err)
+	}
+	if out, err := m.plane.outer.Command(m.t.Context(), "leave", "--purge", "--data-dir", m.dataDir()).CombinedOutput(); err != nil {
+		m.t.Errorf("dhow leave: %v: %s", err, out)
+	}
 }
 
 // uninstall: what cannot be made again stays.
