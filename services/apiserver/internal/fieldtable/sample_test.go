@@ -32,6 +32,7 @@ var bases = map[string]string{
 	"Event.events.k8s.io":                 `{eventTime: "2026-01-02T03:04:05.000000Z", reportingController: a, reportingInstance: b, action: c, reason: d, type: Normal, regarding: {kind: Pod, apiVersion: v1, namespace: default, name: p}}`,
 	"PriorityClass.scheduling.k8s.io":     `value: 1`,
 	"PersistentVolumeClaim":               `spec: {accessModes: [ReadWriteOnce], resources: {requests: {storage: 1Gi}}}`,
+	"PersistentVolume":                    `spec: {accessModes: [ReadWriteOnce], capacity: {storage: 1Gi}, csi: {driver: d.example.com, volumeHandle: h}, nodeAffinity: {required: {nodeSelectorTerms: [{matchExpressions: [{key: a, operator: Exists}]}]}}}`,
 	"RuntimeClass.node.k8s.io":            `handler: runc`,
 	"StorageClass.storage.k8s.io":         `provisioner: example.com/x`,
 
@@ -60,6 +61,9 @@ var minimal = map[string]string{
 	"ServiceAccountTokenProjection": `path: t`, "ProjectedVolumeSource": `sources: [{configMap: {name: c}}]`, "VolumeProjection": `configMap: {name: c}`,
 	"PersistentVolumeClaimVolumeSource": `claimName: c`, "CSIVolumeSource": `driver: d.example.com`, "NFSVolumeSource": `{server: s, path: /p}`,
 	"GitRepoVolumeSource": `repository: r`, "ImageVolumeSource": `reference: r`,
+	"TypedLocalObjectReference": `{kind: PersistentVolumeClaim, name: c}`, "TypedObjectReference": `{kind: PersistentVolumeClaim, name: c}`,
+	"LocalVolumeSource": `path: /x`, "CSIPersistentVolumeSource": `{driver: d.example.com, volumeHandle: h}`, "SecretReference": `{name: s, namespace: d}`,
+	"VolumeNodeAffinity":            `required: {nodeSelectorTerms: [{matchExpressions: [{key: a, operator: Exists}]}]}`,
 	"PersistentVolumeClaimTemplate": `spec: {accessModes: [ReadWriteOnce], resources: {requests: {storage: 1Gi}}}`, "PersistentVolumeClaimSpec": `{accessModes: [ReadWriteOnce], resources: {requests: {storage: 1Gi}}}`,
 	"VolumeResourceRequirements": `requests: {storage: 1Gi}`,
 	"EphemeralVolumeSource":      `volumeClaimTemplate: {spec: {accessModes: [ReadWriteOnce], resources: {requests: {storage: 1Gi}}}}`,
@@ -90,7 +94,9 @@ var unions = map[string][]string{
 	"EnvFromSource": {"configMapRef", "secretRef"}, "DownwardAPIVolumeFile": {"fieldRef", "resourceFieldRef"},
 	"EnvVarSource":         {"fieldRef", "resourceFieldRef", "configMapKeyRef", "secretKeyRef", "fileKeyRef"},
 	"PodFailurePolicyRule": {"onExitCodes", "onPodConditions"},
-	"VolumeProjection":     {"secret", "configMap", "downwardAPI", "serviceAccountToken", "clusterTrustBundle", "podCertificate"},
+	"PersistentVolumeSpec": {"gcePersistentDisk", "awsElasticBlockStore", "hostPath", "glusterfs", "nfs", "rbd", "iscsi", "cinder", "cephfs", "fc", "flocker", "flexVolume", "azureFile",
+		"vsphereVolume", "quobyte", "azureDisk", "photonPersistentDisk", "portworxVolume", "scaleIO", "local", "storageos", "csi"},
+	"VolumeProjection": {"secret", "configMap", "downwardAPI", "serviceAccountToken", "clusterTrustBundle", "podCertificate"},
 }
 
 // values are those of fields that do not take any value, as JSON or YAML, by message and name.
@@ -107,6 +113,8 @@ var values = map[string]string{
 	"VolumeMount.subPath": "a", "VolumeMount.name": "v", "Probe.successThreshold": "1", "Lifecycle.stopSignal": "SIGUSR1", "SleepAction.seconds": "2",
 	"StorageClass.reclaimPolicy": "Retain", "StorageClass.volumeBindingMode": "WaitForFirstConsumer",
 	"ImageVolumeSource.pullPolicy": "Always", "VolumeDevice.name": "b", "VolumeDevice.devicePath": "/e", "VolumeResourceRequirements.requests": "{storage: 2Gi}",
+	"PersistentVolumeSpec.accessModes": "[ReadOnlyMany]", "PersistentVolumeSpec.volumeMode": "Block", "PersistentVolumeSpec.persistentVolumeReclaimPolicy": "Delete",
+	"PersistentVolumeSpec.capacity": "{storage: 2Gi}", "TypedLocalObjectReference.kind": "PersistentVolumeClaim", "TypedObjectReference.kind": "PersistentVolumeClaim",
 	"PersistentVolumeClaimSpec.accessModes": "[ReadWriteOncePod]", "PersistentVolumeClaimSpec.volumeMode": "Block",
 	"PodDisruptionBudgetSpec.unhealthyPodEvictionPolicy": "AlwaysAllow", "ContainerResizePolicy.resourceName": "memory", "ContainerResizePolicy.restartPolicy": "RestartContainer", "ServiceAccountTokenProjection.expirationSeconds": "700",
 	"ObjectFieldSelector.apiVersion": "v1", "ObjectFieldSelector.fieldPath": "metadata.uid", "ResourceFieldSelector.resource": "requests.cpu",

@@ -139,7 +139,8 @@ func TestClassesAndProtection(t *testing.T) {
 	}
 	grow := k.patchOf("pvc", "some", `spec: {resources: {requests: {storage: 2Gi}}}`, patch.Merge)
 	_, err := k.Patch(t.Context(), res("pvc"), grow, WriteOptions{})
-	fails(t, err, apierrors.IsForbidden, "Only bound persistent volume claims can be expanded")
+	// As in Kubernetes, what may change is looked at before admission.
+	fails(t, err, apierrors.IsInvalid, "spec is immutable after creation except resources.requests and volumeAttributesClassName for bound claims")
 	k.update("pvc", `{metadata: {name: some}, status: {phase: Bound}}`, WriteOptions{Subresource: "status"})
 	if _, err := k.Patch(t.Context(), res("pvc"), grow, WriteOptions{}); err != nil {
 		t.Error(err)
