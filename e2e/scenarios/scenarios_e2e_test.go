@@ -30,6 +30,7 @@ var all = []scenario{
 	{"deletion", deletion},
 	{"pending pods explain themselves", why},
 	{"resources that others count", resources},
+	{"changes can be followed", traces},
 	{"pods keep apart, and important ones make their way", placement},
 	{"a client in another language", python},
 	{"agents restart", agents},

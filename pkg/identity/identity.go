@@ -81,6 +81,11 @@ func (i Identity) NodeName() (string, bool) {
 	return name, ok && name != "" && i.InGroup(Nodes)
 }
 
+// IsComponent says whether the identity is that of one of the cluster's services.
+func (i Identity) IsComponent() bool {
+	return slices.Contains([]string{Store, APIServer, Scheduler, ControllerManager}, i.Name)
+}
+
 // ServiceAccount returns the user name of a service account.
 func ServiceAccount(namespace, name string) string {
 	return serviceAccountPrefix + namespace + ":" + name

@@ -2,7 +2,8 @@
 //
 // A process calls Setup once, first thing. It sets OpenTelemetry's process-wide providers, which the gRPC instrumentation of
 // pkg/transport, Tracer and Meter use. Without an OTLP endpoint spans are made and propagated, so that logs have trace ids and a
-// trace that others record is not broken, but none is recorded; without a metrics address nothing is measured.
+// trace that others record is not broken, and those that follow from commands and from some other changes are recorded for API servers to
+// remember (Report); without a metrics address nothing is measured.
 package telemetry
 
 import (
@@ -47,6 +48,8 @@ type Config struct {
 	// SampleRatio is the part of the traces that is recorded, 0 meaning all. All services of a cluster need the same: each decides
 	// by the trace's id alone, so that a trace is recorded everywhere or nowhere even when a process in between exports nothing.
 	SampleRatio float64
+	// Command says that the process is a command line: all that begins in it is recorded.
+	Command bool
 	// SpanExporter gets spans as they end, in addition to OTLP. For tests.
 	SpanExporter sdktrace.SpanExporter
 
@@ -136,8 +139,8 @@ func newTracerProvider(ctx context.Context, config Config, about *resource.Resou
 	}
 	switch {
 	case !recorded:
-		// Spans that nobody reads get ids and no more.
-		options = append(options, sdktrace.WithSampler(sdktrace.NeverSample()))
+		// Other spans get ids and no more.
+		options = append(options, sdktrace.WithSampler(newRemembering(config.Command)))
 	case config.SampleRatio == 0:
 		options = append(options, sdktrace.WithSampler(sdktrace.AlwaysSample()))
 	default:

@@ -15,6 +15,7 @@ import (
 	"slices"
 	"time"
 
+	tracepb "go.opentelemetry.io/proto/otlp/trace/v1"
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
@@ -45,6 +46,7 @@ import (
 	"dhow.dev/services/apiserver/internal/registry"
 	"dhow.dev/services/apiserver/internal/session"
 	"dhow.dev/services/apiserver/internal/strategy"
+	"dhow.dev/services/apiserver/internal/traces"
 )
 
 // Config configures Run.
@@ -280,10 +282,15 @@ func run(ctx context.Context, config Config) error {
 	if err != nil {
 		return err
 	}
+	remembered := traces.New()
+	defer telemetry.Report(func(_ context.Context, spans []*tracepb.ResourceSpans) error {
+		remembered.Add(spans)
+		return nil
+	})()
 	api := grpcapi.New(grpcapi.Config{
 		Cache: objects, Registry: writes, Authorizer: rights,
 		Tunnels: sessions, Sessions: sessions, Components: board, Scheduler: config.Scheduler, Store: config.Store,
-		Tokens: callers.issue, Virtual: answers(callers, writes, authorizer.NewReviews(rights)), Views: views(usage),
+		Traces: remembered, Peers: sessions, Tokens: callers.issue, Virtual: answers(callers, writes, authorizer.NewReviews(rights)), Views: views(usage),
 		Extras: sessions.Extras(), Logger: logger, Version: version.Version,
 	})
 	auditor, err := newAuditor(running, tasks, config, structs)
@@ -314,6 +321,10 @@ func run(ctx context.Context, config Config) error {
 		}
 	}
 
+	tasks.Go(func() error {
+		remembered.Follow(running, store, logger)
+		return nil
+	})
 	tasks.Go(func() error { return objects.Run(running) })
 	tasks.Go(func() error { return policies.Run(running) })
 	tasks.Go(func() error { return callers.verifier.Run(running) })

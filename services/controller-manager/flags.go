@@ -10,6 +10,7 @@ import (
 
 	"dhow.dev/pkg/daemon"
 	"dhow.dev/pkg/pki"
+	"dhow.dev/pkg/telemetry"
 	"dhow.dev/pkg/transport"
 )
 
@@ -54,6 +55,7 @@ func Main(ctx context.Context, arguments []string, stderr io.Writer) error {
 			return err
 		}
 		defer conn.Close()
+		defer telemetry.Report(telemetry.SendTo(conn))()
 		config.APIServer, config.Credentials, config.Logger = conn, transport.TLSServer(env.Pair), env.Logger
 		if config.Listener, err = transport.Listen(ctx, listen, env.Logger); err != nil {
 			return err

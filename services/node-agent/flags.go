@@ -14,6 +14,7 @@ import (
 
 	corev1 "dhow.dev/gen/go/dhow/core/v1"
 	"dhow.dev/pkg/daemon"
+	"dhow.dev/pkg/telemetry"
 	"dhow.dev/pkg/transport"
 	"dhow.dev/services/node-agent/internal/bundle"
 	"dhow.dev/services/node-agent/internal/credential"
@@ -34,6 +35,7 @@ func Main(ctx context.Context, arguments []string, stderr io.Writer) error {
 			return err
 		}
 		defer func() { err = errors.Join(err, conn.Close()) }()
+		defer telemetry.Report(telemetry.SendTo(conn))()
 		config.APIServer, config.Logger = conn, env.Logger
 		if !dial.rotate {
 			return Run(ctx, config)

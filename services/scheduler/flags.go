@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"dhow.dev/pkg/daemon"
+	"dhow.dev/pkg/telemetry"
 	"dhow.dev/pkg/transport"
 	"dhow.dev/services/scheduler/internal/loop"
 )
@@ -35,6 +36,7 @@ func Main(ctx context.Context, arguments []string, stderr io.Writer) error {
 			return err
 		}
 		defer conn.Close()
+		defer telemetry.Report(telemetry.SendTo(conn))()
 		config.APIServer, config.Credentials, config.Logger = conn, transport.TLSServer(env.Pair), env.Logger
 		if config.Listener, err = transport.Listen(ctx, listen, env.Logger); err != nil {
 			return err

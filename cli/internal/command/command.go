@@ -16,6 +16,7 @@ import (
 	"dhow.dev/cli/internal/connect"
 	"dhow.dev/pkg/client"
 	"dhow.dev/pkg/resource"
+	"dhow.dev/pkg/telemetry"
 )
 
 // Streams are where a command reads and writes.
@@ -68,13 +69,15 @@ type session struct {
 
 	conn  grpc.ClientConnInterface
 	close func()
+	// report sends the spans that are left.
+	report func()
 	// explicit says that the namespace was given on the command line.
 	explicit bool
 }
 
 // New returns the command tree, with the extra commands in it.
 func New(streams Streams, extra ...*cobra.Command) *cobra.Command {
-	s := &session{Streams: streams}
+	s := &session{Streams: streams, report: func() {}}
 	root := &cobra.Command{
 		Use:           "dhow",
 		Short:         "Run containers on one machine or many, with the Kubernetes object model",
@@ -92,7 +95,7 @@ func New(streams Streams, extra ...*cobra.Command) *cobra.Command {
 	flags.StringVarP(&s.namespace, "namespace", "n", "", "the namespace (by default the one of the configuration, or \"default\")")
 	clusterCommands := []*cobra.Command{
 		newApply(s), newGet(s), newDescribe(s), newDelete(s), newLogs(s), newExec(s), newRun(s), newScale(s), newRollout(s), newWait(s),
-		newCordon(s), newUncordon(s), newWhy(s), newStatus(s), newBackup(s), newToken(s),
+		newCordon(s), newUncordon(s), newWhy(s), newTrace(s), newStatus(s), newBackup(s), newToken(s),
 	}
 	for _, c := range clusterCommands {
 		connectFirst(s, c)
@@ -105,8 +108,8 @@ func New(streams Streams, extra ...*cobra.Command) *cobra.Command {
 		commands  []string
 	}{
 		{"cluster", "A cluster:", []string{"up", "down", "join", "leave", "token", "status", "backup", "restore", "version", "kubectl"}},
-		{"change", "Change what runs:", []string{"apply", "run", "scale", "rollout", "delete", "cordon", "uncordon"}},
-		{"look", "Look at what runs:", []string{"get", "describe", "logs", "exec", "wait", "why"}},
+		{groupChange, "Change what runs:", []string{"apply", "run", "scale", "rollout", "delete", "cordon", "uncordon"}},
+		{"look", "Look at what runs:", []string{"get", "describe", "logs", "exec", "wait", "why", "trace"}},
 	} {
 		root.AddGroup(&cobra.Group{ID: g.id, Title: g.title})
 		for _, c := range root.Commands() {
@@ -117,6 +120,19 @@ func New(streams Streams, extra ...*cobra.Command) *cobra.Command {
 	}
 	addCompletions(s, root)
 	return root
+}
+
+// groupChange is the group of the commands that change what runs.
+const groupChange = "change"
+
+// groupOf is the group of a command, or of the one that it is below.
+func groupOf(c *cobra.Command) string {
+	for ; c != nil; c = c.Parent() {
+		if c.GroupID != "" {
+			return c.GroupID
+		}
+	}
+	return ""
 }
 
 // connectFirst makes a command, and those below it, open the connection before they run, and run in a trace.
@@ -130,7 +146,7 @@ func connectFirst(s *session, c *cobra.Command) {
 	}
 	c.RunE = func(c *cobra.Command, args []string) error {
 		// Before the connection, which reports its calls to the tracing that it finds.
-		ctx, done, err := s.traced(c.Context(), c.CommandPath())
+		ctx, done, err := s.traced(c.Context(), c.CommandPath(), groupOf(c) == groupChange)
 		if err != nil {
 			return err
 		}
@@ -162,7 +178,7 @@ func (s *session) open(c *cobra.Command) error {
 	if err != nil {
 		return fmt.Errorf("%s: %w", connect.File(s.configFile), err)
 	}
-	s.conn, s.close = conn, func() { conn.Close() }
+	s.conn, s.close, s.report = conn, func() { conn.Close() }, telemetry.Report(telemetry.SendTo(conn))
 	return nil
 }
 

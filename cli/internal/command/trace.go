@@ -16,11 +16,11 @@ import (
 const flushTime = time.Second
 
 // traced begins the span that all calls of a command, and all that the cluster does because of them, hang from. Spans are exported where the standard
-// variables of OpenTelemetry say (OTEL_EXPORTER_OTLP_ENDPOINT and its like); without them they have ids only, so that the records of all services about
-// one command can be found. The returned function ends the span with the command's error.
-func (s *session) traced(ctx context.Context, commandPath string) (context.Context, func(error), error) {
+// variables of OpenTelemetry say (OTEL_EXPORTER_OTLP_ENDPOINT and its like); without them those of a change go to the API server, for `dhow trace`, and others have
+// ids only, so that the records of all services about one command can be found. The returned function ends the span with the command's error.
+func (s *session) traced(ctx context.Context, commandPath string, change bool) (context.Context, func(error), error) {
 	logger := slog.New(slog.NewTextHandler(s.Err, &slog.HandlerOptions{Level: slog.LevelWarn}))
-	shutdown, err := telemetry.Setup(ctx, telemetry.Config{Service: "dhow", Version: version.Version, Logger: logger})
+	shutdown, err := telemetry.Setup(ctx, telemetry.Config{Service: "dhow", Version: version.Version, Logger: logger, Command: change})
 	if err != nil {
 		return nil, nil, err
 	}
@@ -32,6 +32,7 @@ func (s *session) traced(ctx context.Context, commandPath string) (context.Conte
 			span.SetStatus(codes.Error, "the command failed")
 		}
 		span.End()
+		s.report()
 		// The command's context may have ended, by Ctrl-C; its spans are worth having all the same.
 		flushing, cancel := context.WithTimeout(context.WithoutCancel(ctx), flushTime)
 		defer cancel()

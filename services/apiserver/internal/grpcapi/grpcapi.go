@@ -24,6 +24,7 @@ import (
 	"dhow.dev/services/apiserver/internal/authorizer"
 	"dhow.dev/services/apiserver/internal/cache"
 	"dhow.dev/services/apiserver/internal/registry"
+	"dhow.dev/services/apiserver/internal/traces"
 )
 
 var (
@@ -69,6 +70,9 @@ type Config struct {
 	Scheduler grpc.ClientConnInterface
 	// Store makes backups.
 	Store grpc.ClientConnInterface
+	// Traces remembers what services and node agents report, Peers asks the other API servers what they remember.
+	Traces *traces.Memory
+	Peers  Peers
 	// Extras append to an object what is known but not stored, such as a node Lease's renewTime; they return nil for most. Keyed by kind.
 	Extras map[*resource.Resource]func(*cache.Entry) []byte
 	// Virtual and Views answer for kinds that are not stored. Kinds that are missing here are not served.
@@ -93,7 +97,7 @@ func New(config Config) *API {
 			a.services = append(a.services, a.kind(r))
 		}
 	}
-	a.services = append(a.services, a.objects(), a.cluster(), a.scheduler(), a.sessions())
+	a.services = append(a.services, a.objects(), a.cluster(), a.scheduler(), a.sessions(), a.collector())
 	return a
 }
 
@@ -185,7 +189,7 @@ func (a *API) objects() *grpc.ServiceDesc {
 
 func (a *API) cluster() *grpc.ServiceDesc {
 	desc := describe(clusterv1.File_dhow_cluster_v1_cluster_proto.Services().ByName("Cluster"))
-	add(desc, a.status(desc.ServiceName), a.backup(desc.ServiceName))
+	add(desc, a.status(desc.ServiceName), a.backup(desc.ServiceName), a.trace(desc.ServiceName))
 	return desc
 }
 

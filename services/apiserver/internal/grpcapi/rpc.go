@@ -9,6 +9,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/protobuf/proto"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"dhow.dev/pkg/identity"
 	"dhow.dev/services/apiserver/internal/authorizer"
@@ -22,11 +23,13 @@ type rule[Request any] struct {
 	node bool
 	// authenticated admits every caller whom the transport knows.
 	authenticated bool
+	// component admits the cluster's services, node agents and administrators.
+	component bool
 }
 
 func (r rule[Request]) declared() bool {
 	count := 0
-	for _, set := range []bool{r.attributes != nil, r.node, r.authenticated} {
+	for _, set := range []bool{r.attributes != nil, r.node, r.authenticated, r.component} {
 		if set {
 			count++
 		}
@@ -42,6 +45,11 @@ func authorize[Request any](ctx context.Context, decide authorizer.Authorizer, r
 	}
 	switch {
 	case r.authenticated:
+		return nil
+	case r.component:
+		if _, node := caller.NodeName(); !node && !caller.IsComponent() && !caller.InGroup(identity.Masters) {
+			return apierrors.NewForbidden(schema.GroupResource{}, "", fmt.Errorf("user %q is no service of the cluster", caller.Name))
+		}
 		return nil
 	case r.node:
 		if _, ok := caller.NodeName(); !ok {

@@ -21,6 +21,7 @@ import (
 	storev1 "dhow.dev/gen/go/dhow/store/v1"
 	"dhow.dev/pkg/resource"
 	"dhow.dev/pkg/telemetry"
+	"dhow.dev/services/apiserver/internal/traces"
 )
 
 const (
@@ -456,6 +457,9 @@ var (
 func (tx *txn) commit(ctx context.Context) (map[string]int64, int64, error) {
 	ctx, span := tx.registry.tracer.Start(ctx, "registry.commit", trace.WithAttributes(attribute.Int("operations", len(tx.order))))
 	defer span.End()
+	if span.IsRecording() {
+		span.SetAttributes(attribute.StringSlice(traces.KeysAttribute, tx.order))
+	}
 	request := &storev1.CommitRequest{}
 	request.SetTraceparent(telemetry.Traceparent(ctx))
 	conditions := make([]*storev1.Condition, 0, len(tx.reads)+len(tx.claims))

@@ -26,16 +26,13 @@ func (m *Manager) Usage(context.Context, *nodev1.UsageRequest) (*nodev1.UsageRes
 // Used returns what every node of the cluster uses, by name. Nodes of an API server that does not answer are missing. The values must not be changed.
 func (m *Manager) Used(ctx context.Context) map[string]*nodev1.NodeUsage {
 	all := map[string]*nodev1.NodeUsage{}
-	for address, conn := range m.otherServers() {
-		answer, err := nodev1.NewSessionsClient(conn).Usage(metadata.AppendToOutgoingContext(ctx, forwardedKey, m.id), &nodev1.UsageRequest{})
-		if err != nil {
-			m.config.Logger.WarnContext(ctx, "usage of another API server's nodes not known", logkey.Address(address), logkey.Err(err))
-			continue
-		}
+	m.Ask(ctx, func(ctx context.Context, peer grpc.ClientConnInterface) error {
+		answer, err := nodev1.NewSessionsClient(peer).Usage(ctx, &nodev1.UsageRequest{})
 		for _, n := range answer.GetNodes() {
 			all[n.GetName()] = n.GetUsage()
 		}
-	}
+		return err
+	})
 	own, err := m.Usage(ctx, nil)
 	if err != nil {
 		return all
@@ -44,6 +41,18 @@ func (m *Manager) Used(ctx context.Context) map[string]*nodev1.NodeUsage {
 		all[n.GetName()] = n.GetUsage()
 	}
 	return all
+}
+
+// Ask implements grpcapi.Peers.
+func (m *Manager) Ask(ctx context.Context, ask func(context.Context, grpc.ClientConnInterface) error) {
+	if incoming, ok := metadata.FromIncomingContext(ctx); ok && len(incoming.Get(forwardedKey)) > 0 {
+		return
+	}
+	for address, conn := range m.otherServers() {
+		if err := ask(metadata.AppendToOutgoingContext(ctx, forwardedKey, m.id), conn); err != nil {
+			m.config.Logger.WarnContext(ctx, "another API server does not answer", logkey.Address(address), logkey.Err(err))
+		}
+	}
 }
 
 // otherServers connects to all other live API servers. One that cannot be reached is left out.

@@ -12,12 +12,15 @@ import (
 
 	"go.opentelemetry.io/otel/metric"
 	"go.opentelemetry.io/otel/trace"
+	tracepb "go.opentelemetry.io/proto/otlp/trace/v1"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 
 	storev1 "dhow.dev/gen/go/dhow/store/v1"
 	"dhow.dev/pkg/identity"
+	"dhow.dev/pkg/telemetry"
 	"dhow.dev/pkg/telemetry/logkey"
 	"dhow.dev/services/store/internal/committer"
 	"dhow.dev/services/store/internal/engine"
@@ -171,4 +174,18 @@ func (s *Server) Snapshot(_ *storev1.SnapshotRequest, stream grpc.ServerStreamin
 	return grpcError(s.engine.Snapshot(stream.Context(), func(data []byte) error {
 		return stream.Send(storev1.SnapshotResponse_builder{Data: data}.Build())
 	}))
+}
+
+// Spans implements storev1.StoreServer.
+func (s *Server) Spans(_ *storev1.SpansRequest, stream grpc.ServerStreamingServer[storev1.SpansResponse]) error {
+	stop := telemetry.Report(func(_ context.Context, spans []*tracepb.ResourceSpans) error {
+		data, err := proto.Marshal(&tracepb.TracesData{ResourceSpans: spans})
+		if err != nil {
+			return err
+		}
+		return stream.Send(storev1.SpansResponse_builder{Traces: data}.Build())
+	})
+	defer stop()
+	<-stream.Context().Done()
+	return stream.Context().Err()
 }

@@ -1090,6 +1090,412 @@ func (b0 BackupResponse_builder) Build() *BackupResponse {
 	return m0
 }
 
+// TraceRequest names an object.
+type TraceRequest struct {
+	state                protoimpl.MessageState `protogen:"opaque.v1"`
+	xxx_hidden_Group     string                 `protobuf:"bytes,1,opt,name=group,proto3"`
+	xxx_hidden_Resource  string                 `protobuf:"bytes,2,opt,name=resource,proto3"`
+	xxx_hidden_Namespace string                 `protobuf:"bytes,3,opt,name=namespace,proto3"`
+	xxx_hidden_Name      string                 `protobuf:"bytes,4,opt,name=name,proto3"`
+	xxx_hidden_TraceId   string                 `protobuf:"bytes,5,opt,name=trace_id,json=traceId,proto3"`
+	unknownFields        protoimpl.UnknownFields
+	sizeCache            protoimpl.SizeCache
+}
+
+func (x *TraceRequest) Reset() {
+	*x = TraceRequest{}
+	mi := &file_dhow_cluster_v1_cluster_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TraceRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TraceRequest) ProtoMessage() {}
+
+func (x *TraceRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_dhow_cluster_v1_cluster_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+func (x *TraceRequest) GetGroup() string {
+	if x != nil {
+		return x.xxx_hidden_Group
+	}
+	return ""
+}
+
+func (x *TraceRequest) GetResource() string {
+	if x != nil {
+		return x.xxx_hidden_Resource
+	}
+	return ""
+}
+
+func (x *TraceRequest) GetNamespace() string {
+	if x != nil {
+		return x.xxx_hidden_Namespace
+	}
+	return ""
+}
+
+func (x *TraceRequest) GetName() string {
+	if x != nil {
+		return x.xxx_hidden_Name
+	}
+	return ""
+}
+
+func (x *TraceRequest) GetTraceId() string {
+	if x != nil {
+		return x.xxx_hidden_TraceId
+	}
+	return ""
+}
+
+func (x *TraceRequest) SetGroup(v string) {
+	x.xxx_hidden_Group = v
+}
+
+func (x *TraceRequest) SetResource(v string) {
+	x.xxx_hidden_Resource = v
+}
+
+func (x *TraceRequest) SetNamespace(v string) {
+	x.xxx_hidden_Namespace = v
+}
+
+func (x *TraceRequest) SetName(v string) {
+	x.xxx_hidden_Name = v
+}
+
+func (x *TraceRequest) SetTraceId(v string) {
+	x.xxx_hidden_TraceId = v
+}
+
+type TraceRequest_builder struct {
+	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
+
+	// API group, empty for core.
+	Group string
+	// Plural name, for example `deployments`.
+	Resource string
+	// Empty for kinds without namespaces.
+	Namespace string
+	// The object's.
+	Name string
+	// One of the traces that an answer has named, 32 hexadecimal digits. Empty: the newest that changed the object.
+	TraceId string
+}
+
+func (b0 TraceRequest_builder) Build() *TraceRequest {
+	m0 := &TraceRequest{}
+	b, x := &b0, m0
+	_, _ = b, x
+	x.xxx_hidden_Group = b.Group
+	x.xxx_hidden_Resource = b.Resource
+	x.xxx_hidden_Namespace = b.Namespace
+	x.xxx_hidden_Name = b.Name
+	x.xxx_hidden_TraceId = b.TraceId
+	return m0
+}
+
+// TraceResponse is one trace.
+type TraceResponse struct {
+	state              protoimpl.MessageState    `protogen:"opaque.v1"`
+	xxx_hidden_TraceId string                    `protobuf:"bytes,1,opt,name=trace_id,json=traceId,proto3"`
+	xxx_hidden_Spans   *[]*Span                  `protobuf:"bytes,2,rep,name=spans,proto3"`
+	xxx_hidden_Others  *[]*TraceResponse_Summary `protobuf:"bytes,3,rep,name=others,proto3"`
+	unknownFields      protoimpl.UnknownFields
+	sizeCache          protoimpl.SizeCache
+}
+
+func (x *TraceResponse) Reset() {
+	*x = TraceResponse{}
+	mi := &file_dhow_cluster_v1_cluster_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TraceResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TraceResponse) ProtoMessage() {}
+
+func (x *TraceResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_dhow_cluster_v1_cluster_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+func (x *TraceResponse) GetTraceId() string {
+	if x != nil {
+		return x.xxx_hidden_TraceId
+	}
+	return ""
+}
+
+func (x *TraceResponse) GetSpans() []*Span {
+	if x != nil {
+		if x.xxx_hidden_Spans != nil {
+			return *x.xxx_hidden_Spans
+		}
+	}
+	return nil
+}
+
+func (x *TraceResponse) GetOthers() []*TraceResponse_Summary {
+	if x != nil {
+		if x.xxx_hidden_Others != nil {
+			return *x.xxx_hidden_Others
+		}
+	}
+	return nil
+}
+
+func (x *TraceResponse) SetTraceId(v string) {
+	x.xxx_hidden_TraceId = v
+}
+
+func (x *TraceResponse) SetSpans(v []*Span) {
+	x.xxx_hidden_Spans = &v
+}
+
+func (x *TraceResponse) SetOthers(v []*TraceResponse_Summary) {
+	x.xxx_hidden_Others = &v
+}
+
+type TraceResponse_builder struct {
+	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
+
+	// 32 hexadecimal digits.
+	TraceId string
+	// What was done, in the order in which it began.
+	Spans []*Span
+	// The other traces that changed the object and are remembered, newest first.
+	Others []*TraceResponse_Summary
+}
+
+func (b0 TraceResponse_builder) Build() *TraceResponse {
+	m0 := &TraceResponse{}
+	b, x := &b0, m0
+	_, _ = b, x
+	x.xxx_hidden_TraceId = b.TraceId
+	x.xxx_hidden_Spans = &b.Spans
+	x.xxx_hidden_Others = &b.Others
+	return m0
+}
+
+// Span is one thing that was done, as OpenTelemetry has it.
+type Span struct {
+	state                           protoimpl.MessageState `protogen:"opaque.v1"`
+	xxx_hidden_Id                   string                 `protobuf:"bytes,1,opt,name=id,proto3"`
+	xxx_hidden_ParentId             string                 `protobuf:"bytes,2,opt,name=parent_id,json=parentId,proto3"`
+	xxx_hidden_Service              string                 `protobuf:"bytes,3,opt,name=service,proto3"`
+	xxx_hidden_Instance             string                 `protobuf:"bytes,4,opt,name=instance,proto3"`
+	xxx_hidden_Scope                string                 `protobuf:"bytes,5,opt,name=scope,proto3"`
+	xxx_hidden_Name                 string                 `protobuf:"bytes,6,opt,name=name,proto3"`
+	xxx_hidden_StartUnixNanoseconds int64                  `protobuf:"varint,7,opt,name=start_unix_nanoseconds,json=startUnixNanoseconds,proto3"`
+	xxx_hidden_DurationNanoseconds  int64                  `protobuf:"varint,8,opt,name=duration_nanoseconds,json=durationNanoseconds,proto3"`
+	xxx_hidden_Attributes           map[string]string      `protobuf:"bytes,9,rep,name=attributes,proto3" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	xxx_hidden_Failed               bool                   `protobuf:"varint,10,opt,name=failed,proto3"`
+	unknownFields                   protoimpl.UnknownFields
+	sizeCache                       protoimpl.SizeCache
+}
+
+func (x *Span) Reset() {
+	*x = Span{}
+	mi := &file_dhow_cluster_v1_cluster_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Span) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Span) ProtoMessage() {}
+
+func (x *Span) ProtoReflect() protoreflect.Message {
+	mi := &file_dhow_cluster_v1_cluster_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+func (x *Span) GetId() string {
+	if x != nil {
+		return x.xxx_hidden_Id
+	}
+	return ""
+}
+
+func (x *Span) GetParentId() string {
+	if x != nil {
+		return x.xxx_hidden_ParentId
+	}
+	return ""
+}
+
+func (x *Span) GetService() string {
+	if x != nil {
+		return x.xxx_hidden_Service
+	}
+	return ""
+}
+
+func (x *Span) GetInstance() string {
+	if x != nil {
+		return x.xxx_hidden_Instance
+	}
+	return ""
+}
+
+func (x *Span) GetScope() string {
+	if x != nil {
+		return x.xxx_hidden_Scope
+	}
+	return ""
+}
+
+func (x *Span) GetName() string {
+	if x != nil {
+		return x.xxx_hidden_Name
+	}
+	return ""
+}
+
+func (x *Span) GetStartUnixNanoseconds() int64 {
+	if x != nil {
+		return x.xxx_hidden_StartUnixNanoseconds
+	}
+	return 0
+}
+
+func (x *Span) GetDurationNanoseconds() int64 {
+	if x != nil {
+		return x.xxx_hidden_DurationNanoseconds
+	}
+	return 0
+}
+
+func (x *Span) GetAttributes() map[string]string {
+	if x != nil {
+		return x.xxx_hidden_Attributes
+	}
+	return nil
+}
+
+func (x *Span) GetFailed() bool {
+	if x != nil {
+		return x.xxx_hidden_Failed
+	}
+	return false
+}
+
+func (x *Span) SetId(v string) {
+	x.xxx_hidden_Id = v
+}
+
+func (x *Span) SetParentId(v string) {
+	x.xxx_hidden_ParentId = v
+}
+
+func (x *Span) SetService(v string) {
+	x.xxx_hidden_Service = v
+}
+
+func (x *Span) SetInstance(v string) {
+	x.xxx_hidden_Instance = v
+}
+
+func (x *Span) SetScope(v string) {
+	x.xxx_hidden_Scope = v
+}
+
+func (x *Span) SetName(v string) {
+	x.xxx_hidden_Name = v
+}
+
+func (x *Span) SetStartUnixNanoseconds(v int64) {
+	x.xxx_hidden_StartUnixNanoseconds = v
+}
+
+func (x *Span) SetDurationNanoseconds(v int64) {
+	x.xxx_hidden_DurationNanoseconds = v
+}
+
+func (x *Span) SetAttributes(v map[string]string) {
+	x.xxx_hidden_Attributes = v
+}
+
+func (x *Span) SetFailed(v bool) {
+	x.xxx_hidden_Failed = v
+}
+
+type Span_builder struct {
+	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
+
+	// 16 hexadecimal digits.
+	Id string
+	// The span that it is part of or follows from; empty for the first.
+	ParentId string
+	// The process, for example `dhow-scheduler`.
+	Service string
+	// Tells processes of one service apart, for example a node's name. May be empty.
+	Instance string
+	// The part of the program that made it.
+	Scope string
+	// What was done, for example `scheduler.bind`.
+	Name string
+	// In nanoseconds since 1970, by the clock of its machine.
+	StartUnixNanoseconds int64
+	// In nanoseconds.
+	DurationNanoseconds int64
+	// What it was done to, and more.
+	Attributes map[string]string
+	// It failed.
+	Failed bool
+}
+
+func (b0 Span_builder) Build() *Span {
+	m0 := &Span{}
+	b, x := &b0, m0
+	_, _ = b, x
+	x.xxx_hidden_Id = b.Id
+	x.xxx_hidden_ParentId = b.ParentId
+	x.xxx_hidden_Service = b.Service
+	x.xxx_hidden_Instance = b.Instance
+	x.xxx_hidden_Scope = b.Scope
+	x.xxx_hidden_Name = b.Name
+	x.xxx_hidden_StartUnixNanoseconds = b.StartUnixNanoseconds
+	x.xxx_hidden_DurationNanoseconds = b.DurationNanoseconds
+	x.xxx_hidden_Attributes = b.Attributes
+	x.xxx_hidden_Failed = b.Failed
+	return m0
+}
+
 // Result is what one operation came to.
 type CommitResponse_Result struct {
 	state               protoimpl.MessageState `protogen:"opaque.v1"`
@@ -1101,7 +1507,7 @@ type CommitResponse_Result struct {
 
 func (x *CommitResponse_Result) Reset() {
 	*x = CommitResponse_Result{}
-	mi := &file_dhow_cluster_v1_cluster_proto_msgTypes[10]
+	mi := &file_dhow_cluster_v1_cluster_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1113,7 +1519,7 @@ func (x *CommitResponse_Result) String() string {
 func (*CommitResponse_Result) ProtoMessage() {}
 
 func (x *CommitResponse_Result) ProtoReflect() protoreflect.Message {
-	mi := &file_dhow_cluster_v1_cluster_proto_msgTypes[10]
+	mi := &file_dhow_cluster_v1_cluster_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1164,6 +1570,95 @@ func (b0 CommitResponse_Result_builder) Build() *CommitResponse_Result {
 	_, _ = b, x
 	x.xxx_hidden_Object = b.Object
 	x.xxx_hidden_Warnings = b.Warnings
+	return m0
+}
+
+// Summary is what a trace is about.
+type TraceResponse_Summary struct {
+	state                           protoimpl.MessageState `protogen:"opaque.v1"`
+	xxx_hidden_TraceId              string                 `protobuf:"bytes,1,opt,name=trace_id,json=traceId,proto3"`
+	xxx_hidden_Name                 string                 `protobuf:"bytes,2,opt,name=name,proto3"`
+	xxx_hidden_StartUnixNanoseconds int64                  `protobuf:"varint,3,opt,name=start_unix_nanoseconds,json=startUnixNanoseconds,proto3"`
+	unknownFields                   protoimpl.UnknownFields
+	sizeCache                       protoimpl.SizeCache
+}
+
+func (x *TraceResponse_Summary) Reset() {
+	*x = TraceResponse_Summary{}
+	mi := &file_dhow_cluster_v1_cluster_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TraceResponse_Summary) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TraceResponse_Summary) ProtoMessage() {}
+
+func (x *TraceResponse_Summary) ProtoReflect() protoreflect.Message {
+	mi := &file_dhow_cluster_v1_cluster_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+func (x *TraceResponse_Summary) GetTraceId() string {
+	if x != nil {
+		return x.xxx_hidden_TraceId
+	}
+	return ""
+}
+
+func (x *TraceResponse_Summary) GetName() string {
+	if x != nil {
+		return x.xxx_hidden_Name
+	}
+	return ""
+}
+
+func (x *TraceResponse_Summary) GetStartUnixNanoseconds() int64 {
+	if x != nil {
+		return x.xxx_hidden_StartUnixNanoseconds
+	}
+	return 0
+}
+
+func (x *TraceResponse_Summary) SetTraceId(v string) {
+	x.xxx_hidden_TraceId = v
+}
+
+func (x *TraceResponse_Summary) SetName(v string) {
+	x.xxx_hidden_Name = v
+}
+
+func (x *TraceResponse_Summary) SetStartUnixNanoseconds(v int64) {
+	x.xxx_hidden_StartUnixNanoseconds = v
+}
+
+type TraceResponse_Summary_builder struct {
+	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
+
+	// 32 hexadecimal digits.
+	TraceId string
+	// The name of its first span.
+	Name string
+	// When that began, in nanoseconds since 1970.
+	StartUnixNanoseconds int64
+}
+
+func (b0 TraceResponse_Summary_builder) Build() *TraceResponse_Summary {
+	m0 := &TraceResponse_Summary{}
+	b, x := &b0, m0
+	_, _ = b, x
+	x.xxx_hidden_TraceId = b.TraceId
+	x.xxx_hidden_Name = b.Name
+	x.xxx_hidden_StartUnixNanoseconds = b.StartUnixNanoseconds
 	return m0
 }
 
@@ -1219,16 +1714,48 @@ const file_dhow_cluster_v1_cluster_proto_rawDesc = "" +
 	"\amessage\x18\x03 \x01(\tR\amessage\"\x0f\n" +
 	"\rBackupRequest\"$\n" +
 	"\x0eBackupResponse\x12\x12\n" +
-	"\x04data\x18\x01 \x01(\fR\x04data2\xa2\x01\n" +
+	"\x04data\x18\x01 \x01(\fR\x04data\"\x8d\x01\n" +
+	"\fTraceRequest\x12\x14\n" +
+	"\x05group\x18\x01 \x01(\tR\x05group\x12\x1a\n" +
+	"\bresource\x18\x02 \x01(\tR\bresource\x12\x1c\n" +
+	"\tnamespace\x18\x03 \x01(\tR\tnamespace\x12\x12\n" +
+	"\x04name\x18\x04 \x01(\tR\x04name\x12\x19\n" +
+	"\btrace_id\x18\x05 \x01(\tR\atraceId\"\x87\x02\n" +
+	"\rTraceResponse\x12\x19\n" +
+	"\btrace_id\x18\x01 \x01(\tR\atraceId\x12+\n" +
+	"\x05spans\x18\x02 \x03(\v2\x15.dhow.cluster.v1.SpanR\x05spans\x12>\n" +
+	"\x06others\x18\x03 \x03(\v2&.dhow.cluster.v1.TraceResponse.SummaryR\x06others\x1an\n" +
+	"\aSummary\x12\x19\n" +
+	"\btrace_id\x18\x01 \x01(\tR\atraceId\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x124\n" +
+	"\x16start_unix_nanoseconds\x18\x03 \x01(\x03R\x14startUnixNanoseconds\"\x9a\x03\n" +
+	"\x04Span\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1b\n" +
+	"\tparent_id\x18\x02 \x01(\tR\bparentId\x12\x18\n" +
+	"\aservice\x18\x03 \x01(\tR\aservice\x12\x1a\n" +
+	"\binstance\x18\x04 \x01(\tR\binstance\x12\x14\n" +
+	"\x05scope\x18\x05 \x01(\tR\x05scope\x12\x12\n" +
+	"\x04name\x18\x06 \x01(\tR\x04name\x124\n" +
+	"\x16start_unix_nanoseconds\x18\a \x01(\x03R\x14startUnixNanoseconds\x121\n" +
+	"\x14duration_nanoseconds\x18\b \x01(\x03R\x13durationNanoseconds\x12E\n" +
+	"\n" +
+	"attributes\x18\t \x03(\v2%.dhow.cluster.v1.Span.AttributesEntryR\n" +
+	"attributes\x12\x16\n" +
+	"\x06failed\x18\n" +
+	" \x01(\bR\x06failed\x1a=\n" +
+	"\x0fAttributesEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x012\xa2\x01\n" +
 	"\aObjects\x12L\n" +
 	"\x05Watch\x12$.dhow.cluster.v1.ObjectsWatchRequest\x1a\x1b.dhow.meta.v1.WatchResponse0\x01\x12I\n" +
-	"\x06Commit\x12\x1e.dhow.cluster.v1.CommitRequest\x1a\x1f.dhow.cluster.v1.CommitResponse2\xa1\x01\n" +
+	"\x06Commit\x12\x1e.dhow.cluster.v1.CommitRequest\x1a\x1f.dhow.cluster.v1.CommitResponse2\xe9\x01\n" +
 	"\aCluster\x12I\n" +
 	"\x06Status\x12\x1e.dhow.cluster.v1.StatusRequest\x1a\x1f.dhow.cluster.v1.StatusResponse\x12K\n" +
-	"\x06Backup\x12\x1e.dhow.cluster.v1.BackupRequest\x1a\x1f.dhow.cluster.v1.BackupResponse0\x01B\xac\x01\n" +
+	"\x06Backup\x12\x1e.dhow.cluster.v1.BackupRequest\x1a\x1f.dhow.cluster.v1.BackupResponse0\x01\x12F\n" +
+	"\x05Trace\x12\x1d.dhow.cluster.v1.TraceRequest\x1a\x1e.dhow.cluster.v1.TraceResponseB\xac\x01\n" +
 	"\x13com.dhow.cluster.v1B\fClusterProtoP\x01Z)dhow.dev/gen/go/dhow/cluster/v1;clusterv1\xa2\x02\x03DCX\xaa\x02\x0fDhow.Cluster.V1\xca\x02\x0fDhow\\Cluster\\V1\xe2\x02\x1bDhow\\Cluster\\V1\\GPBMetadata\xea\x02\x11Dhow::Cluster::V1b\x06proto3"
 
-var file_dhow_cluster_v1_cluster_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
+var file_dhow_cluster_v1_cluster_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
 var file_dhow_cluster_v1_cluster_proto_goTypes = []any{
 	(*Selection)(nil),             // 0: dhow.cluster.v1.Selection
 	(*ObjectsWatchRequest)(nil),   // 1: dhow.cluster.v1.ObjectsWatchRequest
@@ -1240,35 +1767,45 @@ var file_dhow_cluster_v1_cluster_proto_goTypes = []any{
 	(*Component)(nil),             // 7: dhow.cluster.v1.Component
 	(*BackupRequest)(nil),         // 8: dhow.cluster.v1.BackupRequest
 	(*BackupResponse)(nil),        // 9: dhow.cluster.v1.BackupResponse
-	(*CommitResponse_Result)(nil), // 10: dhow.cluster.v1.CommitResponse.Result
-	(*v1.ObjectWriteRequest)(nil), // 11: dhow.meta.v1.ObjectWriteRequest
-	(*v1.PatchRequest)(nil),       // 12: dhow.meta.v1.PatchRequest
-	(*v1.DeleteRequest)(nil),      // 13: dhow.meta.v1.DeleteRequest
-	(*v1.WatchResponse)(nil),      // 14: dhow.meta.v1.WatchResponse
+	(*TraceRequest)(nil),          // 10: dhow.cluster.v1.TraceRequest
+	(*TraceResponse)(nil),         // 11: dhow.cluster.v1.TraceResponse
+	(*Span)(nil),                  // 12: dhow.cluster.v1.Span
+	(*CommitResponse_Result)(nil), // 13: dhow.cluster.v1.CommitResponse.Result
+	(*TraceResponse_Summary)(nil), // 14: dhow.cluster.v1.TraceResponse.Summary
+	nil,                           // 15: dhow.cluster.v1.Span.AttributesEntry
+	(*v1.ObjectWriteRequest)(nil), // 16: dhow.meta.v1.ObjectWriteRequest
+	(*v1.PatchRequest)(nil),       // 17: dhow.meta.v1.PatchRequest
+	(*v1.DeleteRequest)(nil),      // 18: dhow.meta.v1.DeleteRequest
+	(*v1.WatchResponse)(nil),      // 19: dhow.meta.v1.WatchResponse
 }
 var file_dhow_cluster_v1_cluster_proto_depIdxs = []int32{
 	0,  // 0: dhow.cluster.v1.ObjectsWatchRequest.selections:type_name -> dhow.cluster.v1.Selection
 	3,  // 1: dhow.cluster.v1.CommitRequest.operations:type_name -> dhow.cluster.v1.Operation
-	11, // 2: dhow.cluster.v1.Operation.create:type_name -> dhow.meta.v1.ObjectWriteRequest
-	11, // 3: dhow.cluster.v1.Operation.update:type_name -> dhow.meta.v1.ObjectWriteRequest
-	12, // 4: dhow.cluster.v1.Operation.patch:type_name -> dhow.meta.v1.PatchRequest
-	11, // 5: dhow.cluster.v1.Operation.apply:type_name -> dhow.meta.v1.ObjectWriteRequest
-	13, // 6: dhow.cluster.v1.Operation.delete:type_name -> dhow.meta.v1.DeleteRequest
-	10, // 7: dhow.cluster.v1.CommitResponse.results:type_name -> dhow.cluster.v1.CommitResponse.Result
+	16, // 2: dhow.cluster.v1.Operation.create:type_name -> dhow.meta.v1.ObjectWriteRequest
+	16, // 3: dhow.cluster.v1.Operation.update:type_name -> dhow.meta.v1.ObjectWriteRequest
+	17, // 4: dhow.cluster.v1.Operation.patch:type_name -> dhow.meta.v1.PatchRequest
+	16, // 5: dhow.cluster.v1.Operation.apply:type_name -> dhow.meta.v1.ObjectWriteRequest
+	18, // 6: dhow.cluster.v1.Operation.delete:type_name -> dhow.meta.v1.DeleteRequest
+	13, // 7: dhow.cluster.v1.CommitResponse.results:type_name -> dhow.cluster.v1.CommitResponse.Result
 	7,  // 8: dhow.cluster.v1.StatusResponse.components:type_name -> dhow.cluster.v1.Component
-	1,  // 9: dhow.cluster.v1.Objects.Watch:input_type -> dhow.cluster.v1.ObjectsWatchRequest
-	2,  // 10: dhow.cluster.v1.Objects.Commit:input_type -> dhow.cluster.v1.CommitRequest
-	5,  // 11: dhow.cluster.v1.Cluster.Status:input_type -> dhow.cluster.v1.StatusRequest
-	8,  // 12: dhow.cluster.v1.Cluster.Backup:input_type -> dhow.cluster.v1.BackupRequest
-	14, // 13: dhow.cluster.v1.Objects.Watch:output_type -> dhow.meta.v1.WatchResponse
-	4,  // 14: dhow.cluster.v1.Objects.Commit:output_type -> dhow.cluster.v1.CommitResponse
-	6,  // 15: dhow.cluster.v1.Cluster.Status:output_type -> dhow.cluster.v1.StatusResponse
-	9,  // 16: dhow.cluster.v1.Cluster.Backup:output_type -> dhow.cluster.v1.BackupResponse
-	13, // [13:17] is the sub-list for method output_type
-	9,  // [9:13] is the sub-list for method input_type
-	9,  // [9:9] is the sub-list for extension type_name
-	9,  // [9:9] is the sub-list for extension extendee
-	0,  // [0:9] is the sub-list for field type_name
+	12, // 9: dhow.cluster.v1.TraceResponse.spans:type_name -> dhow.cluster.v1.Span
+	14, // 10: dhow.cluster.v1.TraceResponse.others:type_name -> dhow.cluster.v1.TraceResponse.Summary
+	15, // 11: dhow.cluster.v1.Span.attributes:type_name -> dhow.cluster.v1.Span.AttributesEntry
+	1,  // 12: dhow.cluster.v1.Objects.Watch:input_type -> dhow.cluster.v1.ObjectsWatchRequest
+	2,  // 13: dhow.cluster.v1.Objects.Commit:input_type -> dhow.cluster.v1.CommitRequest
+	5,  // 14: dhow.cluster.v1.Cluster.Status:input_type -> dhow.cluster.v1.StatusRequest
+	8,  // 15: dhow.cluster.v1.Cluster.Backup:input_type -> dhow.cluster.v1.BackupRequest
+	10, // 16: dhow.cluster.v1.Cluster.Trace:input_type -> dhow.cluster.v1.TraceRequest
+	19, // 17: dhow.cluster.v1.Objects.Watch:output_type -> dhow.meta.v1.WatchResponse
+	4,  // 18: dhow.cluster.v1.Objects.Commit:output_type -> dhow.cluster.v1.CommitResponse
+	6,  // 19: dhow.cluster.v1.Cluster.Status:output_type -> dhow.cluster.v1.StatusResponse
+	9,  // 20: dhow.cluster.v1.Cluster.Backup:output_type -> dhow.cluster.v1.BackupResponse
+	11, // 21: dhow.cluster.v1.Cluster.Trace:output_type -> dhow.cluster.v1.TraceResponse
+	17, // [17:22] is the sub-list for method output_type
+	12, // [12:17] is the sub-list for method input_type
+	12, // [12:12] is the sub-list for extension type_name
+	12, // [12:12] is the sub-list for extension extendee
+	0,  // [0:12] is the sub-list for field type_name
 }
 
 func init() { file_dhow_cluster_v1_cluster_proto_init() }
@@ -1290,7 +1827,7 @@ func file_dhow_cluster_v1_cluster_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_dhow_cluster_v1_cluster_proto_rawDesc), len(file_dhow_cluster_v1_cluster_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   11,
+			NumMessages:   16,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

@@ -178,6 +178,7 @@ var Objects_ServiceDesc = grpc.ServiceDesc{
 const (
 	Cluster_Status_FullMethodName = "/dhow.cluster.v1.Cluster/Status"
 	Cluster_Backup_FullMethodName = "/dhow.cluster.v1.Cluster/Backup"
+	Cluster_Trace_FullMethodName  = "/dhow.cluster.v1.Cluster/Trace"
 )
 
 // ClusterClient is the client API for Cluster service.
@@ -191,6 +192,9 @@ type ClusterClient interface {
 	// Backup streams the cluster's data as it is now, a file for `dhow restore`. Secrets in it are encrypted as they are in the store: keep the encryption
 	// key with it, apart. Needs the verb get on the path `/backup`, which only cluster-admin has.
 	Backup(ctx context.Context, in *BackupRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[BackupResponse], error)
+	// Trace tells what was done because of a change of an object, by every service and node agent, as far as it is remembered: each API server keeps the traces of the
+	// last changes for a while, in memory. Needs the verb get on the object. NOT_FOUND: no trace of the object is remembered. May be retried.
+	Trace(ctx context.Context, in *TraceRequest, opts ...grpc.CallOption) (*TraceResponse, error)
 }
 
 type clusterClient struct {
@@ -230,6 +234,16 @@ func (c *clusterClient) Backup(ctx context.Context, in *BackupRequest, opts ...g
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Cluster_BackupClient = grpc.ServerStreamingClient[BackupResponse]
 
+func (c *clusterClient) Trace(ctx context.Context, in *TraceRequest, opts ...grpc.CallOption) (*TraceResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(TraceResponse)
+	err := c.cc.Invoke(ctx, Cluster_Trace_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // ClusterServer is the server API for Cluster service.
 // All implementations must embed UnimplementedClusterServer
 // for forward compatibility.
@@ -241,6 +255,9 @@ type ClusterServer interface {
 	// Backup streams the cluster's data as it is now, a file for `dhow restore`. Secrets in it are encrypted as they are in the store: keep the encryption
 	// key with it, apart. Needs the verb get on the path `/backup`, which only cluster-admin has.
 	Backup(*BackupRequest, grpc.ServerStreamingServer[BackupResponse]) error
+	// Trace tells what was done because of a change of an object, by every service and node agent, as far as it is remembered: each API server keeps the traces of the
+	// last changes for a while, in memory. Needs the verb get on the object. NOT_FOUND: no trace of the object is remembered. May be retried.
+	Trace(context.Context, *TraceRequest) (*TraceResponse, error)
 	mustEmbedUnimplementedClusterServer()
 }
 
@@ -256,6 +273,9 @@ func (UnimplementedClusterServer) Status(context.Context, *StatusRequest) (*Stat
 }
 func (UnimplementedClusterServer) Backup(*BackupRequest, grpc.ServerStreamingServer[BackupResponse]) error {
 	return status.Error(codes.Unimplemented, "method Backup not implemented")
+}
+func (UnimplementedClusterServer) Trace(context.Context, *TraceRequest) (*TraceResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Trace not implemented")
 }
 func (UnimplementedClusterServer) mustEmbedUnimplementedClusterServer() {}
 func (UnimplementedClusterServer) testEmbeddedByValue()                 {}
@@ -307,6 +327,24 @@ func _Cluster_Backup_Handler(srv interface{}, stream grpc.ServerStream) error {
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Cluster_BackupServer = grpc.ServerStreamingServer[BackupResponse]
 
+func _Cluster_Trace_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(TraceRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ClusterServer).Trace(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Cluster_Trace_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ClusterServer).Trace(ctx, req.(*TraceRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Cluster_ServiceDesc is the grpc.ServiceDesc for Cluster service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -317,6 +355,10 @@ var Cluster_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Status",
 			Handler:    _Cluster_Status_Handler,
+		},
+		{
+			MethodName: "Trace",
+			Handler:    _Cluster_Trace_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{

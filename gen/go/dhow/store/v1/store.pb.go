@@ -2120,6 +2120,112 @@ func (b0 SnapshotResponse_builder) Build() *SnapshotResponse {
 	return m0
 }
 
+// SpansRequest has no options.
+type SpansRequest struct {
+	state         protoimpl.MessageState `protogen:"opaque.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SpansRequest) Reset() {
+	*x = SpansRequest{}
+	mi := &file_dhow_store_v1_store_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SpansRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SpansRequest) ProtoMessage() {}
+
+func (x *SpansRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_dhow_store_v1_store_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+type SpansRequest_builder struct {
+	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
+
+}
+
+func (b0 SpansRequest_builder) Build() *SpansRequest {
+	m0 := &SpansRequest{}
+	b, x := &b0, m0
+	_, _ = b, x
+	return m0
+}
+
+// SpansResponse is spans that have ended.
+type SpansResponse struct {
+	state             protoimpl.MessageState `protogen:"opaque.v1"`
+	xxx_hidden_Traces []byte                 `protobuf:"bytes,1,opt,name=traces,proto3"`
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
+}
+
+func (x *SpansResponse) Reset() {
+	*x = SpansResponse{}
+	mi := &file_dhow_store_v1_store_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SpansResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SpansResponse) ProtoMessage() {}
+
+func (x *SpansResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_dhow_store_v1_store_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+func (x *SpansResponse) GetTraces() []byte {
+	if x != nil {
+		return x.xxx_hidden_Traces
+	}
+	return nil
+}
+
+func (x *SpansResponse) SetTraces(v []byte) {
+	if v == nil {
+		v = []byte{}
+	}
+	x.xxx_hidden_Traces = v
+}
+
+type SpansResponse_builder struct {
+	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
+
+	// An encoded opentelemetry.proto.trace.v1.TracesData.
+	Traces []byte
+}
+
+func (b0 SpansResponse_builder) Build() *SpansResponse {
+	m0 := &SpansResponse{}
+	b, x := &b0, m0
+	_, _ = b, x
+	x.xxx_hidden_Traces = b.Traces
+	return m0
+}
+
 var File_dhow_store_v1_store_proto protoreflect.FileDescriptor
 
 const file_dhow_store_v1_store_proto_rawDesc = "" +
@@ -2216,7 +2322,10 @@ const file_dhow_store_v1_store_proto_rawDesc = "" +
 	"\x13RevokeLeaseResponse\"\x11\n" +
 	"\x0fSnapshotRequest\"&\n" +
 	"\x10SnapshotResponse\x12\x12\n" +
-	"\x04data\x18\x01 \x01(\fR\x04data2\x87\x06\n" +
+	"\x04data\x18\x01 \x01(\fR\x04data\"\x0e\n" +
+	"\fSpansRequest\"'\n" +
+	"\rSpansResponse\x12\x16\n" +
+	"\x06traces\x18\x01 \x01(\fR\x06traces2\xcd\x06\n" +
 	"\x05Store\x12E\n" +
 	"\x06Commit\x12\x1c.dhow.store.v1.CommitRequest\x1a\x1d.dhow.store.v1.CommitResponse\x12<\n" +
 	"\x03Get\x12\x19.dhow.store.v1.GetRequest\x1a\x1a.dhow.store.v1.GetResponse\x12A\n" +
@@ -2228,11 +2337,12 @@ const file_dhow_store_v1_store_proto_rawDesc = "" +
 	"GrantLease\x12 .dhow.store.v1.GrantLeaseRequest\x1a!.dhow.store.v1.GrantLeaseResponse\x12a\n" +
 	"\x0eKeepLeaseAlive\x12$.dhow.store.v1.KeepLeaseAliveRequest\x1a%.dhow.store.v1.KeepLeaseAliveResponse(\x010\x01\x12T\n" +
 	"\vRevokeLease\x12!.dhow.store.v1.RevokeLeaseRequest\x1a\".dhow.store.v1.RevokeLeaseResponse\x12M\n" +
-	"\bSnapshot\x12\x1e.dhow.store.v1.SnapshotRequest\x1a\x1f.dhow.store.v1.SnapshotResponse0\x01B\x9c\x01\n" +
+	"\bSnapshot\x12\x1e.dhow.store.v1.SnapshotRequest\x1a\x1f.dhow.store.v1.SnapshotResponse0\x01\x12D\n" +
+	"\x05Spans\x12\x1b.dhow.store.v1.SpansRequest\x1a\x1c.dhow.store.v1.SpansResponse0\x01B\x9c\x01\n" +
 	"\x11com.dhow.store.v1B\n" +
 	"StoreProtoP\x01Z%dhow.dev/gen/go/dhow/store/v1;storev1\xa2\x02\x03DSX\xaa\x02\rDhow.Store.V1\xca\x02\rDhow\\Store\\V1\xe2\x02\x19Dhow\\Store\\V1\\GPBMetadata\xea\x02\x0fDhow::Store::V1b\x06proto3"
 
-var file_dhow_store_v1_store_proto_msgTypes = make([]protoimpl.MessageInfo, 25)
+var file_dhow_store_v1_store_proto_msgTypes = make([]protoimpl.MessageInfo, 27)
 var file_dhow_store_v1_store_proto_goTypes = []any{
 	(*Condition)(nil),              // 0: dhow.store.v1.Condition
 	(*Operation)(nil),              // 1: dhow.store.v1.Operation
@@ -2259,6 +2369,8 @@ var file_dhow_store_v1_store_proto_goTypes = []any{
 	(*RevokeLeaseResponse)(nil),    // 22: dhow.store.v1.RevokeLeaseResponse
 	(*SnapshotRequest)(nil),        // 23: dhow.store.v1.SnapshotRequest
 	(*SnapshotResponse)(nil),       // 24: dhow.store.v1.SnapshotResponse
+	(*SpansRequest)(nil),           // 25: dhow.store.v1.SpansRequest
+	(*SpansResponse)(nil),          // 26: dhow.store.v1.SpansResponse
 }
 var file_dhow_store_v1_store_proto_depIdxs = []int32{
 	0,  // 0: dhow.store.v1.CommitRequest.conditions:type_name -> dhow.store.v1.Condition
@@ -2277,18 +2389,20 @@ var file_dhow_store_v1_store_proto_depIdxs = []int32{
 	19, // 13: dhow.store.v1.Store.KeepLeaseAlive:input_type -> dhow.store.v1.KeepLeaseAliveRequest
 	21, // 14: dhow.store.v1.Store.RevokeLease:input_type -> dhow.store.v1.RevokeLeaseRequest
 	23, // 15: dhow.store.v1.Store.Snapshot:input_type -> dhow.store.v1.SnapshotRequest
-	3,  // 16: dhow.store.v1.Store.Commit:output_type -> dhow.store.v1.CommitResponse
-	7,  // 17: dhow.store.v1.Store.Get:output_type -> dhow.store.v1.GetResponse
-	9,  // 18: dhow.store.v1.Store.List:output_type -> dhow.store.v1.ListResponse
-	12, // 19: dhow.store.v1.Store.Watch:output_type -> dhow.store.v1.WatchResponse
-	14, // 20: dhow.store.v1.Store.Revision:output_type -> dhow.store.v1.RevisionResponse
-	16, // 21: dhow.store.v1.Store.Compact:output_type -> dhow.store.v1.CompactResponse
-	18, // 22: dhow.store.v1.Store.GrantLease:output_type -> dhow.store.v1.GrantLeaseResponse
-	20, // 23: dhow.store.v1.Store.KeepLeaseAlive:output_type -> dhow.store.v1.KeepLeaseAliveResponse
-	22, // 24: dhow.store.v1.Store.RevokeLease:output_type -> dhow.store.v1.RevokeLeaseResponse
-	24, // 25: dhow.store.v1.Store.Snapshot:output_type -> dhow.store.v1.SnapshotResponse
-	16, // [16:26] is the sub-list for method output_type
-	6,  // [6:16] is the sub-list for method input_type
+	25, // 16: dhow.store.v1.Store.Spans:input_type -> dhow.store.v1.SpansRequest
+	3,  // 17: dhow.store.v1.Store.Commit:output_type -> dhow.store.v1.CommitResponse
+	7,  // 18: dhow.store.v1.Store.Get:output_type -> dhow.store.v1.GetResponse
+	9,  // 19: dhow.store.v1.Store.List:output_type -> dhow.store.v1.ListResponse
+	12, // 20: dhow.store.v1.Store.Watch:output_type -> dhow.store.v1.WatchResponse
+	14, // 21: dhow.store.v1.Store.Revision:output_type -> dhow.store.v1.RevisionResponse
+	16, // 22: dhow.store.v1.Store.Compact:output_type -> dhow.store.v1.CompactResponse
+	18, // 23: dhow.store.v1.Store.GrantLease:output_type -> dhow.store.v1.GrantLeaseResponse
+	20, // 24: dhow.store.v1.Store.KeepLeaseAlive:output_type -> dhow.store.v1.KeepLeaseAliveResponse
+	22, // 25: dhow.store.v1.Store.RevokeLease:output_type -> dhow.store.v1.RevokeLeaseResponse
+	24, // 26: dhow.store.v1.Store.Snapshot:output_type -> dhow.store.v1.SnapshotResponse
+	26, // 27: dhow.store.v1.Store.Spans:output_type -> dhow.store.v1.SpansResponse
+	17, // [17:28] is the sub-list for method output_type
+	6,  // [6:17] is the sub-list for method input_type
 	6,  // [6:6] is the sub-list for extension type_name
 	6,  // [6:6] is the sub-list for extension extendee
 	0,  // [0:6] is the sub-list for field type_name
@@ -2311,7 +2425,7 @@ func file_dhow_store_v1_store_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_dhow_store_v1_store_proto_rawDesc), len(file_dhow_store_v1_store_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   25,
+			NumMessages:   27,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

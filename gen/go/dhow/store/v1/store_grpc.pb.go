@@ -29,6 +29,7 @@ const (
 	Store_KeepLeaseAlive_FullMethodName = "/dhow.store.v1.Store/KeepLeaseAlive"
 	Store_RevokeLease_FullMethodName    = "/dhow.store.v1.Store/RevokeLease"
 	Store_Snapshot_FullMethodName       = "/dhow.store.v1.Store/Snapshot"
+	Store_Spans_FullMethodName          = "/dhow.store.v1.Store/Spans"
 )
 
 // StoreClient is the client API for Store service.
@@ -71,6 +72,8 @@ type StoreClient interface {
 	// Snapshot streams the whole database as it is now, a file that `dhow-store restore` makes a database of: etcd's own format, with its checksum at
 	// the end. UNIMPLEMENTED when the data is in memory.
 	Snapshot(ctx context.Context, in *SnapshotRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[SnapshotResponse], error)
+	// Spans streams what this process does in traces that are recorded, as it ends, until the caller goes. What ended before is not sent.
+	Spans(ctx context.Context, in *SpansRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[SpansResponse], error)
 }
 
 type storeClient struct {
@@ -211,6 +214,25 @@ func (c *storeClient) Snapshot(ctx context.Context, in *SnapshotRequest, opts ..
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Store_SnapshotClient = grpc.ServerStreamingClient[SnapshotResponse]
 
+func (c *storeClient) Spans(ctx context.Context, in *SpansRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[SpansResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &Store_ServiceDesc.Streams[4], Store_Spans_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[SpansRequest, SpansResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Store_SpansClient = grpc.ServerStreamingClient[SpansResponse]
+
 // StoreServer is the server API for Store service.
 // All implementations must embed UnimplementedStoreServer
 // for forward compatibility.
@@ -251,6 +273,8 @@ type StoreServer interface {
 	// Snapshot streams the whole database as it is now, a file that `dhow-store restore` makes a database of: etcd's own format, with its checksum at
 	// the end. UNIMPLEMENTED when the data is in memory.
 	Snapshot(*SnapshotRequest, grpc.ServerStreamingServer[SnapshotResponse]) error
+	// Spans streams what this process does in traces that are recorded, as it ends, until the caller goes. What ended before is not sent.
+	Spans(*SpansRequest, grpc.ServerStreamingServer[SpansResponse]) error
 	mustEmbedUnimplementedStoreServer()
 }
 
@@ -290,6 +314,9 @@ func (UnimplementedStoreServer) RevokeLease(context.Context, *RevokeLeaseRequest
 }
 func (UnimplementedStoreServer) Snapshot(*SnapshotRequest, grpc.ServerStreamingServer[SnapshotResponse]) error {
 	return status.Error(codes.Unimplemented, "method Snapshot not implemented")
+}
+func (UnimplementedStoreServer) Spans(*SpansRequest, grpc.ServerStreamingServer[SpansResponse]) error {
+	return status.Error(codes.Unimplemented, "method Spans not implemented")
 }
 func (UnimplementedStoreServer) mustEmbedUnimplementedStoreServer() {}
 func (UnimplementedStoreServer) testEmbeddedByValue()               {}
@@ -460,6 +487,17 @@ func _Store_Snapshot_Handler(srv interface{}, stream grpc.ServerStream) error {
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Store_SnapshotServer = grpc.ServerStreamingServer[SnapshotResponse]
 
+func _Store_Spans_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(SpansRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(StoreServer).Spans(m, &grpc.GenericServerStream[SpansRequest, SpansResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Store_SpansServer = grpc.ServerStreamingServer[SpansResponse]
+
 // Store_ServiceDesc is the grpc.ServiceDesc for Store service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -512,6 +550,11 @@ var Store_ServiceDesc = grpc.ServiceDesc{
 		{
 			StreamName:    "Snapshot",
 			Handler:       _Store_Snapshot_Handler,
+			ServerStreams: true,
+		},
+		{
+			StreamName:    "Spans",
+			Handler:       _Store_Spans_Handler,
 			ServerStreams: true,
 		},
 	},
