@@ -58,6 +58,10 @@ e2e: setup build helm ## end-to-end tests: real containers, real network namespa
 helm: ## build the Helm command lines that the end-to-end tests drive
 	@tools/helm.sh
 
+.PHONY: charts
+charts: helm ## Helm charts into dist/charts
+	@VERSION='$(VERSION)' tools/charts.sh
+
 .PHONY: test
 test: setup lint test-unit test-race e2e ## every test tier
 

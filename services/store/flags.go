@@ -78,7 +78,7 @@ type memberFlags struct {
 func (m *memberFlags) add(flags *flag.FlagSet) {
 	flags.StringVar(&m.Name, "member", "", "name of this store among several that keep the same data; empty: it is the only one")
 	flags.StringVar(&m.addresses, "members", "", "where those stores reach each other, NAME=HOST:PORT separated by commas, the same for all; an odd number")
-	flags.StringVar(&m.Listen, "member-listen", "", "address to listen on for the other stores, host:port")
+	flags.StringVar(&m.Listen, "member-listen", "", "address to listen on for the other stores, IP:port")
 	flags.StringVar(&m.Token, "members-token", "", "tells databases apart: the same for all stores, another for each new database")
 }
 

@@ -178,6 +178,7 @@ func TestRolloutStatus(t *testing.T) {
 		t.Errorf("%+v", got)
 	}
 	c.fails([]string{"rollout", "status", "deploy/web"}, `Error from server (NotFound): deployments.apps "web" not found`)
+	c.fails([]string{"rollout", "pause", "deploy/web"}, `unknown command "pause" for "dhow rollout": one of status, undo`)
 	c.fails([]string{"rollout", "status", "pod/web"}, "pod/web: only deployments, statefulsets and daemonsets have rollouts: use deployment/NAME")
 	c.fails([]string{"rollout", "status"}, "you must specify the type of resource")
 	c.fails([]string{"rollout", "status", "deploy"}, "name one object, as KIND/NAME")

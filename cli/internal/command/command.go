@@ -118,8 +118,25 @@ func New(streams Streams, extra ...*cobra.Command) *cobra.Command {
 			}
 		}
 	}
+	for _, c := range root.Commands() {
+		if c.HasSubCommands() && c.Run == nil && c.RunE == nil {
+			c.RunE = onlyBelow
+		}
+	}
 	addCompletions(s, root)
 	return root
+}
+
+// onlyBelow is what a command that only has others below it does: of one that is not there Cobra would print the help, as if all were well.
+func onlyBelow(c *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return c.Help()
+	}
+	var names []string
+	for _, below := range c.Commands() {
+		names = append(names, below.Name())
+	}
+	return fmt.Errorf("unknown command %q for %q: one of %s", args[0], c.CommandPath(), strings.Join(names, ", "))
 }
 
 // groupChange is the group of the commands that change what runs.
