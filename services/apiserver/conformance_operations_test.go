@@ -207,7 +207,7 @@ func (o operations) run(template *unstructured.Unstructured) {
 	if err := o.api.Delete(ctx, made.GetName(), metav1.DeleteOptions{}); err != nil {
 		t.Fatalf("delete: %v", err)
 	}
-	if slices.Contains([]string{"namespaces", "persistentvolumes", "persistentvolumeclaims"}, o.r.Plural) {
+	if slices.Contains([]string{"namespaces", "persistentvolumes", "persistentvolumeclaims", "volumeattributesclasses"}, o.r.Plural) {
 		o.event(events, watch.Modified, "updated") // their controllers finish them
 		return
 	}

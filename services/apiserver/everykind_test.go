@@ -211,7 +211,7 @@ func TestEveryKind(t *testing.T) {
 				t.Fatalf("delete: %v", err)
 			}
 			switch r.Plural {
-			case "namespaces", "persistentvolumes", "persistentvolumeclaims":
+			case "namespaces", "persistentvolumes", "persistentvolumeclaims", "volumeattributesclasses":
 				return // their controllers finish them
 			}
 			if _, err := kind.Get(ctx, namespace, name); !apierrors.IsNotFound(err) {
