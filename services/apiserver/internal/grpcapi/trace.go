@@ -44,9 +44,13 @@ func isPeer(ctx context.Context) bool {
 func (a *API) trace(service string) rpc {
 	return unary(a, service, "Trace", rule[*clusterv1.TraceRequest]{
 		attributes: func(ctx context.Context, q *clusterv1.TraceRequest) ([]authorizer.Attributes, error) {
+			if isPeer(ctx) {
+				return nil, nil // it has asked already
+			}
 			row, err := traced(q)
-			if err != nil || isPeer(ctx) { // a peer has asked already
-				return nil, err
+			if err != nil {
+				// What is wrong with a request is told to who may make one.
+				return []authorizer.Attributes{{Verb: "get", Path: "/traces"}}, nil
 			}
 			return []authorizer.Attributes{to("get", row, q.GetNamespace(), q.GetName())}, nil
 		},
