@@ -34,9 +34,9 @@ generate: ## generate Go code from proto/
 
 .PHONY: lint
 lint: ## formatting, vet, the repository's own rules, schema lint and breaking changes, generated code up to date
-	@test -z "$$(gofmt -l $(filter-out gen/go,$(MODULES)) tools | tee /dev/stderr)"
+	@test -z "$$(gofmt -l $(filter-out gen/go,$(MODULES)) tools | tee -a /dev/stderr)"
 	@for m in $(filter-out gen/go,$(MODULES)); do (cd $$m && go vet -tags e2e ./...); done
-	@cd deploy && test -z "$$(gofmt -l . | tee /dev/stderr)" && GOWORK=off go vet -tags e2e ./...
+	@cd deploy && test -z "$$(gofmt -l . | tee -a /dev/stderr)" && GOWORK=off go vet -tags e2e ./...
 	@cd tools && GOWORK=off go test ./rules && GOWORK=off go build -o ../bin/rules ./rules
 	@bin/rules
 	@tools/generate.sh --check
