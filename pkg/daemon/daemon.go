@@ -16,7 +16,7 @@ import (
 	"dhow.dev/pkg/version"
 )
 
-// flushFor is how long the last spans and metrics may take to leave.
+// flushFor is how long the last spans, measurements and records may take to leave.
 const flushFor = 5 * time.Second
 
 // Daemon is the process of one service. Its flag set has the flags that all services have; the service adds its own.
@@ -24,7 +24,7 @@ type Daemon struct {
 	*flag.FlagSet
 	// Files are the process' certificate.
 	Files pki.Files
-	// Instance tells processes of one service apart in what they report; it may be set until Run.
+	// Instance tells processes of one service apart in what they report; it may be set until Run. Empty: host name and process id.
 	Instance string
 
 	stderr    io.Writer
@@ -37,6 +37,8 @@ type Daemon struct {
 type Environment struct {
 	Logger *slog.Logger
 	Pair   *pki.KeyPair
+	// Ready is what /readyz says: the service tells it what it waits for.
+	Ready *telemetry.Readiness
 }
 
 // New returns a daemon whose log and usage go to stderr. Name is the binary's.
@@ -49,8 +51,8 @@ func New(name string, stderr io.Writer) *Daemon {
 	d.StringVar(&d.Files.Authority, "tls-cacert", "", "certificate of the cluster's authority")
 	d.StringVar(&d.Files.Certificate, "tls-cert", "", "certificate of this process, as a server and as a client")
 	d.StringVar(&d.Files.Key, "tls-key", "", "key of the certificate")
-	d.StringVar(&d.telemetry.MetricsAddr, "metrics-listen", "", "address of /metrics and /healthz; empty: none")
-	d.StringVar(&d.telemetry.OTLPEndpoint, "otlp-endpoint", "", "URL of an OpenTelemetry collector; empty: none")
+	d.StringVar(&d.telemetry.MetricsAddr, "metrics-listen", "", "address of /metrics, /livez and /readyz; empty: none")
+	d.StringVar(&d.telemetry.OTLPEndpoint, "otlp-endpoint", "", "URL of an OpenTelemetry collector, for traces, metrics and logs; empty: none")
 	d.StringVar(&d.log.Level, "log-level", "info", "debug, info, warn or error")
 	d.StringVar(&d.log.Format, "log-format", "text", "text or json")
 	d.Require("tls-cacert", "tls-cert", "tls-key")
@@ -93,7 +95,8 @@ func (d *Daemon) Run(ctx context.Context, serve func(context.Context, Environmen
 	if err != nil {
 		return err
 	}
-	d.telemetry.Logger, d.telemetry.Instance = logger, d.Instance
+	ready := telemetry.NewReadiness()
+	d.telemetry.Logger, d.telemetry.Ready, d.telemetry.Instance = logger, ready.Check, d.Instance
 	shutdown, err := telemetry.Setup(ctx, d.telemetry)
 	if err != nil {
 		return err
@@ -103,5 +106,5 @@ func (d *Daemon) Run(ctx context.Context, serve func(context.Context, Environmen
 		defer cancel()
 		err = errors.Join(err, shutdown(flushing))
 	}()
-	return serve(ctx, Environment{Logger: logger, Pair: pair})
+	return serve(ctx, Environment{Logger: logger, Pair: pair, Ready: ready})
 }

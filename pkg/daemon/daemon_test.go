@@ -6,6 +6,9 @@ import (
 	"errors"
 	"flag"
 	"io"
+	"net/http"
+	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -45,7 +48,7 @@ func TestRun(t *testing.T) {
 	if _, err := authority.Ensure(files, pki.Request{Identity: identity.Identity{Name: "test"}, Client: true}); err != nil {
 		t.Fatal(err)
 	}
-	valid := []string{"--tls-cacert=" + files.Authority, "--tls-cert=" + files.Certificate, "--tls-key=" + files.Key}
+	valid := []string{"--metrics-listen=127.0.0.1:0", "--tls-cacert=" + files.Authority, "--tls-cert=" + files.Certificate, "--tls-key=" + files.Key}
 	failed := errors.New("served badly")
 	for name, c := range map[string]struct {
 		more []string
@@ -59,7 +62,7 @@ func TestRun(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			var log bytes.Buffer
 			d := New("dhow-test", &log)
-			if err := d.Parse(append(valid, c.more...)); err != nil {
+			if err := d.Parse(append(slices.Clone(valid), c.more...)); err != nil {
 				t.Fatal(err)
 			}
 			err := d.Run(t.Context(), func(_ context.Context, env Environment) error {
@@ -67,6 +70,9 @@ func TestRun(t *testing.T) {
 				if env.Pair == nil {
 					t.Error("no certificate")
 				}
+				readyz(t, &log, http.StatusServiceUnavailable)
+				env.Ready.Lacks(nil)
+				readyz(t, &log, http.StatusOK)
 				return failed
 			})
 			if err == nil || !strings.Contains(err.Error(), c.want) {
@@ -76,5 +82,22 @@ func TestRun(t *testing.T) {
 				t.Errorf("the log: %s", log.String())
 			}
 		})
+	}
+}
+
+// readyz asks the daemon at the address that its log names.
+func readyz(t *testing.T, log *bytes.Buffer, want int) {
+	t.Helper()
+	address := regexp.MustCompile(`msg="serving metrics".* address=(\S+)`).FindStringSubmatch(log.String())
+	if address == nil {
+		t.Fatalf("no address in the log: %s", log)
+	}
+	response, err := (&http.Client{Transport: &http.Transport{DisableKeepAlives: true}}).Get("http://" + address[1] + "/readyz")
+	if err != nil {
+		t.Fatal(err)
+	}
+	response.Body.Close()
+	if response.StatusCode != want {
+		t.Errorf("/readyz: %d, want %d", response.StatusCode, want)
 	}
 }

@@ -23,7 +23,8 @@ type LogConfig struct {
 	Level string
 }
 
-// NewLogger returns a logger that writes one line a record, with trace_id and span_id when the record's context has a span.
+// NewLogger returns a logger that writes one line a record, with trace_id and span_id when the record's context has a span. Given to Setup, its records are exported too,
+// where logs are.
 func NewLogger(w io.Writer, config LogConfig) (*slog.Logger, error) {
 	var options slog.HandlerOptions
 	if config.Level != "" {
@@ -42,7 +43,7 @@ func NewLogger(w io.Writer, config LogConfig) (*slog.Logger, error) {
 	default:
 		return nil, fmt.Errorf("log format %q: want text or json", config.Format)
 	}
-	return slog.New(NewHandler(handler)).With(logkey.Service(config.Service)), nil
+	return slog.New(newExported(NewHandler(handler))).With(logkey.Service(config.Service)), nil
 }
 
 // traced adds the ids of the span in the context.

@@ -1,9 +1,9 @@
-// Package telemetry sets up what lets a service be seen: traces and metrics through OpenTelemetry, logs through slog.
+// Package telemetry sets up what lets a service be seen: traces and metrics through OpenTelemetry, logs through slog, and whether it is ready.
 //
 // A process calls Setup once, first thing. It sets OpenTelemetry's process-wide providers, which the gRPC instrumentation of
-// pkg/transport, Tracer and Meter use. Without an OTLP endpoint spans are made and propagated, so that logs have trace ids and a
-// trace that others record is not broken, and those that follow from commands and from some other changes are recorded for API servers to
-// remember (Report); without a metrics address nothing is measured.
+// pkg/transport, Tracer and Meter use, and with an OTLP endpoint exports traces, metrics and logs. Without one, spans are made and propagated, so that logs have trace ids
+// and a trace that others record is not broken, and those that follow from commands and from some other changes are recorded for API servers to
+// remember (Report); without a metrics address either, nothing is measured.
 package telemetry
 
 import (
@@ -12,39 +12,38 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"net/http"
 	"os"
-	"strings"
-	"time"
+	"sync"
 
-	"dhow.dev/pkg/telemetry/logkey"
-	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"go.opentelemetry.io/otel"
 	"go.opentelemetry.io/otel/attribute"
-	"go.opentelemetry.io/otel/exporters/otlp/otlptrace/otlptracegrpc"
-	otelprometheus "go.opentelemetry.io/otel/exporters/prometheus"
 	"go.opentelemetry.io/otel/metric"
-	metricnoop "go.opentelemetry.io/otel/metric/noop"
 	"go.opentelemetry.io/otel/propagation"
-	sdkmetric "go.opentelemetry.io/otel/sdk/metric"
+	sdklog "go.opentelemetry.io/otel/sdk/log"
 	"go.opentelemetry.io/otel/sdk/resource"
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 	"go.opentelemetry.io/otel/trace"
+
+	"dhow.dev/pkg/telemetry/logkey"
 )
 
 // Config configures Setup.
 type Config struct {
 	// Service is the name of the binary, for example dhow-scheduler. Required.
 	Service string
-	// Version is the build's version and Instance tells processes of one service apart. Both may be empty.
-	Version, Instance string
-	// Logger gets errors of exporters. Nil discards them.
+	// Version is the build's version. It may be empty.
+	Version string
+	// Instance tells processes of one service apart. Empty: host name and process id.
+	Instance string
+	// Logger gets errors of exporters. One that NewLogger made is also what is exported as logs. Nil discards them.
 	Logger *slog.Logger
 
-	// OTLPEndpoint is the URL of an OTLP gRPC receiver, http://host:4317 or https://host:4317. Empty: the standard variables
-	// OTEL_EXPORTER_OTLP_TRACES_ENDPOINT and OTEL_EXPORTER_OTLP_ENDPOINT, and without them no export.
+	// OTLPEndpoint is the URL of an OTLP gRPC receiver, http://host:4317 or https://host:4317, for traces, metrics and logs. Empty: the standard variables
+	// OTEL_EXPORTER_OTLP_ENDPOINT and, for one of them, OTEL_EXPORTER_OTLP_TRACES_ENDPOINT and its like, and without them no export. What else the exporters can be told
+	// they are by the standard variables: OTEL_METRIC_EXPORT_INTERVAL, OTEL_EXPORTER_OTLP_HEADERS, OTEL_EXPORTER_OTLP_CERTIFICATE, ….
 	OTLPEndpoint string
+	// OnlyTraces keeps metrics and logs from being exported: those of a command are over before they are worth it.
+	OnlyTraces bool
 	// SampleRatio is the part of the traces that is recorded, 0 meaning all. All services of a cluster need the same: each decides
 	// by the trace's id alone, so that a trace is recorded everywhere or nowhere even when a process in between exports nothing.
 	SampleRatio float64
@@ -53,15 +52,15 @@ type Config struct {
 	// SpanExporter gets spans as they end, in addition to OTLP. For tests.
 	SpanExporter sdktrace.SpanExporter
 
-	// MetricsAddr is where /metrics (Prometheus) and /healthz are served over HTTP, without authentication: use a loopback or
+	// MetricsAddr is where /metrics (Prometheus), /livez and /readyz are served over HTTP, without authentication: use a loopback or
 	// private address. Empty: nowhere.
 	MetricsAddr string
 	// Measure measures without an address too, for Handler.
 	Measure bool
 	// MetricsListener is used instead of MetricsAddr when set.
 	MetricsListener net.Listener
-	// Health is what /healthz asks. Nil: always healthy.
-	Health func(context.Context) error
+	// Ready is what /readyz asks, at any time and several times at once. Nil: always ready.
+	Ready func(context.Context) error
 }
 
 // Setup installs the providers and starts the metrics endpoint. The returned function flushes and stops all of it, within the
@@ -76,36 +75,53 @@ func Setup(ctx context.Context, config Config) (shutdown func(context.Context) e
 	if config.Logger == nil {
 		config.Logger = slog.New(slog.DiscardHandler)
 	}
-	attributes := []attribute.KeyValue{attribute.String("service.name", config.Service)}
+	if config.Instance == "" {
+		host, err := os.Hostname()
+		if err != nil {
+			return nil, fmt.Errorf("telemetry: name of this host: %w", err)
+		}
+		config.Instance = fmt.Sprintf("%s_%d", host, os.Getpid())
+	}
+	attributes := []attribute.KeyValue{attribute.String("service.name", config.Service), attribute.String("service.instance.id", config.Instance)}
 	if config.Version != "" {
 		attributes = append(attributes, attribute.String("service.version", config.Version))
 	}
-	if config.Instance != "" {
-		attributes = append(attributes, attribute.String("service.instance.id", config.Instance))
-	}
 	about := resource.NewSchemaless(attributes...)
 
-	traces, err := newTracerProvider(ctx, config, about)
+	to, err := newCollector(config)
 	if err != nil {
 		return nil, err
 	}
-	stopMetrics, measures, err := newMetrics(ctx, config, about)
+	traces, err := newTracerProvider(ctx, config, to, about)
+	if err != nil {
+		return nil, err
+	}
+	measures, err := newMetrics(ctx, config, to, about)
 	if err != nil {
 		return nil, errors.Join(err, traces.Shutdown(ctx))
 	}
+	stopLogs, err := exportLogs(ctx, config, to, about)
+	if err != nil {
+		return nil, errors.Join(err, traces.Shutdown(ctx), measures.stop(ctx), measures.flush(ctx))
+	}
 	logger := config.Logger
-	otel.SetErrorHandler(otel.ErrorHandlerFunc(func(err error) {
-		logger.Warn("telemetry not exported", logkey.Err(err))
-	}))
+	otel.SetErrorHandler(to.outage)
 	otel.SetTextMapPropagator(propagation.NewCompositeTextMapPropagator(propagation.TraceContext{}, propagation.Baggage{}))
 	otel.SetTracerProvider(traces)
-	otel.SetMeterProvider(measures)
+	otel.SetMeterProvider(measures.provider)
 	return func(ctx context.Context) error {
-		// A collector that is gone is no failure of the service that stops.
-		if err := traces.Shutdown(ctx); err != nil {
-			logger.WarnContext(ctx, "the last spans were not exported", logkey.Err(err))
+		// All at once: one that waits for its collector must not take the others' time. A collector that is gone is no failure of the service that stops.
+		var flushing sync.WaitGroup
+		for signal, flush := range map[string]func(context.Context) error{tracesSignal: traces.Shutdown, metricsSignal: measures.flush, logsSignal: stopLogs} {
+			flushing.Go(func() {
+				if err := flush(ctx); err != nil {
+					logger.WarnContext(ctx, "the last of the telemetry was not exported", logkey.Signal(signal), logkey.Err(err))
+				}
+			})
 		}
-		return stopMetrics(ctx)
+		err := measures.stop(ctx)
+		flushing.Wait()
+		return err
 	}, nil
 }
 
@@ -115,25 +131,16 @@ func Tracer(name string) trace.Tracer { return otel.Tracer(name) }
 // Meter returns the meter of a package, named by its import path.
 func Meter(name string) metric.Meter { return otel.Meter(name) }
 
-func newTracerProvider(ctx context.Context, config Config, about *resource.Resource) (*sdktrace.TracerProvider, error) {
+func newTracerProvider(ctx context.Context, config Config, to collector, about *resource.Resource) (*sdktrace.TracerProvider, error) {
 	options := []sdktrace.TracerProviderOption{sdktrace.WithResource(about)}
 	recorded := false
 	if config.SpanExporter != nil {
 		options, recorded = append(options, sdktrace.WithSyncer(config.SpanExporter)), true
 	}
-	fromEnvironment := os.Getenv("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT") + os.Getenv("OTEL_EXPORTER_OTLP_ENDPOINT")
-	if config.OTLPEndpoint != "" || fromEnvironment != "" {
-		var own []otlptracegrpc.Option
-		if endpoint := config.OTLPEndpoint; endpoint != "" {
-			if !strings.HasPrefix(endpoint, "http://") && !strings.HasPrefix(endpoint, "https://") {
-				return nil, fmt.Errorf("telemetry: OTLP endpoint %q: give a URL, http://host:4317 or https://host:4317", endpoint)
-			}
-			own = append(own, otlptracegrpc.WithEndpointURL(endpoint))
-		}
-		// It connects when there is something to send: a collector that is down delays nothing.
-		exporter, err := otlptracegrpc.New(ctx, own...)
+	if to.takes(tracesSignal) {
+		exporter, err := to.spans(ctx)
 		if err != nil {
-			return nil, fmt.Errorf("telemetry: OTLP exporter: %w", err)
+			return nil, err
 		}
 		options, recorded = append(options, sdktrace.WithBatcher(exporter)), true
 	}
@@ -149,82 +156,20 @@ func newTracerProvider(ctx context.Context, config Config, about *resource.Resou
 	return sdktrace.NewTracerProvider(options...), nil
 }
 
-// secondsView gives histograms in seconds boundaries from 100 µs to 100 s; the library's own are for milliseconds.
-func secondsView(i sdkmetric.Instrument) (sdkmetric.Stream, bool) {
-	if i.Kind != sdkmetric.InstrumentKindHistogram || i.Unit != "s" || strings.HasPrefix(i.Name, "rpc.") {
-		return sdkmetric.Stream{}, false
+// exportLogs has the records of the process' logger exported until the returned function is called, which sends the last ones.
+func exportLogs(ctx context.Context, config Config, to collector, about *resource.Resource) (stop func(context.Context) error, err error) {
+	if config.OnlyTraces || !to.takes(logsSignal) {
+		return func(context.Context) error { return nil }, nil
 	}
-	return sdkmetric.Stream{Name: i.Name, Description: i.Description, Unit: i.Unit, Aggregation: sdkmetric.AggregationExplicitBucketHistogram{
-		Boundaries: []float64{.0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 25, 50, 100},
-	}}, true
-}
-
-func newMetrics(ctx context.Context, config Config, about *resource.Resource) (stop func(context.Context) error, provider metric.MeterProvider, err error) {
-	listener := config.MetricsListener
-	if listener == nil && config.MetricsAddr == "" {
-		if !config.Measure {
-			return func(context.Context) error { return nil }, metricnoop.NewMeterProvider(), nil
-		}
-		registry, measures, err := newMeasures(about)
-		if err != nil {
-			return nil, nil, err
-		}
-		measured.Store(registry)
-		return func(ctx context.Context) error {
-			measured.CompareAndSwap(registry, nil)
-			return measures.Shutdown(ctx)
-		}, measures, nil
-	}
-	if listener == nil {
-		listener, err = (&net.ListenConfig{}).Listen(ctx, "tcp", config.MetricsAddr)
-		if err != nil {
-			return nil, nil, fmt.Errorf("telemetry: metrics address %s: %w: choose another address", config.MetricsAddr, err)
-		}
-	}
-	registry, measures, err := newMeasures(about)
+	exporter, err := to.records(ctx)
 	if err != nil {
-		return nil, nil, errors.Join(err, listener.Close())
+		return nil, err
 	}
-
-	routes := http.NewServeMux()
-	routes.Handle("GET /metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{}))
-	routes.HandleFunc("GET /healthz", func(w http.ResponseWriter, r *http.Request) {
-		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
-		if config.Health != nil {
-			if err := config.Health(r.Context()); err != nil {
-				http.Error(w, err.Error(), http.StatusServiceUnavailable)
-				return
-			}
-		}
-		fmt.Fprintln(w, "ok")
-	})
-	server := &http.Server{
-		Handler: routes, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute,
-		ErrorLog: slog.NewLogLogger(config.Logger.Handler(), slog.LevelDebug),
-	}
-	served := make(chan struct{})
-	go func() {
-		defer close(served)
-		if err := server.Serve(listener); err != nil && !errors.Is(err, http.ErrServerClosed) {
-			config.Logger.Error("metrics are not served any more", logkey.Err(err), logkey.Address(listener.Addr().String()))
-		}
-	}()
-	measured.Store(registry)
-	config.Logger.InfoContext(ctx, "serving metrics", logkey.Address(listener.Addr().String()))
+	// Records wait in a bounded queue: who logs never waits, and what a collector does not take in time is lost to it, but not to the written log.
+	provider := sdklog.NewLoggerProvider(sdklog.WithResource(about), sdklog.WithProcessor(sdklog.NewBatchProcessor(exporter)))
+	detach := exportTo(config.Logger, provider)
 	return func(ctx context.Context) error {
-		measured.CompareAndSwap(registry, nil)
-		err := errors.Join(server.Shutdown(ctx), measures.Shutdown(ctx))
-		<-served
-		return err
-	}, measures, nil
-}
-
-// newMeasures returns a provider whose measurements the registry has.
-func newMeasures(about *resource.Resource) (*prometheus.Registry, *sdkmetric.MeterProvider, error) {
-	registry := newRegistry()
-	exporter, err := otelprometheus.New(otelprometheus.WithRegisterer(registry))
-	if err != nil {
-		return nil, nil, fmt.Errorf("telemetry: Prometheus exporter: %w", err)
-	}
-	return registry, sdkmetric.NewMeterProvider(sdkmetric.WithReader(exporter), sdkmetric.WithResource(about), sdkmetric.WithView(secondsView)), nil
+		detach()
+		return provider.Shutdown(ctx)
+	}, nil
 }

@@ -18,15 +18,14 @@ import (
 	"dhow.dev/pkg/transport"
 	"go.opentelemetry.io/otel/sdk/trace/tracetest"
 	"go.opentelemetry.io/otel/trace"
-	collectorpb "go.opentelemetry.io/proto/otlp/collector/trace/v1"
-	"google.golang.org/grpc"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 )
 
 func setup(t *testing.T, config telemetry.Config) {
 	t.Helper()
-	t.Setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "")
-	t.Setenv("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "")
+	for _, signal := range []string{"", "TRACES_", "METRICS_", "LOGS_"} {
+		t.Setenv("OTEL_EXPORTER_OTLP_"+signal+"ENDPOINT", "")
+	}
 	config.Service = "dhow-test"
 	shutdown, err := telemetry.Setup(t.Context(), config)
 	if err != nil {
@@ -84,48 +83,6 @@ func TestOneTraceAcrossACall(t *testing.T) {
 	}
 }
 
-// collector is an OTLP receiver that keeps the names of spans.
-type collector struct {
-	collectorpb.UnimplementedTraceServiceServer
-	names chan string
-}
-
-func (c *collector) Export(_ context.Context, request *collectorpb.ExportTraceServiceRequest) (*collectorpb.ExportTraceServiceResponse, error) {
-	for _, resource := range request.GetResourceSpans() {
-		for _, scope := range resource.GetScopeSpans() {
-			for _, span := range scope.GetSpans() {
-				c.names <- span.GetName()
-			}
-		}
-	}
-	return &collectorpb.ExportTraceServiceResponse{}, nil
-}
-
-func TestExportOverOTLP(t *testing.T) {
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	received := &collector{names: make(chan string, 1)}
-	server := grpc.NewServer()
-	collectorpb.RegisterTraceServiceServer(server, received)
-	go server.Serve(listener)
-	defer server.Stop()
-	shutdown, err := telemetry.Setup(t.Context(), telemetry.Config{Service: "dhow-test", OTLPEndpoint: "http://" + listener.Addr().String()})
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, span := telemetry.Tracer("test").Start(t.Context(), "apply")
-	span.End()
-	// Stopping flushes: the last spans of a process are those that explain its end.
-	if err := shutdown(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	if name := <-received.names; name != "apply" {
-		t.Fatalf("received %q", name)
-	}
-}
-
 func TestWithoutExporterIdsAreValid(t *testing.T) {
 	setup(t, telemetry.Config{})
 	ctx, span := telemetry.Tracer("test").Start(t.Context(), "apply")
@@ -172,8 +129,8 @@ func TestMetricsAndHealth(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var sick error
-	setup(t, telemetry.Config{MetricsListener: listener, Health: func(context.Context) error { return sick }})
+	ready := telemetry.NewReadiness()
+	setup(t, telemetry.Config{MetricsListener: listener, Ready: ready.Check})
 	counter, err := telemetry.Meter("dhow.dev/pkg/test").Int64Counter("dhow.things")
 	if err != nil {
 		t.Fatal(err)
@@ -187,13 +144,31 @@ func TestMetricsAndHealth(t *testing.T) {
 			t.Errorf("no %s in the metrics (%d)", want, status)
 		}
 	}
-	if status, body := get(t, base+"/healthz"); status != http.StatusOK || body != "ok\n" {
-		t.Errorf("healthy: %d %q", status, body)
+	says := func(readyStatus int, lacks string) {
+		t.Helper()
+		if status, body := get(t, base+"/readyz"); status != readyStatus || !strings.Contains(body, lacks) {
+			t.Errorf("/readyz: %d %q, want %d and %q", status, body, readyStatus, lacks)
+		}
+		// Whatever a service waits for, its process works: to begin it anew would not help.
+		for _, path := range []string{"/livez", "/healthz"} {
+			if status, body := get(t, base+path); status != http.StatusOK || body != "ok\n" {
+				t.Errorf("%s: %d %q", path, status, body)
+			}
+		}
 	}
-	sick = errors.New("etcd is away")
-	if status, body := get(t, base+"/healthz"); status != http.StatusServiceUnavailable || !strings.Contains(body, "etcd is away") {
-		t.Errorf("sick: %d %q", status, body)
-	}
+	says(http.StatusServiceUnavailable, "has not begun to serve")
+	ready.Set(func(context.Context) error { return nil })
+	says(http.StatusOK, "ok\n")
+	ready.Lacks(errors.New("etcd is away"))
+	says(http.StatusServiceUnavailable, "not ready: etcd is away")
+	// A check that waits for what is away is given up before who asks gives up.
+	ready.Set(func(ctx context.Context) error {
+		<-ctx.Done()
+		return ctx.Err()
+	})
+	says(http.StatusServiceUnavailable, context.DeadlineExceeded.Error())
+	var nobodyAsks *telemetry.Readiness
+	nobodyAsks.Lacks(errors.New("anything"))
 }
 
 func TestSetupRefuses(t *testing.T) {

@@ -20,7 +20,7 @@ const flushTime = time.Second
 // ids only, so that the records of all services about one command can be found. The returned function ends the span with the command's error.
 func (s *session) traced(ctx context.Context, commandPath string, change bool) (context.Context, func(error), error) {
 	logger := slog.New(slog.NewTextHandler(s.Err, &slog.HandlerOptions{Level: slog.LevelWarn}))
-	shutdown, err := telemetry.Setup(ctx, telemetry.Config{Service: "dhow", Version: version.Version, Logger: logger, Command: change})
+	shutdown, err := telemetry.Setup(ctx, telemetry.Config{Service: "dhow", Version: version.Version, Logger: logger, Command: change, OnlyTraces: true})
 	if err != nil {
 		return nil, nil, err
 	}

@@ -95,6 +95,9 @@ func Address(address string) slog.Attr { return slog.String("address", address) 
 // Path is a file's or folder's path.
 func Path(path string) slog.Attr { return slog.String("path", path) }
 
+// Signal is traces, metrics or logs.
+func Signal(name string) slog.Attr { return slog.String("signal", name) }
+
 // Reason is a machine-readable reason in CamelCase, as in conditions and events.
 func Reason(reason string) slog.Attr { return slog.String("reason", reason) }
 
