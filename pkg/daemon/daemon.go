@@ -19,6 +19,8 @@ import (
 // flushFor is how long the last spans, measurements and records may take to leave.
 const flushFor = 5 * time.Second
 
+var errStopping = errors.New("it was told to stop")
+
 // Daemon is the process of one service. Its flag set has the flags that all services have; the service adds its own.
 type Daemon struct {
 	*flag.FlagSet
@@ -96,7 +98,13 @@ func (d *Daemon) Run(ctx context.Context, serve func(context.Context, Environmen
 		return err
 	}
 	ready := telemetry.NewReadiness()
-	d.telemetry.Logger, d.telemetry.Ready, d.telemetry.Instance = logger, ready.Check, d.Instance
+	d.telemetry.Logger, d.telemetry.Instance = logger, d.Instance
+	d.telemetry.Ready = func(asked context.Context) error {
+		if ctx.Err() != nil {
+			return errStopping
+		}
+		return ready.Check(asked)
+	}
 	shutdown, err := telemetry.Setup(ctx, d.telemetry)
 	if err != nil {
 		return err

@@ -65,7 +65,9 @@ func TestRun(t *testing.T) {
 			if err := d.Parse(append(slices.Clone(valid), c.more...)); err != nil {
 				t.Fatal(err)
 			}
-			err := d.Run(t.Context(), func(_ context.Context, env Environment) error {
+			ctx, stop := context.WithCancel(t.Context())
+			defer stop()
+			err := d.Run(ctx, func(_ context.Context, env Environment) error {
 				env.Logger.Info("serving")
 				if env.Pair == nil {
 					t.Error("no certificate")
@@ -73,6 +75,8 @@ func TestRun(t *testing.T) {
 				readyz(t, &log, http.StatusServiceUnavailable)
 				env.Ready.Lacks(nil)
 				readyz(t, &log, http.StatusOK)
+				stop()
+				readyz(t, &log, http.StatusServiceUnavailable)
 				return failed
 			})
 			if err == nil || !strings.Contains(err.Error(), c.want) {

@@ -98,6 +98,8 @@ type Config struct {
 	ShutdownDelay time.Duration
 	// Started is called once the first call can be answered. Optional.
 	Started func()
+	// Ready is told what the API server waits for, beside /readyz of the Kubernetes API. Optional.
+	Ready *telemetry.Readiness
 
 	// stopping is closed when the service was told to stop.
 	stopping <-chan struct{}
@@ -310,11 +312,12 @@ func run(ctx context.Context, config Config) error {
 	})
 	api.Register(front)
 
+	ready := readiness{store: config.Store, cache: objects, started: started, stopping: config.stopping}
+	config.Ready.Set(ready.check)
 	if config.Kubernetes != nil {
 		parts := door{
 			config: config, cache: objects, registry: writes, codec: structs, strategies: strategies, rights: rights, callers: callers, sessions: sessions,
-			usage: usage, board: board, auditor: auditor,
-			readiness: readiness{store: config.Store, cache: objects, started: started, stopping: config.stopping},
+			usage: usage, board: board, auditor: auditor, readiness: ready,
 		}
 		if err := parts.open(running, tasks); err != nil {
 			return err

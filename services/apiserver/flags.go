@@ -30,13 +30,14 @@ func Main(ctx context.Context, arguments []string, stderr io.Writer) error {
 	if err != nil {
 		return err
 	}
+	o.Instance = o.config.AdvertiseAddress
 	return o.Run(ctx, o.serve)
 }
 
 // serve makes the configuration's connections and listeners and runs the service.
 func (o options) serve(ctx context.Context, env daemon.Environment) (err error) {
 	pair := env.Pair
-	o.config.Credentials, o.config.Logger = transport.TLSDoor(pair), env.Logger
+	o.config.Credentials, o.config.Logger, o.config.Ready = transport.TLSDoor(pair), env.Logger, env.Ready
 	for _, service := range []struct {
 		address, name string
 		conn          *grpc.ClientConnInterface

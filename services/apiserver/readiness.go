@@ -3,6 +3,7 @@ package apiserver
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
 	"google.golang.org/grpc"
@@ -71,6 +72,17 @@ func (r readiness) checks() []apihealth.Check {
 			return nil
 		}},
 	}
+}
+
+// check makes all checks, for the endpoint that services have beside their metrics.
+func (r readiness) check(ctx context.Context) error {
+	var lacks []error
+	for _, c := range r.checks() {
+		if err := c.Run(ctx); err != nil {
+			lacks = append(lacks, fmt.Errorf("%s: %w", c.Name, err))
+		}
+	}
+	return errors.Join(lacks...)
 }
 
 // reach asks the store for its newest revision, and waits for the cache to have it: then both the store and its stream are well.

@@ -2,6 +2,7 @@ package apiserver_test
 
 import (
 	"context"
+	"strings"
 	"testing"
 
 	"google.golang.org/grpc"
@@ -10,6 +11,7 @@ import (
 	"k8s.io/client-go/rest"
 
 	storev1 "dhow.dev/gen/go/dhow/store/v1"
+	"dhow.dev/pkg/telemetry"
 	"dhow.dev/services/apiserver"
 )
 
@@ -34,8 +36,9 @@ func (c cuttable) Invoke(ctx context.Context, method string, args, reply any, op
 func TestReadiness(t *testing.T) {
 	k := newKubernetesCluster(t)
 	store := cuttable{cut: make(chan struct{})}
-	root := k.root
+	root, ready := k.root, telemetry.NewReadiness()
 	k.serve("apiserver-2", func(c *apiserver.Config) {
+		c.Ready = ready
 		root = k.door(t, c)
 		store.ClientConnInterface = c.Store
 		c.Store = store
@@ -52,7 +55,13 @@ func TestReadiness(t *testing.T) {
 	} {
 		x.run(t, client, root.Host)
 	}
+	if err := ready.Check(t.Context()); err != nil {
+		t.Errorf("beside the door: %v", err)
+	}
 	close(store.cut)
+	if err := ready.Check(t.Context()); err == nil || !strings.Contains(err.Error(), "store: ") || !strings.Contains(err.Error(), "cut off") {
+		t.Errorf("beside the door: %v", err)
+	}
 	for _, x := range []exchange{
 		{method: "GET", path: "/readyz", code: 500, contains: []string{"[-]store failed: reason withheld", "[+]cache ok"}},
 		{method: "GET", path: "/readyz/store", code: 500, contains: []string{"cut off"}},

@@ -19,9 +19,12 @@ import (
 	"google.golang.org/grpc/health"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 
+	coordinationv1 "dhow.dev/gen/go/dhow/coordination/v1"
+	"dhow.dev/pkg/client"
 	"dhow.dev/pkg/event"
 	"dhow.dev/pkg/leader"
 	"dhow.dev/pkg/pki"
+	"dhow.dev/pkg/telemetry"
 	"dhow.dev/pkg/transport"
 	"dhow.dev/services/controller-manager/internal/attachdetach"
 	"dhow.dev/services/controller-manager/internal/bootstraptoken"
@@ -88,6 +91,8 @@ type Config struct {
 	FinishedPods int
 	// OrphanQuarantine is how long a node must be missing before its pods are removed; 0: 40 s, negative: none.
 	OrphanQuarantine time.Duration
+	// Ready is told what the service waits for. Optional.
+	Ready *telemetry.Readiness
 	// Started is called each time the controllers have their first view of the cluster and begin to work. Optional.
 	Started func()
 }
@@ -158,13 +163,18 @@ func Run(ctx context.Context, config Config) error {
 		})
 		tasks.Go(func() error { return transport.Serve(running, server, config.Listener) })
 	}
-	work := func(ctx context.Context) error { return control(ctx, config, checks) }
+	by := standby{leases: client.For[*coordinationv1.Lease](config.APIServer)}
+	work := func(ctx context.Context) error {
+		defer config.Ready.Set(by.check)
+		return control(ctx, config, checks)
+	}
 	tasks.Go(func() error {
 		if !config.LeaderElect {
 			return work(running)
 		}
+		config.Ready.Set(by.check)
 		return leader.New(leader.Config{
-			Conn: config.APIServer, Namespace: "kube-system", Name: "kube-controller-manager", Identity: config.Identity,
+			Conn: config.APIServer, Namespace: leaseNamespace, Name: leaseName, Identity: config.Identity,
 			Duration: config.LeaseDuration, Deadline: config.LeaseDuration * 2 / 3, Renew: config.LeaseDuration / 7, Retry: config.LeaseDuration / 7,
 			Logger: config.Logger,
 		}).Run(running, work)
@@ -181,6 +191,7 @@ func control(ctx context.Context, config Config, checks *health.Server) error {
 	watcher := metadata.New(config.APIServer, config.Logger)
 	events := event.New(event.Config{Conn: config.APIServer, Logger: config.Logger})
 	all := controllers(config, stores, watcher, events)
+	config.Ready.Lacks(errUnsynced)
 
 	tasks, running := errgroup.WithContext(ctx)
 	tasks.Go(func() error { return stores.Run(running) })
@@ -194,6 +205,7 @@ func control(ctx context.Context, config Config, checks *health.Server) error {
 			return nil // the context ended
 		}
 		checks.SetServingStatus(Health, healthpb.HealthCheckResponse_SERVING)
+		config.Ready.Lacks(nil)
 		config.Logger.InfoContext(running, "controllers work")
 		if config.Started != nil {
 			config.Started()

@@ -40,6 +40,7 @@ func Main(ctx context.Context, arguments []string, stderr io.Writer) error {
 	if (signingCertificate == "") != (signingKey == "") {
 		return errors.New("--cluster-signing-cert-file and --cluster-signing-key-file belong together: give both or neither")
 	}
+	d.Instance = config.Identity
 	return d.Run(ctx, func(ctx context.Context, env daemon.Environment) (err error) {
 		// The authority's certificate is also what is put into every namespace.
 		if config.CACert, err = os.ReadFile(d.Files.Authority); err != nil {
@@ -56,7 +57,7 @@ func Main(ctx context.Context, arguments []string, stderr io.Writer) error {
 		}
 		defer conn.Close()
 		defer telemetry.Report(telemetry.SendTo(conn))()
-		config.APIServer, config.Credentials, config.Logger = conn, transport.TLSServer(env.Pair), env.Logger
+		config.APIServer, config.Credentials, config.Logger, config.Ready = conn, transport.TLSServer(env.Pair), env.Logger, env.Ready
 		if config.Listener, err = transport.Listen(ctx, listen, env.Logger); err != nil {
 			return err
 		}

@@ -36,7 +36,7 @@ func Main(ctx context.Context, arguments []string, stderr io.Writer) error {
 		}
 		defer func() { err = errors.Join(err, conn.Close()) }()
 		defer telemetry.Report(telemetry.SendTo(conn))()
-		config.APIServer, config.Logger = conn, env.Logger
+		config.APIServer, config.Logger, config.Ready = conn, env.Logger, env.Ready
 		if !dial.rotate {
 			return Run(ctx, config)
 		}

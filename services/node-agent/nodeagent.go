@@ -130,6 +130,8 @@ type Config struct {
 	ParallelStarts, ParallelPulls int
 
 	Logger *slog.Logger
+	// Ready is told what the agent waits for. Optional.
+	Ready *telemetry.Readiness
 }
 
 func (c *Config) complete() error {
@@ -253,6 +255,7 @@ func Run(ctx context.Context, config Config) error {
 	objects := informer.New(config.APIServer, logger)
 	pods := informer.Add[*corev1.Pod](objects, informer.Options[*corev1.Pod]{FieldSelector: "spec.nodeName=" + config.NodeName})
 	self := informer.Add[*corev1.Node](objects, informer.Options[*corev1.Node]{FieldSelector: "metadata.name=" + config.NodeName})
+	config.Ready.Set(readiness{nodes: self, name: config.NodeName}.check)
 	services := informer.Add[*corev1.Service](objects, informer.Options[*corev1.Service]{})
 	classes := informer.Add[*runtimev1.RuntimeClass](objects, informer.Options[*runtimev1.RuntimeClass]{})
 

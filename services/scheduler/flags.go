@@ -30,6 +30,7 @@ func Main(ctx context.Context, arguments []string, stderr io.Writer) error {
 	if err := d.Parse(arguments); err != nil {
 		return err
 	}
+	d.Instance = config.Instance
 	return d.Run(ctx, func(ctx context.Context, env daemon.Environment) error {
 		conn, err := transport.Dial(apiServer, transport.TLSClient(env.Pair, apiServerName))
 		if err != nil {
@@ -37,7 +38,7 @@ func Main(ctx context.Context, arguments []string, stderr io.Writer) error {
 		}
 		defer conn.Close()
 		defer telemetry.Report(telemetry.SendTo(conn))()
-		config.APIServer, config.Credentials, config.Logger = conn, transport.TLSServer(env.Pair), env.Logger
+		config.APIServer, config.Credentials, config.Logger, config.Ready = conn, transport.TLSServer(env.Pair), env.Logger, env.Ready
 		if config.Listener, err = transport.Listen(ctx, listen, env.Logger); err != nil {
 			return err
 		}

@@ -51,6 +51,8 @@ type Config struct {
 	LeaseDuration time.Duration
 	// Instance tells processes apart in the lease; empty: host name and process id.
 	Instance string
+	// Ready is told what the scheduler waits for. Optional.
+	Ready *telemetry.Readiness
 	// Seed decides between equal nodes. The same seed, cluster and pods give the same decisions.
 	Seed uint64
 }
@@ -63,6 +65,8 @@ const (
 	leaseNamespace = "kube-system"
 	leaseName      = "kube-scheduler"
 )
+
+var errUnsynced = errors.New("no API server has shown it the whole cluster yet")
 
 // Run serves until the context ends, and returns nil then.
 func Run(ctx context.Context, config Config) error {
@@ -112,8 +116,10 @@ func run(ctx context.Context, config Config) error {
 	tasks.Go(func() error { return objects.Run(running) })
 	tasks.Go(func() error { return events.Run(running) })
 	tasks.Go(func() error {
-		// Healthy once it knows the cluster, whether it leads or not.
+		// Healthy and ready once it knows the cluster, whether it leads or not.
+		config.Ready.Lacks(errUnsynced)
 		if objects.WaitForSync(running) == nil {
+			config.Ready.Lacks(nil)
 			checks.SetServingStatus("", healthpb.HealthCheckResponse_SERVING)
 		}
 		return nil

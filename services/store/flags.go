@@ -52,13 +52,13 @@ func Main(ctx context.Context, arguments []string, stderr io.Writer) error {
 		return err
 	}
 	if config.Members != nil {
-		config.Members.TLS = d.Files
+		config.Members.TLS, d.Instance = d.Files, config.Members.Name
 	}
 	if config.History < time.Second {
 		return fmt.Errorf("--history %s: at least one second", config.History)
 	}
 	return d.Run(ctx, func(ctx context.Context, env daemon.Environment) (err error) {
-		config.Credentials, config.Logger = transport.TLSServer(env.Pair), env.Logger
+		config.Credentials, config.Logger, config.Ready = transport.TLSServer(env.Pair), env.Logger, env.Ready
 		if config.Etcd.TLS, err = etcdTLS(config.Etcd.Endpoints, etcd); err != nil {
 			return err
 		}

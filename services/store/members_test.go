@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -68,7 +69,7 @@ func newMembers(t *testing.T) *members {
 	return m
 }
 
-const clientPort, peerPort = "6440", "6441"
+const clientPort, peerPort, metricsPort = "6440", "6441", "6442"
 
 func (m *members) arguments(name string) []string {
 	var all []string
@@ -76,7 +77,7 @@ func (m *members) arguments(name string) []string {
 		all = append(all, n+"="+net.JoinHostPort(m.addresses[n], peerPort))
 	}
 	return []string{
-		"--listen=" + net.JoinHostPort(m.addresses[name], clientPort), "--data-dir=" + filepath.Join(m.dir, name), "--log-level=warn",
+		"--listen=" + net.JoinHostPort(m.addresses[name], clientPort), "--metrics-listen=" + net.JoinHostPort(m.addresses[name], metricsPort), "--data-dir=" + filepath.Join(m.dir, name), "--log-level=warn",
 		"--tls-cacert=" + m.files.Authority, "--tls-cert=" + m.files.Certificate, "--tls-key=" + m.files.Key,
 		"--member=" + name, "--members=" + strings.Join(all, ","), "--member-listen=" + net.JoinHostPort(m.addresses[name], peerPort), "--members-token=" + filepath.Base(m.dir),
 	}
@@ -287,13 +288,41 @@ func follow(ctx context.Context, client storev1.StoreClient, revision int64) map
 	return counts
 }
 
-// A member that is left alone sends its clients away at once, and takes them back when it has a leader.
+// readyz waits until a member answers /readyz with a code and a text. Its process is well all the time.
+func (m *members) readyz(name string, code int, text string) {
+	m.t.Helper()
+	ask := func(path string) (int, string, error) {
+		response, err := http.Get("http://" + net.JoinHostPort(m.addresses[name], metricsPort) + path)
+		if err != nil {
+			return 0, "", err
+		}
+		defer response.Body.Close()
+		body, err := io.ReadAll(response.Body)
+		return response.StatusCode, string(body), err
+	}
+	m.until("/readyz of "+name, func() error {
+		got, body, err := ask("/readyz")
+		if err != nil || got != code || !strings.Contains(body, text) {
+			return status.Errorf(codes.Unavailable, "%d %q, want %d and %q: %v", got, body, code, text, err)
+		}
+		return nil
+	})
+	for _, path := range []string{"/livez", "/healthz"} {
+		if got, body, err := ask(path); err != nil || got != http.StatusOK {
+			m.t.Errorf("%s of %s: %d %q: %v", path, name, got, body, err)
+		}
+	}
+}
+
+// A member that is alone, from the start or later, is alive and not ready. It sends its clients away at once, and takes them back when it has a leader.
 func TestMemberWithoutMajority(t *testing.T) {
 	m := newMembers(t)
-	for _, name := range m.names {
-		m.start(name)
-	}
+	m.start("a")
+	m.readyz("a", http.StatusServiceUnavailable, "the database is not open: more than half of the members a, b, c have to reach each other")
+	m.start("b")
+	m.start("c")
 	client := m.client("a")
+	m.readyz("a", http.StatusOK, "ok")
 	watch, err := client.Watch(t.Context(), storev1.WatchRequest_builder{Prefix: []byte("/")}.Build())
 	if err != nil {
 		t.Fatal(err)
@@ -312,8 +341,10 @@ func TestMemberWithoutMajority(t *testing.T) {
 	if _, err := client.Revision(t.Context(), &storev1.RevisionRequest{}); status.Code(err) != codes.Unavailable {
 		t.Errorf("a read of a member without a majority: %v", err)
 	}
+	m.readyz("a", http.StatusServiceUnavailable, "no leader: too few of the members a, b, c reach each other")
 	m.start("c")
 	m.client("a")
+	m.readyz("a", http.StatusOK, "ok")
 }
 
 // Whoever is a peer may write everything: certificates of other services are refused.

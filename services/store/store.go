@@ -52,6 +52,8 @@ type Config struct {
 	History time.Duration
 	// Started is called once the data is open, before the first call is answered. Optional.
 	Started func()
+	// Ready is told what the store waits for. Optional.
+	Ready *telemetry.Readiness
 }
 
 // Etcd is an etcd cluster that Dhow does not run itself, and that nobody else uses.
@@ -74,6 +76,7 @@ func Run(ctx context.Context, config Config) (err error) {
 	if logger == nil {
 		logger = slog.New(slog.DiscardHandler)
 	}
+	config.Ready.Lacks(config.opening())
 	db, failed, err := open(ctx, config, logger)
 	if err != nil {
 		config.Listener.Close()
@@ -103,6 +106,8 @@ func Run(ctx context.Context, config Config) (err error) {
 	if config.Started != nil {
 		config.Started()
 	}
+	ready := &readiness{db: db}
+	config.Ready.Set(ready.check)
 	logger.LogAttrs(ctx, slog.LevelInfo, "store serves", logkey.Address(config.Listener.Addr().String()))
 	if member, ok := db.(*etcd.Embedded); ok && config.Members != nil {
 		// Clients of a member without a leader would wait for what never comes while another member could answer.
@@ -115,6 +120,7 @@ func Run(ctx context.Context, config Config) (err error) {
 				} else {
 					logger.LogAttrs(running, slog.LevelWarn, "this member has no leader, too few members reach each other: clients are sent to others")
 				}
+				ready.led(has, config.memberNames())
 				door.set(has)
 			})
 			return nil

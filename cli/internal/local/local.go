@@ -40,8 +40,8 @@ runtime that outlive it. Data survives restarts, kill -9 included. Ctrl-C stops 
 	flags.DurationVar(&config.NodeGrace, "node-grace", 5*time.Second, "how long a node may be silent before it counts as lost")
 	flags.DurationVar(&config.EvictAfter, "evict-after", 5*time.Second, "how long pods wait for a lost node, where they do not say themselves")
 	flags.StringVar(&config.RuntimeDir, "runtime-dir", "", "the bundled container runtime (default: bin/runtime beside this program, where make setup builds it)")
-	flags.StringVar(&config.Metrics, "metrics-listen", "", "address of /metrics and /healthz; empty: none")
-	flags.StringVar(&config.OTLP, "otlp-endpoint", "", "URL of an OpenTelemetry collector; empty: none")
+	flags.StringVar(&config.Metrics, "metrics-listen", "", "address of /metrics, /livez and /readyz; empty: none")
+	flags.StringVar(&config.OTLP, "otlp-endpoint", "", "URL of an OpenTelemetry collector, for traces, metrics and logs; empty: none")
 	flags.StringVar(&config.LogLevel, "log-level", "warn", "debug, info, warn or error")
 	return c
 }

@@ -116,12 +116,12 @@ func (p *inProcess) run(ctx context.Context) error {
 	services := map[string]func(context.Context) error{
 		"store": func(ctx context.Context) error {
 			return store.Run(ctx, store.Config{
-				Listener: p.memory.Listen("store"), Credentials: p.memory.ServerCredentials(), Logger: p.logger("store"), DataDir: p.c.dir.path("store"),
+				Listener: p.memory.Listen("store"), Credentials: p.memory.ServerCredentials(), Logger: p.logger("store"), Ready: p.c.ready["store"], DataDir: p.c.dir.path("store"),
 			})
 		},
 		"apiserver": func(ctx context.Context) error {
 			return apiserver.Run(ctx, apiserver.Config{
-				Listener: transport.Several(p.memory.Listen("apiserver"), p.network), Credentials: p.memory.ServerCredentialsAnd(transport.TLSDoor(pair)), Logger: p.logger("apiserver"),
+				Listener: transport.Several(p.memory.Listen("apiserver"), p.network), Credentials: p.memory.ServerCredentialsAnd(transport.TLSDoor(pair)), Logger: p.logger("apiserver"), Ready: p.c.ready["apiserver"],
 				Store: conns["store"], Scheduler: conns["scheduler"], ControllerManager: conns["controller-manager"],
 				KeyFile: p.c.keyFile(), SessionGrace: config.NodeGrace, TolerationSeconds: config.evictSeconds(),
 				AdvertiseAddress: p.inside, Kubernetes: p.door, KubernetesTLS: pair, KubernetesAddress: p.kubernetesInside,
@@ -129,12 +129,12 @@ func (p *inProcess) run(ctx context.Context) error {
 		},
 		"scheduler": func(ctx context.Context) error {
 			return scheduler.Run(ctx, scheduler.Config{
-				Listener: p.memory.Listen("scheduler"), Credentials: p.memory.ServerCredentials(), Logger: p.logger("scheduler"), APIServer: conns["scheduler to apiserver"],
+				Listener: p.memory.Listen("scheduler"), Credentials: p.memory.ServerCredentials(), Logger: p.logger("scheduler"), Ready: p.c.ready["scheduler"], APIServer: conns["scheduler to apiserver"],
 			})
 		},
 		"controller-manager": func(ctx context.Context) error {
 			return controllermanager.Run(ctx, controllermanager.Config{
-				Listener: p.memory.Listen("controller-manager"), Credentials: p.memory.ServerCredentials(), Logger: p.logger("controller-manager"), APIServer: conns["controller-manager to apiserver"],
+				Listener: p.memory.Listen("controller-manager"), Credentials: p.memory.ServerCredentials(), Logger: p.logger("controller-manager"), Ready: p.c.ready["controller-manager"], APIServer: conns["controller-manager to apiserver"],
 				CACert: p.c.ca.CertificatePEM(), ClusterSigner: p.c.ca, EvictionStartGrace: config.NodeGrace, NodeEvictionRate: evictionRate,
 			})
 		},

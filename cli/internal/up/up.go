@@ -62,7 +62,7 @@ type Config struct {
 	NodeGrace, EvictAfter time.Duration
 	// RuntimeDir holds the bundled container runtime; empty: where `make setup` builds it.
 	RuntimeDir string
-	// Metrics is the address of /metrics and /healthz; empty: none. Agents have theirs at their node's address and the same port, services in processes
+	// Metrics is the address of /metrics, /livez and /readyz; empty: none. Agents have theirs at their node's address and the same port, services in processes
 	// of their own at the ports after it. OTLP is a collector's URL; empty: none.
 	Metrics, OTLP string
 	LogLevel      string
@@ -76,6 +76,8 @@ type cluster struct {
 	machine machine
 	ca      *pki.Authority
 	logger  *slog.Logger
+	// ready are the services that run in this process.
+	ready services
 }
 
 // Run runs the cluster until ctx ends; pods then run on. The error of a start is one line that says what to do.
@@ -104,7 +106,10 @@ func Run(ctx context.Context, config Config) (err error) {
 	keeping, stop := context.WithCancel(ctx)
 	defer stop()
 	go memlimit.Keep(keeping)
-	shutdown, err := telemetry.Setup(ctx, telemetry.Config{Service: "dhow", Version: version.Version, Logger: logger, OTLPEndpoint: config.OTLP, MetricsAddr: config.Metrics, Measure: true})
+	ready := config.inThisProcess()
+	shutdown, err := telemetry.Setup(ctx, telemetry.Config{
+		Service: "dhow", Version: version.Version, Logger: logger, OTLPEndpoint: config.OTLP, MetricsAddr: config.Metrics, Measure: true, Ready: ready.check,
+	})
 	if err != nil {
 		return err
 	}
@@ -131,7 +136,7 @@ func Run(ctx context.Context, config Config) (err error) {
 			return err
 		}
 	}
-	c := &cluster{config: config, dir: dir, logger: logger}
+	c := &cluster{config: config, dir: dir, logger: logger, ready: ready}
 	m, found, err := dir.load()
 	if err != nil {
 		return err
