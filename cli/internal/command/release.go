@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"strings"
 
 	"github.com/spf13/cobra"
 	corev1client "k8s.io/client-go/kubernetes/typed/core/v1"
@@ -13,14 +14,15 @@ import (
 	"dhow.dev/cli/internal/release"
 )
 
-// NewRelease is what the charts of helm/ run in the cluster that they install a control plane into. It needs no cluster of its own, and people do not type it.
+// NewRelease makes what a control plane needs before there is one: in the cluster that the charts of helm/ install it into, where nobody types it, and for plain hosts. It needs
+// no cluster of its own.
 func NewRelease(streams Streams) *cobra.Command {
 	c := &cobra.Command{
 		Use:    "release",
-		Short:  "Keep the secrets of a control plane that Helm has installed",
+		Short:  "Keep the certificates and keys of a control plane that Helm has installed, or that runs on plain hosts",
 		Hidden: true,
 	}
-	c.AddCommand(newReleaseCertificates(streams), newReleaseKeys())
+	c.AddCommand(newReleaseCertificates(streams), newReleaseKeys(), newReleaseHosts(streams))
 	return c
 }
 
@@ -91,4 +93,58 @@ func newReleaseKeys() *cobra.Command {
 	c.Flags().StringVar(&from, "from", "", "folder with the keys")
 	c.Flags().StringVar(&to, "to", "", "folder for them")
 	return c
+}
+
+func newReleaseHosts(streams Streams) *cobra.Command {
+	config := release.HostsConfig{Out: streams.Out}
+	var nodes []string
+	var services, pods string
+	c := &cobra.Command{
+		Use:   "hosts NAME=ADDRESS...",
+		Short: "Make and renew the files of a control plane on plain hosts",
+		Long: `Make a folder for each host of a control plane, to be copied to its /etc/dhow: certificates, keys, and the settings that the files of deploy/systemd and deploy/compose read.
+The authority, the keys and the administrator's access stay in the folder: keep it, and let nobody read it. Run again, it renews certificates when two thirds of their life are
+over, and leaves the rest alone.`,
+		Example: "  dhow release hosts --dir cluster c1=10.0.0.1 c2=10.0.0.2 c3=10.0.0.3 --node n1=10.0.0.11",
+		RunE: func(_ *cobra.Command, args []string) (err error) {
+			if config.Hosts, err = hostsOf(args); err != nil {
+				return err
+			}
+			if config.Nodes, err = hostsOf(nodes); err != nil {
+				return err
+			}
+			if config.Services, err = netip.ParsePrefix(services); err != nil {
+				return fmt.Errorf("--service-cidr: %w", err)
+			}
+			if config.Pods, err = netip.ParsePrefix(pods); err != nil {
+				return fmt.Errorf("--pod-cidr: %w", err)
+			}
+			return release.EnsureHosts(config)
+		},
+	}
+	flags := c.Flags()
+	flags.StringVar(&config.Dir, "dir", "", "folder for the files")
+	flags.StringSliceVar(&nodes, "node", nil, "machines that only run pods, NAME=ADDRESS")
+	flags.StringSliceVar(&config.APIServerNames, "apiserver-name", nil, "names and addresses at which the API servers are reached beside the hosts' own, for example a load balancer's")
+	flags.StringVar(&services, "service-cidr", "10.96.0.0/16", "the cluster's range of cluster IPs")
+	flags.StringVar(&pods, "pod-cidr", "10.244.0.0/16", "the cluster's range of pod addresses")
+	flags.DurationVar(&config.TTL, "ttl", release.HostsTTL, "how long certificates are valid")
+	return c
+}
+
+// hostsOf reads NAME=ADDRESS.
+func hostsOf(texts []string) ([]release.Host, error) {
+	var hosts []release.Host
+	for _, text := range texts {
+		name, address, ok := strings.Cut(text, "=")
+		if !ok {
+			return nil, fmt.Errorf("%q: give NAME=ADDRESS", text)
+		}
+		parsed, err := netip.ParseAddr(address)
+		if err != nil {
+			return nil, fmt.Errorf("host %s: %w", name, err)
+		}
+		hosts = append(hosts, release.Host{Name: name, Address: parsed})
+	}
+	return hosts, nil
 }

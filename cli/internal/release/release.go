@@ -1,7 +1,8 @@
-// Package release makes and renews the secrets of a control plane that runs in a cluster, as the charts of helm/ install it: the authority, a certificate for each service
-// and the administrator, the key that the new cluster's Secrets are encrypted with, and those of its tokens. All are Secrets of the cluster that the release is in.
+// Package release makes and renews the secrets of a control plane: the authority, a certificate for each service and the administrator, the key that the cluster's Secrets are
+// encrypted with, and those of its tokens. Ensure keeps them in Secrets of the cluster that a release of the charts of helm/ is in, EnsureHosts in a folder from which they are
+// copied to plain hosts.
 //
-// Ensure may run at any time and several times at once: what is there and good stays as it is. What cannot be made again without harm, the authority and the keys, is made
+// Both may run at any time, and Ensure several times at once: what is there and good stays as it is. What cannot be made again without harm, the authority and the keys, is made
 // once and never replaced.
 package release
 
@@ -283,7 +284,7 @@ func (m maker) issue(authority *pki.Authority, holder credentials.Holder, data m
 		}
 	}
 	if holder.Name == credentials.Admin().Name {
-		if err := m.configure(wanted); err != nil {
+		if err := configure(wanted, m.Servers, []string{m.Kubernetes}); err != nil {
 			return nil, "", err
 		}
 	}
