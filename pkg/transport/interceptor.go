@@ -12,6 +12,7 @@ import (
 
 	"dhow.dev/pkg/apistatus"
 	"dhow.dev/pkg/identity"
+	"dhow.dev/pkg/stack"
 	"dhow.dev/pkg/telemetry/logkey"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -35,6 +36,7 @@ type edge struct {
 }
 
 func (e *edge) unary(ctx context.Context, request any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (response any, err error) {
+	stack.Grow()
 	start := time.Now()
 	ctx, err = e.identify(ctx, info.FullMethod)
 	if err == nil {

@@ -265,6 +265,9 @@ func pageOf(s Selection, objects *tree, from token, limit int64) *List {
 
 // scanSelected calls f with the selected entries behind a key, in order, until it returns false.
 func scanSelected(s Selection, objects *tree, after string, f func(*Entry) bool) {
+	if objects.Len() == 0 {
+		return
+	}
 	within := prefixOf(s.Resource)
 	if s.Namespace != "" {
 		within += s.Namespace + "/"

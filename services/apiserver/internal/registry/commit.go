@@ -8,7 +8,6 @@ import (
 
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/codes"
-	"go.opentelemetry.io/otel/trace"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -22,8 +21,11 @@ const maxOperations = 500
 // Commit writes all operations in one revision, or none. Later operations may depend on earlier ones: objects on their namespace. No object may be
 // in it twice. Options.DryRun of the operations is not looked at. The revision is that of the commit, 0 when nothing had to be written.
 func (r *Registry) Commit(ctx context.Context, operations []Operation, dryRun bool) ([]Result, int64, error) {
-	ctx, span := r.tracer.Start(ctx, "registry.commit-operations", trace.WithAttributes(attribute.Int("operations", len(operations))))
+	ctx, span := r.span(ctx, "commit-operations")
 	defer span.End()
+	if span.IsRecording() {
+		span.SetAttributes(attribute.Int("operations", len(operations)))
+	}
 	if len(operations) > maxOperations {
 		return nil, 0, apierrors.NewRequestEntityTooLargeError(fmt.Sprintf("a commit may have %d operations, this one has %d", maxOperations, len(operations)))
 	}

@@ -15,6 +15,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"dhow.dev/pkg/resource"
+	"dhow.dev/pkg/telemetry"
 	"dhow.dev/services/apiserver/internal/admission"
 	"dhow.dev/services/apiserver/internal/codec"
 	"dhow.dev/services/apiserver/internal/strategy"
@@ -298,7 +299,7 @@ func (r *Registry) admit(ctx context.Context, s strategy.Strategy, obj, old code
 	if !ok {
 		return nil
 	}
-	ctx, span := r.tracer.Start(ctx, "registry.admit")
+	ctx, span := r.span(ctx, "admit")
 	defer span.End()
 	// A nil codec.Object in a runtime.Object would not be nil.
 	var before runtime.Object
@@ -314,7 +315,7 @@ func (r *Registry) allocate(ctx context.Context, tx *txn, res *resource.Resource
 	if a == nil {
 		return nil
 	}
-	ctx, span := r.tracer.Start(ctx, "registry.allocate")
+	ctx, span := r.span(ctx, "allocate")
 	defer span.End()
 	var next, before runtime.Object
 	if obj != nil {
@@ -335,9 +336,14 @@ func (r *Registry) allocate(ctx context.Context, tx *txn, res *resource.Resource
 
 // timed runs f in a span.
 func (r *Registry) timed(ctx context.Context, name string, f func()) {
-	_, span := r.tracer.Start(ctx, "registry."+name, trace.WithSpanKind(trace.SpanKindInternal))
+	_, span := r.span(ctx, name)
 	defer span.End()
 	f()
+}
+
+// span starts a span of a step of a write.
+func (r *Registry) span(ctx context.Context, name string) (context.Context, trace.Span) {
+	return telemetry.Step(ctx, r.tracer, "registry.", name)
 }
 
 func invalid(res *resource.Resource, obj codec.Object, errs field.ErrorList) error {

@@ -12,7 +12,6 @@ import (
 
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/codes"
-	"go.opentelemetry.io/otel/trace"
 	"google.golang.org/grpc/status"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
@@ -84,8 +83,11 @@ func (tx *txn) done(key string, entry Entry, warnings []string) *outcome {
 
 // one runs a single operation.
 func (r *Registry) one(ctx context.Context, verb string, dryRun bool, op Operation) (Result, error) {
-	ctx, span := r.tracer.Start(ctx, "registry."+verb, trace.WithAttributes(attribute.String("resource", op.Resource.String())))
+	ctx, span := r.span(ctx, verb)
 	defer span.End()
+	if span.IsRecording() {
+		span.SetAttributes(attribute.String("resource", op.Resource.String()))
+	}
 	results, err := r.settled(ctx, dryRun, op)
 	if err != nil {
 		span.SetStatus(codes.Error, "")
@@ -455,10 +457,10 @@ var (
 
 // commit writes the plan. errRefused means that known has been brought up to date; errUncertain that nobody knows.
 func (tx *txn) commit(ctx context.Context) (map[string]int64, int64, error) {
-	ctx, span := tx.registry.tracer.Start(ctx, "registry.commit", trace.WithAttributes(attribute.Int("operations", len(tx.order))))
+	ctx, span := tx.registry.span(ctx, "commit")
 	defer span.End()
 	if span.IsRecording() {
-		span.SetAttributes(attribute.StringSlice(traces.KeysAttribute, tx.order))
+		span.SetAttributes(attribute.Int("operations", len(tx.order)), attribute.StringSlice(traces.KeysAttribute, tx.order))
 	}
 	request := &storev1.CommitRequest{}
 	request.SetTraceparent(telemetry.Traceparent(ctx))

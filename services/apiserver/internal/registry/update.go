@@ -324,7 +324,7 @@ func (r *Registry) update(ctx context.Context, tx *txn, c change) (*outcome, err
 // prepareUpdate completes the new state: defaults, field ownership, and what this kind of write may not change.
 func (r *Registry) prepareUpdate(ctx context.Context, s strategy.Strategy, c change) (codec.Object, error) {
 	res, old, obj := c.resource, c.old, c.obj
-	_, span := r.tracer.Start(ctx, "registry.default")
+	_, span := r.span(ctx, "default")
 	defer span.End()
 	absorb(obj)
 	s.Default(obj)

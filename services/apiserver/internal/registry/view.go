@@ -261,7 +261,7 @@ func (r *Registry) admitting(ctx context.Context, name string, q *admission.Requ
 	if r.admission == nil {
 		return nil
 	}
-	ctx, span := r.tracer.Start(ctx, "registry."+name)
+	ctx, span := r.span(ctx, name)
 	defer span.End()
 	err := pass(r.admission, ctx, q)
 	for key, value := range q.Audit {

@@ -19,6 +19,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/uuid"
 
 	"dhow.dev/pkg/identity"
+	"dhow.dev/pkg/stack"
 	"dhow.dev/pkg/telemetry"
 	"dhow.dev/pkg/telemetry/logkey"
 	"dhow.dev/services/apiserver/internal/authorizer"
@@ -79,6 +80,9 @@ func (d *Door) inform(next http.Handler) http.Handler {
 		if err != nil {
 			respond.Error(w, r, err)
 			return
+		}
+		if !IsStream(info) { // streams are many, and wait
+			stack.Grow()
 		}
 		next.ServeHTTP(w, r.WithContext(request.NewContext(r.Context(), info)))
 	})

@@ -6,11 +6,11 @@ import (
 
 	"go.opentelemetry.io/otel/attribute"
 	otelcodes "go.opentelemetry.io/otel/codes"
-	"go.opentelemetry.io/otel/trace"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
 	storev1 "dhow.dev/gen/go/dhow/store/v1"
+	"dhow.dev/pkg/telemetry"
 	"dhow.dev/services/store/internal/committer"
 	"dhow.dev/services/store/internal/record"
 )
@@ -20,10 +20,11 @@ const maxConflict = 4 << 20
 
 // Commit implements storev1.StoreServer.
 func (s *Server) Commit(ctx context.Context, request *storev1.CommitRequest) (*storev1.CommitResponse, error) {
-	ctx, span := s.tracer.Start(ctx, "store.commit", trace.WithAttributes(
-		attribute.Int("dhow.store.operations", len(request.GetOperations())),
-		attribute.Int("dhow.store.conditions", len(request.GetConditions()))))
+	ctx, span := telemetry.Step(ctx, s.tracer, "store.", "commit")
 	defer span.End()
+	if span.IsRecording() {
+		span.SetAttributes(attribute.Int("dhow.store.operations", len(request.GetOperations())), attribute.Int("dhow.store.conditions", len(request.GetConditions())))
+	}
 	commit, err := commitRequest(request)
 	if err != nil {
 		return nil, err
