@@ -8,6 +8,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
@@ -54,6 +55,41 @@ func (d *Door) List(ctx context.Context, namespace string) (int, error) {
 	return len(list.Items), nil
 }
 
+// Placed implements load.Door.
+func (d *Door) Placed(ctx context.Context, namespace string, pods int) error {
+	client := d.client.CoreV1().Pods(namespace)
+	placed := map[string]bool{}
+	list, err := client.List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return err
+	}
+	for i := range list.Items {
+		if list.Items[i].Spec.NodeName != "" {
+			placed[list.Items[i].Name] = true
+		}
+	}
+	events, err := client.Watch(ctx, metav1.ListOptions{ResourceVersion: list.ResourceVersion})
+	if err != nil {
+		return err
+	}
+	defer events.Stop()
+	for len(placed) < pods {
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("%d of %d pods have nodes: %w", len(placed), pods, ctx.Err())
+		case event, open := <-events.ResultChan():
+			pod, ok := event.Object.(*corev1.Pod)
+			if !open || !ok {
+				return fmt.Errorf("the watch of placed pods gave %s %T", event.Type, event.Object)
+			}
+			if pod.Spec.NodeName != "" {
+				placed[pod.Name] = true
+			}
+		}
+	}
+	return nil
+}
+
 // Annotate implements load.Door.
 func (d *Door) Annotate(ctx context.Context, namespace, name, key, value string) error {
 	patch := fmt.Appendf(nil, `{"metadata":{"annotations":{%q:%q}}}`, key, value)
@@ -92,6 +128,11 @@ func (d *Door) Namespace(ctx context.Context, name string) (remove func() error,
 	namespaces := d.client.CoreV1().Namespaces()
 	if _, err := namespaces.Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name}}, metav1.CreateOptions{}); err != nil {
 		return nil, fmt.Errorf("make the namespace %s: %w", name, err)
+	}
+	// Where no controller runs nobody else makes the account that pods need.
+	account := &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Name: "default", Namespace: name}}
+	if _, err := d.client.CoreV1().ServiceAccounts(name).Create(ctx, account, metav1.CreateOptions{}); err != nil && !apierrors.IsAlreadyExists(err) {
+		return nil, fmt.Errorf("make the service account of the namespace %s: %w", name, err)
 	}
 	return func() error {
 		removing, cancel := context.WithTimeout(context.WithoutCancel(ctx), removeWithin)

@@ -26,6 +26,8 @@ type Door interface {
 	Create(ctx context.Context, pod *corev1.Pod) (string, error)
 	// List returns how many pods a namespace has.
 	List(ctx context.Context, namespace string) (int, error)
+	// Placed waits until so many pods of a namespace have nodes.
+	Placed(ctx context.Context, namespace string, pods int) error
 	// Annotate changes an annotation of a pod.
 	Annotate(ctx context.Context, namespace, name, key, value string) error
 	// Watch follows the changes of one pod after a resource version. The watch stands when it returns.
@@ -60,7 +62,10 @@ type Result struct {
 	Times Times
 }
 
-// Pod is one that nobody works for but the API server: on a node, or gated so that no scheduler places it.
+// Scheduled as a pod's node leaves it to the scheduler.
+const Scheduled = "*"
+
+// Pod is one that nobody works for but the API server: on a node, or without one gated so that no scheduler places it. It is only placed when the node is Scheduled.
 func Pod(namespace, name, node string) *corev1.Pod {
 	pod := &corev1.Pod{
 		ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: namespace, Labels: map[string]string{"app": "bench", "tier": "web"}},
@@ -74,11 +79,25 @@ func Pod(namespace, name, node string) *corev1.Pod {
 			Tolerations: []corev1.Toleration{{Operator: corev1.TolerationOpExists}},
 		},
 	}
-	if node == "" {
+	switch node {
+	case Scheduled:
+		pod.Spec.NodeName = ""
+	case "":
 		pod.Spec.SchedulingGates = []corev1.PodSchedulingGate{{Name: "bench.dhow.dev/never"}}
 		pod.Spec.Tolerations = nil
 	}
 	return pod
+}
+
+// Schedule makes pods by so many writers at once while the scheduler places them, and waits until it has placed all. It returns what the creation cost, and what all of it.
+func Schedule(ctx context.Context, m meter.Meter, door Door, namespace string, pods, writers int) (created, placed Result, err error) {
+	placed, err = measured(m, pods, func() error {
+		if created, err = Create(ctx, m, door, namespace, pods, writers, func(int) string { return Scheduled }); err != nil {
+			return err
+		}
+		return door.Placed(ctx, namespace, pods)
+	})
+	return created, placed, err
 }
 
 // Create makes pods by so many writers at once. NodeOf says where the nth pod runs; nil: nowhere.

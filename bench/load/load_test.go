@@ -37,6 +37,21 @@ func (m *memory) List(context.Context, string) (int, error) {
 	return len(m.pods), m.broken
 }
 
+// Placed takes pods for placed whose node is left to the scheduler, and that are not gated.
+func (m *memory) Placed(_ context.Context, _ string, pods int) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, pod := range m.pods {
+		if pod.Spec.NodeName == "" && len(pod.Spec.SchedulingGates) == 0 {
+			pods--
+		}
+	}
+	if pods != 0 {
+		return fmt.Errorf("%d pods more should be placed", pods)
+	}
+	return m.broken
+}
+
 func (m *memory) Annotate(_ context.Context, _, _, _, value string) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -85,6 +100,18 @@ func TestEveryPhase(t *testing.T) {
 	}
 	if pod := door.pods["watched"]; len(pod.Spec.SchedulingGates) != 1 {
 		t.Errorf("%+v", pod.Spec)
+	}
+}
+
+func TestSchedule(t *testing.T) {
+	door := &memory{pods: map[string]*corev1.Pod{}}
+	created, placed, err := Schedule(t.Context(), meter.Meter{}, door, "ns", 50, 8)
+	if err != nil || created.Operations != 50 || placed.Operations != 50 || placed.PerSecond > created.PerSecond {
+		t.Errorf("%+v, %+v, %v", created, placed, err)
+	}
+	door.broken = errors.New("broken")
+	if _, _, err := Schedule(t.Context(), meter.Meter{}, &memory{pods: map[string]*corev1.Pod{}, broken: door.broken}, "ns", 5, 2); !errors.Is(err, door.broken) {
+		t.Error(err)
 	}
 }
 

@@ -75,6 +75,29 @@ func (d *Door) List(ctx context.Context, namespace string) (int, error) {
 	}
 }
 
+// Placed implements load.Door.
+func (d *Door) Placed(ctx context.Context, namespace string, pods int) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel() // ends the watch
+	stream, err := d.pods.Watch(ctx, metav1.WatchRequest_builder{Namespace: namespace}.Build())
+	if err != nil {
+		return err
+	}
+	placed := map[string]bool{}
+	for len(placed) < pods {
+		response, err := stream.Recv()
+		if err != nil {
+			return fmt.Errorf("%d of %d pods have nodes: %w", len(placed), pods, err)
+		}
+		for _, change := range response.GetChanges() {
+			if change.GetObject().GetSpec().GetNodeName() != "" {
+				placed[change.GetObject().GetMetadata().GetName()] = true
+			}
+		}
+	}
+	return nil
+}
+
 // Annotate implements load.Door.
 func (d *Door) Annotate(ctx context.Context, namespace, name, key, value string) error {
 	_, err := d.pods.Patch(ctx, metav1.PatchRequest_builder{

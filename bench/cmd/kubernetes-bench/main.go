@@ -33,7 +33,7 @@ type bench struct {
 	name                                             string
 	pods, writers, lists, watchers, writes, nodes    int
 	settle                                           time.Duration
-	create, listJSON, listProtobuf, fanOut, overGRPC bool
+	create, schedule, listJSON, listProtobuf, fanOut, overGRPC bool
 
 	meter   meter.Meter
 	rest    *rest.Config
@@ -53,7 +53,7 @@ func run() (err error) {
 	flag.IntVar(&b.lists, "lists", 20, "lists in each encoding")
 	flag.IntVar(&b.watchers, "watchers", 500, "watches of one pod")
 	flag.IntVar(&b.writes, "writes", 100, "changes of that pod")
-	flag.IntVar(&b.nodes, "nodes", 0, "nodes to make first, with leases; the pods then are on them")
+	flag.IntVar(&b.nodes, "nodes", 0, "nodes to make first, with leases; the pods then are on them, and can be scheduled")
 	flag.DurationVar(&b.settle, "settle", 0, "how long to wait before each time that memory is read")
 	flag.Parse()
 	if b.rest, err = clientcmd.BuildConfigFromFlags("", *kubeconfig); err != nil {
@@ -69,13 +69,16 @@ func run() (err error) {
 		}
 		b.meter.Server = append(b.meter.Server, pid)
 	}
-	known := map[string]*bool{"create": &b.create, "list-json": &b.listJSON, "list-protobuf": &b.listProtobuf, "fan-out": &b.fanOut}
+	known := map[string]*bool{"create": &b.create, "schedule": &b.schedule, "list-json": &b.listJSON, "list-protobuf": &b.listProtobuf, "fan-out": &b.fanOut}
 	for phase := range strings.SplitSeq(*phases, ",") {
 		wanted := known[phase]
 		if wanted == nil {
-			return fmt.Errorf("--phases: %q is none of create, list-json, list-protobuf, fan-out", phase)
+			return fmt.Errorf("--phases: %q is none of create, schedule, list-json, list-protobuf, fan-out", phase)
 		}
 		*wanted = true
+	}
+	if b.schedule && b.nodes == 0 {
+		return errors.New("--phases schedule: say with --nodes where pods can be placed (110 on each)")
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
@@ -153,6 +156,19 @@ func (b *bench) through(ctx context.Context, admin *kubernetes.Door, what, names
 		if err := b.memory(ctx, fmt.Sprintf("with %d pods", pods)); err != nil {
 			return err
 		}
+	}
+	if b.schedule {
+		within, err := admin.Namespace(ctx, namespace+"-scheduled")
+		if err != nil {
+			return err
+		}
+		b.cleanup = append(b.cleanup, within)
+		created, placed, err := load.Schedule(ctx, b.meter, door, namespace+"-scheduled", b.pods, b.writers)
+		if err != nil {
+			return err
+		}
+		b.show(fmt.Sprintf("%s: create while scheduled", what), "pods/s", created)
+		b.show(fmt.Sprintf("%s: until all are placed", what), "pods/s", placed)
 	}
 	for _, e := range lists {
 		if !e.wanted {

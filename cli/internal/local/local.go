@@ -36,7 +36,7 @@ runtime that outlive it. Data survives restarts, kill -9 included. Ctrl-C stops 
 	flags.StringVar(&config.Kubernetes, "kubernetes-listen", up.DefaultKubernetes, "the Kubernetes API's address and port; empty: it is not served")
 	flags.BoolVar(&config.Separate, "separate", false, "run every service in a process of its own, over mutual TLS, two API servers among them")
 	flags.IntVar(&config.Hosts, "hosts", 0, "run these processes on so many hosts of their own beside the nodes, 1, 3 or 5: a store on each, the other services on two; implies --separate")
-	flags.StringVar(&config.Without, "without", "", "leave one service out, to see what the others do")
+	flags.StringSliceVar(&config.Without, "without", nil, "leave services out, separated by commas, to see what the others do")
 	flags.DurationVar(&config.NodeGrace, "node-grace", 5*time.Second, "how long a node may be silent before it counts as lost")
 	flags.DurationVar(&config.EvictAfter, "evict-after", 5*time.Second, "how long pods wait for a lost node, where they do not say themselves")
 	flags.StringVar(&config.RuntimeDir, "runtime-dir", "", "the bundled container runtime (default: bin/runtime beside this program, where make setup builds it)")

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"net"
+	"slices"
 	"strings"
 
 	"golang.org/x/sync/errgroup"
@@ -141,7 +142,7 @@ func (p *inProcess) run(ctx context.Context) error {
 	}
 	group, ctx := errgroup.WithContext(ctx)
 	for name, run := range services {
-		if name == config.Without {
+		if slices.Contains(config.Without, name) {
 			continue
 		}
 		group.Go(func() error { return run(ctx) })

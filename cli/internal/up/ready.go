@@ -20,7 +20,7 @@ func (config Config) inThisProcess() services {
 		return ready
 	}
 	for _, name := range Services {
-		if name != "node-agent" && name != config.Without {
+		if name != "node-agent" && !slices.Contains(config.Without, name) {
 			ready[name] = telemetry.NewReadiness()
 		}
 	}

@@ -14,7 +14,7 @@ func TestReady(t *testing.T) {
 			t.Errorf("%+v: %v", config, s)
 		}
 	}
-	s := (Config{Without: "scheduler"}).inThisProcess()
+	s := (Config{Without: []string{"scheduler"}}).inThisProcess()
 	if got, want := slices.Sorted(maps.Keys(s)), []string{"apiserver", "controller-manager", "store"}; !slices.Equal(got, want) {
 		t.Errorf("%v, want %v", got, want)
 	}

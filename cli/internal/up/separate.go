@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -173,7 +174,7 @@ func (s *separateServices) run(ctx context.Context) error {
 		ended[i] = make(chan struct{})
 	}
 	for i, one := range s.services {
-		if s.c.config.Without == one.kind {
+		if slices.Contains(s.c.config.Without, one.kind) {
 			close(ended[i])
 			continue
 		}

@@ -11,6 +11,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -56,8 +57,8 @@ type Config struct {
 	Separate bool
 	// Hosts is on how many hosts of their own, network namespaces beside the nodes, these processes run; 0: on this machine's loopback.
 	Hosts int
-	// Without leaves one service out, to see what the others do.
-	Without string
+	// Without leaves services out, to see what the others do.
+	Without []string
 	// NodeGrace is how long a node may be silent before it counts as lost; EvictAfter how long its pods then wait.
 	NodeGrace, EvictAfter time.Duration
 	// RuntimeDir holds the bundled container runtime; empty: where `make setup` builds it.
@@ -181,19 +182,12 @@ func (config *Config) check() error {
 	if err := config.checkMetrics(); err != nil {
 		return err
 	}
-	if config.Without != "" && !contains(Services, config.Without) {
-		return fmt.Errorf("--without %q: name one of %s", config.Without, strings.Join(Services, ", "))
-	}
-	return preflight(config)
-}
-
-func contains(list []string, s string) bool {
-	for _, v := range list {
-		if v == s {
-			return true
+	for _, name := range config.Without {
+		if !slices.Contains(Services, name) {
+			return fmt.Errorf("--without %q: name one or several of %s", name, strings.Join(Services, ", "))
 		}
 	}
-	return false
+	return preflight(config)
 }
 
 func (c *cluster) run(ctx context.Context, began time.Time) error {
@@ -220,7 +214,7 @@ func (c *cluster) run(ctx context.Context, began time.Time) error {
 			return nil
 		})
 	}
-	if c.config.Without != "node-agent" {
+	if !slices.Contains(c.config.Without, "node-agent") {
 		for _, n := range c.machine.Nodes {
 			a, err := c.agent(n, plane.servers())
 			if err != nil {
