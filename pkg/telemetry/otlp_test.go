@@ -10,7 +10,9 @@ import (
 	"net"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	logscollectorpb "go.opentelemetry.io/proto/otlp/collector/logs/v1"
 	metricscollectorpb "go.opentelemetry.io/proto/otlp/collector/metrics/v1"
@@ -21,6 +23,8 @@ import (
 	resourcepb "go.opentelemetry.io/proto/otlp/resource/v1"
 	tracepb "go.opentelemetry.io/proto/otlp/trace/v1"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"dhow.dev/pkg/telemetry"
 	"dhow.dev/pkg/telemetry/logkey"
@@ -312,6 +316,80 @@ func TestCollectorThatNeverAnswers(t *testing.T) {
 	flushing, cancel := context.WithCancel(t.Context())
 	cancel()
 	if err := shutdown(flushing); err != nil && !errors.Is(err, context.Canceled) {
+		t.Error(err)
+	}
+}
+
+// refusing answers as a collector that is overloaded for its first calls.
+type refusing struct {
+	logs
+	calls atomic.Int32
+}
+
+func (c *refusing) Export(ctx context.Context, request *logscollectorpb.ExportLogsServiceRequest) (*logscollectorpb.ExportLogsServiceResponse, error) {
+	if c.calls.Add(1) <= 3 {
+		return nil, status.Error(codes.Unavailable, "overloaded")
+	}
+	return c.logs.Export(ctx, request)
+}
+
+// lines is a log that tests wait for lines of.
+type lines struct {
+	mu      sync.Mutex
+	written []string
+}
+
+func (l *lines) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.written = append(l.written, string(p))
+	return len(p), nil
+}
+
+func (l *lines) with(text string) (n int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, line := range l.written {
+		if strings.Contains(line, text) {
+			n++
+		}
+	}
+	return n
+}
+
+// TestCollectorThatComesBack: that it was away is said once, though it was tried several times, and once that it is back.
+func TestCollectorThatComesBack(t *testing.T) {
+	var server *refusing
+	_, endpoint := collect(t, func(s *grpc.Server, c *collected) {
+		server = &refusing{logs: logs{collected: c}}
+		logscollectorpb.RegisterLogsServiceServer(s, server)
+	})
+	t.Setenv("OTEL_EXPORTER_OTLP_LOGS_ENDPOINT", endpoint)
+	t.Setenv("OTEL_EXPORTER_OTLP_LOGS_TIMEOUT", "100") // milliseconds, in which an export is repeated
+	t.Setenv("OTEL_BLRP_SCHEDULE_DELAY", "10")
+	log := &lines{}
+	logger, err := telemetry.NewLogger(log, telemetry.LogConfig{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	shutdown, err := telemetry.Setup(t.Context(), telemetry.Config{Service: "dhow-test", Logger: logger})
+	if err != nil {
+		t.Fatal(err)
+	}
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for log.with("telemetry is exported again") == 0 {
+		logger.Info("x") // something to export
+		select {
+		case <-tick.C:
+		case <-t.Context().Done():
+			t.Fatal(log.written)
+		}
+	}
+	if n := log.with("telemetry is not exported"); n != 1 || server.calls.Load() < 4 {
+		t.Errorf("said %d times in %d attempts", n, server.calls.Load())
+	}
+	if err := shutdown(t.Context()); err != nil {
 		t.Error(err)
 	}
 }
