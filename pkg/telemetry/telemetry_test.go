@@ -161,12 +161,6 @@ func TestMetricsAndHealth(t *testing.T) {
 	says(http.StatusOK, "ok\n")
 	ready.Lacks(errors.New("etcd is away"))
 	says(http.StatusServiceUnavailable, "not ready: etcd is away")
-	// A check that waits for what is away is given up before who asks gives up.
-	ready.Set(func(ctx context.Context) error {
-		<-ctx.Done()
-		return ctx.Err()
-	})
-	says(http.StatusServiceUnavailable, context.DeadlineExceeded.Error())
 	var nobodyAsks *telemetry.Readiness
 	nobodyAsks.Lacks(errors.New("anything"))
 }
