@@ -134,6 +134,9 @@ func takesLogs(s *grpc.Server, c *collected) {
 func attributesOf(list []*commonpb.KeyValue) map[string]string {
 	found := map[string]string{}
 	for _, attribute := range list {
+		if _, twice := found[attribute.GetKey()]; twice {
+			panic(attribute.GetKey() + " is there twice")
+		}
 		found[attribute.GetKey()] = attribute.GetValue().GetStringValue()
 	}
 	return found
@@ -148,7 +151,7 @@ func TestExportOverOTLP(t *testing.T) {
 		t.Fatal(err)
 	}
 	// Loggers are handed on before telemetry is set up, and after.
-	early := logger.With(logkey.Component("early"))
+	early := logger.With(logkey.Component("early")).With(logkey.Service("part"))
 	shutdown, err := telemetry.Setup(t.Context(), telemetry.Config{Service: "dhow-test", Version: "v1", Instance: "test-1", Logger: logger, OTLPEndpoint: endpoint})
 	if err != nil {
 		t.Fatal(err)
@@ -188,7 +191,7 @@ func TestExportOverOTLP(t *testing.T) {
 	if record == nil || !bytes.Equal(record.GetTraceId(), got.spans["apply"].GetTraceId()) || !bytes.Equal(record.GetSpanId(), got.spans["apply"].GetSpanId()) {
 		t.Fatalf("record %v", record)
 	}
-	if attributes := attributesOf(record.GetAttributes()); attributes["pod"] != "ns/p" || attributes["component"] != "early" || attributes["trace_id"] != "" || record.GetSeverityText() != "INFO" {
+	if attributes := attributesOf(record.GetAttributes()); attributes["pod"] != "ns/p" || attributes["component"] != "early" || attributes["service"] != "part" || attributes["trace_id"] != "" || record.GetSeverityText() != "INFO" {
 		t.Errorf("record %v", record)
 	}
 	if failed := got.records["failed"]; failed == nil || len(failed.GetTraceId()) != 0 || failed.GetSeverityNumber() != logspb.SeverityNumber_SEVERITY_NUMBER_ERROR {
