@@ -6,25 +6,27 @@ import (
 	"fmt"
 	"net"
 	"sync"
+	"sync/atomic"
 
 	"dhow.dev/pkg/identity"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
 )
 
-// Memory connects services of one process without sockets. Calls go through the same gRPC stack, interceptors and messages as
-// between processes; who dials gives the identity, and the handshake hands it to the server. Only holders of the *Memory can dial,
+// Memory connects services of one process without sockets. Calls go through the same interceptors and messages as between processes, streams through all of gRPC's stack; who dials gives the identity, and the handshake hands it to the server. Only holders of the *Memory can dial,
 // which is what makes the identities trustworthy.
 type Memory struct {
 	mu    sync.Mutex
 	names map[string]*rendezvous
 }
 
-// rendezvous is where dialers of a name find its listener. Guarded by Memory.mu, but for the channel's closing.
+// rendezvous is where dialers of a name find its listener. Guarded by Memory.mu, but for the channel's closing and the server.
 type rendezvous struct {
 	listener *memoryListener
 	// listening is closed at the first Listen: a client that starts before its server waits instead of backing off.
 	listening chan struct{}
+	// server is who takes calls without a connection, nil when nobody does.
+	server atomic.Pointer[shortcut]
 }
 
 // NewMemory returns a transport without listeners.
@@ -48,7 +50,7 @@ func (m *Memory) Listen(name string) net.Listener {
 	if r.listener == nil {
 		close(r.listening)
 	}
-	r.listener = &memoryListener{name: name, incoming: make(chan *memoryConn), closed: make(chan struct{})}
+	r.listener = &memoryListener{name: name, place: r, incoming: make(chan *memoryConn), closed: make(chan struct{})}
 	return r.listener
 }
 
@@ -61,9 +63,13 @@ func (m *Memory) Dial(name string, caller identity.Identity, options ...grpc.Dia
 		return nil, fmt.Errorf("dial %q in memory: the caller has no name: give the service's identity", name)
 	}
 	caller = caller.Authenticated()
-	own := []grpc.DialOption{grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) {
-		return m.connect(ctx, name, caller)
-	})}
+	m.mu.Lock()
+	place := m.rendezvous(name)
+	m.mu.Unlock()
+	own := []grpc.DialOption{
+		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return m.connect(ctx, name, caller) }),
+		grpc.WithChainUnaryInterceptor(place.direct(name, caller)),
+	}
 	return dial("passthrough:///"+name, memoryCredentials{}, append(own, options...))
 }
 
@@ -92,6 +98,7 @@ func (m *Memory) connect(ctx context.Context, name string, caller identity.Ident
 
 type memoryListener struct {
 	name     string
+	place    *rendezvous
 	incoming chan *memoryConn
 	once     sync.Once
 	closed   chan struct{}
@@ -119,6 +126,11 @@ type memoryAuth struct {
 	caller identity.Identity
 }
 
+func newMemoryAuth(caller identity.Identity) memoryAuth {
+	// The bytes never leave the process.
+	return memoryAuth{CommonAuthInfo: credentials.CommonAuthInfo{SecurityLevel: credentials.PrivacyAndIntegrity}, caller: caller}
+}
+
 func (memoryAuth) AuthType() string { return "memory" }
 
 // ValidateAuthority accepts any authority: it has no meaning inside a process.
@@ -134,9 +146,7 @@ func (memoryCredentials) handshake(conn net.Conn) (net.Conn, credentials.AuthInf
 	if !ok {
 		return nil, nil, errNotMemory
 	}
-	// The bytes never leave the process.
-	level := credentials.CommonAuthInfo{SecurityLevel: credentials.PrivacyAndIntegrity}
-	return conn, memoryAuth{CommonAuthInfo: level, caller: own.caller}, nil
+	return conn, newMemoryAuth(own.caller), nil
 }
 
 func (c memoryCredentials) ClientHandshake(_ context.Context, _ string, conn net.Conn) (net.Conn, credentials.AuthInfo, error) {

@@ -46,13 +46,33 @@ type ServerConfig struct {
 	// Lifetime, when set, is the service's: when it ends, streaming calls are cancelled and end with UNAVAILABLE, so that watches do
 	// not hold up a graceful stop and their clients turn to another server at once. Usually the context that Serve gets.
 	Lifetime context.Context
-	// Options are further options; their interceptors run inside those of this package, with the identity in the context.
+	// Options are further options, none of them interceptors.
 	Options []grpc.ServerOption
+	// Interceptors run inside those of this package, with the identity in the context, the first one outermost.
+	Interceptors []Interceptor
+}
+
+// Interceptor sees every call of a server. Both are required.
+type Interceptor struct {
+	Unary  grpc.UnaryServerInterceptor
+	Stream grpc.StreamServerInterceptor
+}
+
+// Server is a gRPC server. Unary calls from the same process may take the short way to it (direct.go).
+type Server struct {
+	*grpc.Server
+	short *shortcut
+}
+
+// RegisterService implements grpc.ServiceRegistrar.
+func (s *Server) RegisterService(desc *grpc.ServiceDesc, service any) {
+	s.Server.RegisterService(desc, service)
+	s.short.register(desc, service)
 }
 
 // NewServer returns a gRPC server with the shared settings, health and reflection registered. It panics without credentials: a
 // server that lets anyone in does not exist.
-func NewServer(config ServerConfig) *grpc.Server {
+func NewServer(config ServerConfig) *Server {
 	if config.Credentials == nil {
 		panic("transport.NewServer: no credentials")
 	}
@@ -65,12 +85,16 @@ func NewServer(config ServerConfig) *grpc.Server {
 		lifetime = context.Background()
 	}
 	e := &edge{logger: logger, lifetime: lifetime, tokens: config.Tokens}
+	unary, stream := []grpc.UnaryServerInterceptor{e.unary}, []grpc.StreamServerInterceptor{e.stream}
+	for _, i := range config.Interceptors {
+		unary, stream = append(unary, i.Unary), append(stream, i.Stream)
+	}
 	options := []grpc.ServerOption{
 		grpc.Creds(config.Credentials),
 		grpc.ForceServerCodecV2(rawcodec.Codec{}),
 		grpc.StatsHandler(otelgrpc.NewServerHandler()),
-		grpc.ChainUnaryInterceptor(e.unary),
-		grpc.ChainStreamInterceptor(e.stream),
+		grpc.ChainUnaryInterceptor(unary...),
+		grpc.ChainStreamInterceptor(stream...),
 		grpc.MaxRecvMsgSize(MaxMessageSize),
 		grpc.MaxSendMsgSize(MaxMessageSize),
 		grpc.SharedWriteBuffer(true),
@@ -80,7 +104,7 @@ func NewServer(config ServerConfig) *grpc.Server {
 		// Handlers use resources that the service closes after Serve returns.
 		grpc.WaitForHandlers(true),
 	}
-	server := grpc.NewServer(append(options, config.Options...)...)
+	server := &Server{Server: grpc.NewServer(append(options, config.Options...)...), short: newShortcut(unary)}
 	checks := config.Health
 	if checks == nil {
 		checks = health.NewServer()
@@ -92,21 +116,29 @@ func NewServer(config ServerConfig) *grpc.Server {
 
 // Serve accepts calls until the context ends, then stops: no new calls, the running ones get a few seconds (streams of a server
 // with Lifetime end at once), the rest is cancelled. It returns nil after a stop, with no handler running any more.
-func Serve(ctx context.Context, server *grpc.Server, listener net.Listener) error {
+func Serve(ctx context.Context, server *Server, listener net.Listener) error {
+	leave := server.short.admit(listener)
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(listener) }()
 	select {
 	case err := <-served:
+		server.short.cancel()
 		server.Stop()
+		leave()
 		if err == nil || errors.Is(err, grpc.ErrServerStopped) {
 			return nil
 		}
 		return fmt.Errorf("serve on %s: %w", listener.Addr(), err)
 	case <-ctx.Done():
 	}
-	force := time.AfterFunc(shutdownGrace, server.Stop)
+	server.short.refuse()
+	force := time.AfterFunc(shutdownGrace, func() {
+		server.short.cancel()
+		server.Stop()
+	})
 	defer force.Stop()
 	server.GracefulStop()
+	leave()
 	<-served
 	return nil
 }

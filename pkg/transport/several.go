@@ -47,6 +47,14 @@ func Several(first net.Listener, others ...net.Listener) net.Listener {
 	return s
 }
 
+// listenersOf are the listeners that a listener of this package consists of.
+func listenersOf(l net.Listener) []net.Listener {
+	if s, ok := l.(*severalListeners); ok {
+		return s.listeners
+	}
+	return []net.Listener{l}
+}
+
 type acceptResult struct {
 	conn net.Conn
 	err  error

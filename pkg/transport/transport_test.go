@@ -21,6 +21,7 @@ import (
 	"dhow.dev/pkg/identity"
 	"dhow.dev/pkg/pki"
 	"dhow.dev/pkg/rawcodec"
+	"go.opentelemetry.io/otel/trace"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
@@ -113,7 +114,7 @@ type server struct {
 	credentials credentials.TransportCredentials
 }
 
-var transports = map[string]func(*testing.T) *server{"memory": startMemory, "tls": startTLS}
+var transports = map[string]func(*testing.T) *server{"memory": startMemory, "memory, the short way": startShort, "tls": startTLS}
 
 func start(t *testing.T, creds credentials.TransportCredentials, listener net.Listener) *server {
 	t.Helper()
@@ -463,27 +464,36 @@ func TestListenSaysWhatToDo(t *testing.T) {
 	}
 }
 
-// BenchmarkUnary is one small call and answer.
+// BenchmarkUnary is one small call and answer, through a connection in memory and without one.
 func BenchmarkUnary(b *testing.B) {
 	memory := NewMemory()
 	p := &probe{}
 	server := NewServer(ServerConfig{Credentials: memory.ServerCredentials()})
 	server.RegisterService(p.desc(), p)
+	ctx, stop := context.WithCancel(b.Context())
+	served := make(chan error, 1)
 	listener := memory.Listen("probe")
-	go server.Serve(listener)
-	defer server.Stop()
-	conn, err := memory.Dial("probe", identity.Node("n1"))
-	if err != nil {
-		b.Fatal(err)
-	}
-	defer conn.Close()
-	request := rawcodec.New(make([]byte, 512))
-	b.ReportAllocs()
-	for b.Loop() {
-		var reply rawcodec.Frame
-		if err := conn.Invoke(b.Context(), "/test.Probe/Echo", request, &reply); err != nil {
-			b.Fatal(err)
-		}
-		reply.Free()
+	go func() { served <- Serve(ctx, server, listener) }()
+	defer func() {
+		stop()
+		<-served
+	}()
+	for name, flags := range map[string]trace.TraceFlags{"long": trace.FlagsSampled, "short": 0} {
+		b.Run(name, func(b *testing.B) {
+			conn, err := memory.Dial("probe", identity.Node("n1"), traced(flags))
+			if err != nil {
+				b.Fatal(err)
+			}
+			defer conn.Close()
+			request := rawcodec.New(make([]byte, 512))
+			b.ReportAllocs()
+			for b.Loop() {
+				var reply rawcodec.Frame
+				if err := conn.Invoke(b.Context(), "/test.Probe/Echo", request, &reply); err != nil {
+					b.Fatal(err)
+				}
+				reply.Free()
+			}
+		})
 	}
 }

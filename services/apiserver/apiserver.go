@@ -299,16 +299,16 @@ func run(ctx context.Context, config Config) error {
 	if err != nil {
 		return err
 	}
-	options := api.Options()
+	interceptors := []transport.Interceptor{api.Interceptor()}
 	if auditor != nil {
 		// Before what refuses: refusals are recorded.
-		options = append(auditor.Options(), options...)
+		interceptors = append([]transport.Interceptor{auditor.Interceptor()}, interceptors...)
 	}
 	started := make(chan struct{})
 	checks := health.NewServer()
 	checks.SetServingStatus("", healthpb.HealthCheckResponse_NOT_SERVING)
 	front := transport.NewServer(transport.ServerConfig{
-		Credentials: config.Credentials, Tokens: callers.verifier.Token, Logger: logger, Health: checks, Lifetime: running, Options: options,
+		Credentials: config.Credentials, Tokens: callers.verifier.Token, Logger: logger, Health: checks, Lifetime: running, Interceptors: interceptors,
 	})
 	api.Register(front)
 

@@ -100,7 +100,7 @@ func Run(ctx context.Context, config Config) (err error) {
 
 	tasks, running := errgroup.WithContext(ctx)
 	front := transport.NewServer(transport.ServerConfig{
-		Credentials: config.Credentials, Logger: logger, Lifetime: running, Options: server.Options(),
+		Credentials: config.Credentials, Logger: logger, Lifetime: running, Interceptors: []transport.Interceptor{server.Interceptor()},
 	})
 	storev1.RegisterStoreServer(front, service)
 	if config.Started != nil {

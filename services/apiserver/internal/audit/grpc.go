@@ -13,29 +13,30 @@ import (
 	"k8s.io/apimachinery/pkg/util/uuid"
 
 	"dhow.dev/pkg/identity"
+	"dhow.dev/pkg/transport"
 	"dhow.dev/services/apiserver/internal/audit/annotation"
 	"dhow.dev/services/apiserver/internal/request"
 	"dhow.dev/services/apiserver/internal/respond"
 )
 
-// Options record the calls of a gRPC server. What a call asks for is what the authorizer was asked: a commit of several writes makes an event for each. There is one stage,
+// Interceptor records the calls of a gRPC server. What a call asks for is what the authorizer was asked: a commit of several writes makes an event for each. There is one stage,
 // ResponseComplete, and the level is Metadata at most. Calls that ask the authorizer for nothing, health among them, make no events.
-func (a *Auditor) Options() []grpc.ServerOption {
-	return []grpc.ServerOption{
-		grpc.ChainUnaryInterceptor(func(ctx context.Context, q any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
+func (a *Auditor) Interceptor() transport.Interceptor {
+	return transport.Interceptor{
+		Unary: func(ctx context.Context, q any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
 			call := a.begin(ctx, info.FullMethod)
 			defer call.panicked()
 			answer, err := handler(call.ctx, q)
 			call.end(err)
 			return answer, err
-		}),
-		grpc.ChainStreamInterceptor(func(server any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
+		},
+		Stream: func(server any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
 			call := a.begin(stream.Context(), info.FullMethod)
 			defer call.panicked()
 			err := handler(server, noted{stream, call.ctx})
 			call.end(err)
 			return err
-		}),
+		},
 	}
 }
 

@@ -53,7 +53,7 @@ func TestCallsAreRecorded(t *testing.T) {
 	asStream := grpc.ChainStreamInterceptor(func(server any, stream grpc.ServerStream, _ *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
 		return handler(server, noted{stream, identity.NewContext(stream.Context(), identity.Identity{Name: "ann", Groups: []string{identity.Readers}})})
 	})
-	server := grpc.NewServer(append([]grpc.ServerOption{as, asStream}, a.Options()...)...)
+	server := grpc.NewServer(as, asStream, grpc.ChainUnaryInterceptor(a.Interceptor().Unary), grpc.ChainStreamInterceptor(a.Interceptor().Stream))
 	healthpb.RegisterHealthServer(server, guarded{roles: authorizer.New(authorizer.Config{})})
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

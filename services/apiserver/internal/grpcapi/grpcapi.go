@@ -102,7 +102,7 @@ func New(config Config) *API {
 }
 
 // Register registers all services.
-func (a *API) Register(server *grpc.Server) {
+func (a *API) Register(server grpc.ServiceRegistrar) {
 	for _, desc := range a.services {
 		server.RegisterService(desc, a)
 	}

@@ -12,6 +12,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"dhow.dev/pkg/identity"
+	"dhow.dev/pkg/transport"
 	"dhow.dev/services/apiserver/internal/authorizer"
 )
 
@@ -145,26 +146,26 @@ func add(desc *grpc.ServiceDesc, methods ...rpc) {
 // whom the transport knows may ask.
 var exempt = []string{"/grpc.health.", "/grpc.reflection."}
 
-// Options refuse every method that does not declare who may call it, whoever registered it.
-func (a *API) Options() []grpc.ServerOption {
+// Interceptor refuses every method that does not declare who may call it, whoever registered it.
+func (a *API) Interceptor() transport.Interceptor {
 	check := func(method string) error {
 		if a.Declared(method) || slices.ContainsFunc(exempt, func(prefix string) bool { return strings.HasPrefix(method, prefix) }) {
 			return nil
 		}
 		return apierrors.NewInternalError(fmt.Errorf("%s does not declare who may call it", method))
 	}
-	return []grpc.ServerOption{
-		grpc.ChainUnaryInterceptor(func(ctx context.Context, request any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
+	return transport.Interceptor{
+		Unary: func(ctx context.Context, request any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
 			if err := check(info.FullMethod); err != nil {
 				return nil, err
 			}
 			return handler(ctx, request)
-		}),
-		grpc.ChainStreamInterceptor(func(server any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
+		},
+		Stream: func(server any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
 			if err := check(info.FullMethod); err != nil {
 				return err
 			}
 			return handler(server, stream)
-		}),
+		},
 	}
 }

@@ -80,7 +80,7 @@ func dial(t *testing.T, config Config) *grpc.ClientConn {
 	memory := transport.NewMemory()
 	listener := memory.Listen("api")
 	api := New(config)
-	server := transport.NewServer(transport.ServerConfig{Credentials: memory.ServerCredentials(), Logger: slog.New(slog.DiscardHandler), Options: api.Options()})
+	server := transport.NewServer(transport.ServerConfig{Credentials: memory.ServerCredentials(), Logger: slog.New(slog.DiscardHandler), Interceptors: []transport.Interceptor{api.Interceptor()}})
 	api.Register(server)
 	ctx, stop := context.WithCancel(context.Background())
 	var served sync.WaitGroup

@@ -97,7 +97,7 @@ func (s *Server) Options() []grpc.ServerOption {
 }
 
 // Register registers the services that are not a kind's.
-func (s *Server) Register(server *grpc.Server) {
+func (s *Server) Register(server grpc.ServiceRegistrar) {
 	clusterv1.RegisterObjectsServer(server, s)
 	nodev1.RegisterSessionsServer(server, s)
 }

@@ -22,6 +22,7 @@ import (
 	"dhow.dev/pkg/identity"
 	"dhow.dev/pkg/telemetry"
 	"dhow.dev/pkg/telemetry/logkey"
+	"dhow.dev/pkg/transport"
 	"dhow.dev/services/store/internal/committer"
 	"dhow.dev/services/store/internal/engine"
 )
@@ -94,21 +95,21 @@ func (s *Server) observeSize(meter metric.Meter) (metric.Registration, error) {
 // servicePrefix begins the full names of the store's methods. Health checks and reflection have others.
 var servicePrefix = "/" + storev1.Store_ServiceDesc.ServiceName + "/"
 
-// Options are the server options that keep everyone but API servers out, whatever the method.
-func Options() []grpc.ServerOption {
-	return []grpc.ServerOption{
-		grpc.ChainUnaryInterceptor(func(ctx context.Context, request any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
+// Interceptor keeps everyone but API servers out, whatever the method.
+func Interceptor() transport.Interceptor {
+	return transport.Interceptor{
+		Unary: func(ctx context.Context, request any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
 			if err := authorize(ctx, info.FullMethod); err != nil {
 				return nil, err
 			}
 			return handler(ctx, request)
-		}),
-		grpc.ChainStreamInterceptor(func(service any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
+		},
+		Stream: func(service any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
 			if err := authorize(stream.Context(), info.FullMethod); err != nil {
 				return err
 			}
 			return handler(service, stream)
-		}),
+		},
 	}
 }
 
