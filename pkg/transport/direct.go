@@ -153,7 +153,7 @@ func (r *rendezvous) direct(name string, caller identity.Identity) grpc.UnaryCli
 func plain(options []grpc.CallOption) bool {
 	for _, o := range options {
 		switch o.(type) {
-		case grpc.HeaderCallOption, grpc.TrailerCallOption, grpc.FailFastCallOption, grpc.ForceCodecV2CallOption, grpc.MaxRecvMsgSizeCallOption, grpc.MaxSendMsgSizeCallOption:
+		case grpc.HeaderCallOption, grpc.TrailerCallOption, grpc.FailFastCallOption, grpc.StaticMethodCallOption, grpc.ForceCodecV2CallOption, grpc.MaxRecvMsgSizeCallOption, grpc.MaxSendMsgSizeCallOption:
 		default:
 			return false
 		}

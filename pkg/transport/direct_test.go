@@ -118,6 +118,7 @@ func TestTheShortWayIsForPlainCalls(t *testing.T) {
 	}{
 		"not recorded":      {0, nil, "short"},
 		"recorded":          {trace.FlagsSampled, nil, "long"},
+		"generated clients": {0, []grpc.CallOption{grpc.StaticMethod()}, "short"},
 		"headers":           {0, []grpc.CallOption{grpc.Header(&metadata.MD{}), grpc.Trailer(&metadata.MD{})}, "short"},
 		"an unusual option": {0, []grpc.CallOption{grpc.UseCompressor("")}, "long"},
 	} {
