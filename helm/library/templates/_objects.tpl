@@ -50,7 +50,10 @@ spec:
 {{- end }}
 {{- end -}}
 
+{{/* How many of the chart's pods may be evicted at once: (list . policy), the policy for pods that are not ready. */}}
 {{- define "dhow.disruptionBudget" -}}
+{{- $policy := last . -}}
+{{- with first . -}}
 {{- if .Values.podDisruptionBudget.enabled }}
 apiVersion: policy/v1
 kind: PodDisruptionBudget
@@ -58,11 +61,11 @@ metadata:
   {{- include "dhow.metadata" . | nindent 2 }}
 spec:
   maxUnavailable: {{ .Values.podDisruptionBudget.maxUnavailable }}
-  # A pod that does not work anyway is no reason to keep a machine.
-  unhealthyPodEvictionPolicy: AlwaysAllow
+  unhealthyPodEvictionPolicy: {{ $policy }}
   selector:
     matchLabels:
       {{- include "dhow.selector" . | nindent 6 }}
+{{- end }}
 {{- end }}
 {{- end -}}
 

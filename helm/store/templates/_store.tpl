@@ -56,8 +56,7 @@
 {{- end -}}
 
 {{- define "store.pod" -}}
-{{- $health := list "HTTP" "/healthz" "metrics" -}}
-{{- $pod := dict "root" . "args" (include "store.args" . | fromYamlArray) "ready" $health "live" $health -}}
+{{- $pod := dict "root" . "args" (include "store.args" . | fromYamlArray) "ready" (list "HTTP" "/readyz" "metrics") "live" (list "HTTP" "/livez" "metrics") -}}
 {{- if include "store.external" . -}}
 {{- $_ := set $pod "ports" (dict "grpc" 6440) -}}
 {{- $_ := set $pod "mounts" (list (dict "name" "etcd" "mountPath" "/etc/dhow/etcd" "readOnly" true)) -}}
