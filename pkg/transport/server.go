@@ -93,7 +93,7 @@ func NewServer(config ServerConfig) *Server {
 		grpc.Creds(config.Credentials),
 		grpc.ForceServerCodecV2(rawcodec.Codec{}),
 		grpc.StatsHandler(otelgrpc.NewServerHandler()),
-		grpc.ChainUnaryInterceptor(unary...),
+		grpc.ChainUnaryInterceptor(append([]grpc.UnaryServerInterceptor{grown}, unary...)...),
 		grpc.ChainStreamInterceptor(stream...),
 		grpc.MaxRecvMsgSize(MaxMessageSize),
 		grpc.MaxSendMsgSize(MaxMessageSize),
