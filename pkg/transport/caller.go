@@ -52,6 +52,9 @@ type tlsAuth struct {
 	err    error
 }
 
+// Certificate says whether the client showed a certificate, good or not.
+func (a tlsAuth) Certificate() bool { return len(a.State.PeerCertificates) > 0 }
+
 func (c tlsCredentials) ServerHandshake(raw net.Conn) (net.Conn, credentials.AuthInfo, error) {
 	conn, auth, err := c.TransportCredentials.ServerHandshake(raw)
 	if err != nil {

@@ -33,6 +33,7 @@ type edge struct {
 	logger   *slog.Logger
 	lifetime context.Context
 	tokens   Tokens
+	refused  func(ctx context.Context, method string, err error)
 }
 
 // grown is for calls that have a goroutine of their own: those of the short way run on their caller's, whose stack is large enough or full of frames.
@@ -123,6 +124,9 @@ func (e *edge) identify(ctx context.Context, method string) (context.Context, er
 	}
 	if strings.HasPrefix(method, healthPrefix) {
 		return ctx, nil
+	}
+	if e.refused != nil {
+		e.refused(ctx, method, err)
 	}
 	return ctx, err
 }

@@ -39,6 +39,8 @@ type ServerConfig struct {
 	// Tokens authenticate calls on TLS connections without a client certificate, which TLSDoor allows, by their metadata
 	// `authorization: Bearer <token>`. Nil: such calls are refused, except health checks.
 	Tokens Tokens
+	// Refused hears of calls whose callers are not known, before they are answered with the error. Nil: nobody does.
+	Refused func(ctx context.Context, method string, err error)
 	// Logger gets the records of calls. Nil discards them.
 	Logger *slog.Logger
 	// Health answers health checks. Nil: a server that is always serving.
@@ -84,7 +86,7 @@ func NewServer(config ServerConfig) *Server {
 	if lifetime == nil {
 		lifetime = context.Background()
 	}
-	e := &edge{logger: logger, lifetime: lifetime, tokens: config.Tokens}
+	e := &edge{logger: logger, lifetime: lifetime, tokens: config.Tokens, refused: config.Refused}
 	unary, stream := []grpc.UnaryServerInterceptor{e.unary}, []grpc.StreamServerInterceptor{e.stream}
 	for _, i := range config.Interceptors {
 		unary, stream = append(unary, i.Unary), append(stream, i.Stream)

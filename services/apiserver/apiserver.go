@@ -300,15 +300,17 @@ func run(ctx context.Context, config Config) error {
 		return err
 	}
 	interceptors := []transport.Interceptor{api.Interceptor()}
+	var refused func(context.Context, string, error)
 	if auditor != nil {
 		// Before what refuses: refusals are recorded.
 		interceptors = append([]transport.Interceptor{auditor.Interceptor()}, interceptors...)
+		refused = auditor.RefusedCall
 	}
 	started := make(chan struct{})
 	checks := health.NewServer()
 	checks.SetServingStatus("", healthpb.HealthCheckResponse_NOT_SERVING)
 	front := transport.NewServer(transport.ServerConfig{
-		Credentials: config.Credentials, Tokens: callers.verifier.Token, Logger: logger, Health: checks, Lifetime: running, Interceptors: interceptors,
+		Credentials: config.Credentials, Tokens: callers.verifier.Token, Logger: logger, Health: checks, Lifetime: running, Interceptors: interceptors, Refused: refused,
 	})
 	api.Register(front)
 

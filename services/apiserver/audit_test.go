@@ -3,6 +3,9 @@ package apiserver_test
 import (
 	"bufio"
 	"bytes"
+	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/json"
 	"os"
 	"path/filepath"
@@ -10,12 +13,18 @@ import (
 	"strings"
 	"testing"
 
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/metadata"
 	kcorev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	kmetav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/rest"
 
+	corev1 "dhow.dev/gen/go/dhow/core/v1"
+	metav1 "dhow.dev/gen/go/dhow/meta/v1"
+	"dhow.dev/pkg/apistatus"
+	"dhow.dev/pkg/transport"
 	"dhow.dev/services/apiserver"
 )
 
@@ -45,6 +54,23 @@ type event struct {
 	RequestObject, ResponseObject json.RawMessage
 	Annotations                   map[string]string
 	SourceIPs                     []string
+}
+
+// anonymous asks the door of gRPC for a secret with a token, or with nothing.
+func (d *doors) anonymous(ctx context.Context, token string) error {
+	d.t.Helper()
+	roots := x509.NewCertPool()
+	roots.AppendCertsFromPEM(d.authority.CertificatePEM())
+	conn, err := transport.Dial(d.grpc, credentials.NewTLS(&tls.Config{RootCAs: roots, ServerName: doorName}))
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	defer conn.Close()
+	if token != "" {
+		ctx = metadata.AppendToOutgoingContext(ctx, "authorization", "Bearer "+token)
+	}
+	_, err = corev1.NewSecretsClient(conn).Get(ctx, metav1.GetRequest_builder{Namespace: "default", Name: "s"}.Build())
+	return err
 }
 
 // TestAudit makes requests of all levels at a whole API server, and reads the log once it has ended.
@@ -91,6 +117,11 @@ func TestAudit(t *testing.T) {
 		forger := d.connect(func(c *rest.Config) { c.BearerToken = "forged" })
 		if _, err := forger.AppsV1().Deployments("default").Get(ctx, "web", kmetav1.GetOptions{}); !apierrors.IsUnauthorized(err) {
 			t.Fatal(err)
+		}
+		for _, token := range []string{"forged", ""} {
+			if err := d.anonymous(ctx, token); !apierrors.IsUnauthorized(apistatus.FromGRPC(err)) {
+				t.Fatal(err)
+			}
 		}
 		nobody := d.connect(func(*rest.Config) {})
 		if _, err := nobody.CoreV1().Secrets("default").Get(ctx, "s", kmetav1.GetOptions{}); !apierrors.IsUnauthorized(err) {
@@ -166,6 +197,13 @@ func TestAudit(t *testing.T) {
 	}
 	if e := has(" get "+path+"secrets/s", "Metadata", "ResponseStarted", 401); e.ResponseStatus.Message != "Authentication failed, no credentials provided" {
 		t.Errorf("%+v", e)
+	}
+	// The same at the door of gRPC, where the method was called twice, at last without credentials.
+	if e := has(" get /dhow.core.v1.Secrets/Get", "Metadata", "ResponseStarted", 401); e.ResponseStatus.Message != "Authentication failed, no credentials provided" || e.UserAgent == "" || e.ObjectRef == nil || e.ObjectRef.Resource != "secrets" {
+		t.Errorf("%+v", e)
+	}
+	if n := bytes.Count(data, []byte("Authentication failed, attempted: bearer")); n != 2 {
+		t.Errorf("%d records of forged tokens, want one for each door", n)
 	}
 	var ids []string
 	for _, e := range found {

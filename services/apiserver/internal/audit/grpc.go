@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"strings"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/metadata"
@@ -13,6 +14,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/uuid"
 
 	"dhow.dev/pkg/identity"
+	"dhow.dev/pkg/resource"
 	"dhow.dev/pkg/transport"
 	"dhow.dev/services/apiserver/internal/audit/annotation"
 	"dhow.dev/services/apiserver/internal/request"
@@ -102,6 +104,49 @@ func (c call) end(err error) {
 		e.Annotations = map[string]string{annotation.Decision: asked.Decision, annotation.Reason: asked.Reason}
 		rec.emit(StageResponseComplete, e)
 	}
+}
+
+// verbs are what the methods of a kind's service are to policies. Which object a call is about is not known before its caller is.
+var verbs = map[string]string{
+	"Get": "get", "List": "list", "Watch": "watch", "Create": "create", "Update": "update", "Patch": "patch", "Apply": "patch", "Delete": "delete", "DeleteCollection": "deletecollection",
+}
+
+// askedBy is what a method asks for: something of a kind, else its path, which gRPC posts to.
+func askedBy(method string) *request.Info {
+	service, call, _ := strings.Cut(strings.TrimPrefix(method, "/"), "/")
+	if verb := verbs[call]; verb != "" {
+		for _, r := range resource.All() {
+			if s := r.Service(); s != nil && string(s.FullName()) == service {
+				return &request.Info{IsResource: true, Verb: verb, Group: r.Group, Version: r.Version, Resource: r.Plural}
+			}
+		}
+	}
+	return &request.Info{Path: method, Verb: "post"}
+}
+
+// RefusedCall records a call whose caller could not be known, as Refused does with requests of the other door.
+func (a *Auditor) RefusedCall(ctx context.Context, method string, err error) {
+	info := askedBy(method)
+	judged := a.config.Policy.judge(identity.Identity{}, info)
+	if judged.level == LevelNone {
+		return
+	}
+	c := a.begin(ctx, method)
+	e := newEvent(judged.level, identity.Identity{}, info, c.began.Time)
+	e.AuditID, e.RequestURI = string(uuid.NewUUID()), method
+	e.SourceIPs, e.UserAgent = c.caller()
+	var shown []string
+	if md, _ := metadata.FromIncomingContext(ctx); len(md.Get("authorization")) > 0 {
+		shown = append(shown, "bearer")
+	}
+	if p, ok := peer.FromContext(ctx); ok {
+		if auth, ok := p.AuthInfo.(interface{ Certificate() bool }); ok && auth.Certificate() {
+			shown = append(shown, "x509")
+		}
+	}
+	e.ResponseStatus = &metav1.Status{Code: respond.StatusOf(err).Code, Message: attempts(shown)}
+	rec := &recording{auditor: a, verdict: judged, info: info, ctx: c.ctx, notes: c.notes, event: e}
+	rec.emit(StageResponseStarted, e)
 }
 
 // caller returns where the call comes from. In one process there are no addresses.

@@ -43,7 +43,7 @@ func (a *Auditor) Refused(next http.Handler) http.Handler {
 	})
 }
 
-// attempted says which credentials a request shows, in Kubernetes' words.
+// attempted says which credentials a request shows.
 func attempted(r *http.Request) string {
 	var methods []string
 	authorization := r.Header.Get("Authorization")
@@ -58,6 +58,11 @@ func attempted(r *http.Request) string {
 	if r.TLS != nil && len(r.TLS.PeerCertificates) > 0 {
 		methods = append(methods, "x509")
 	}
+	return attempts(methods)
+}
+
+// attempts says which credentials were shown, in Kubernetes' words.
+func attempts(methods []string) string {
 	if len(methods) == 0 {
 		return "Authentication failed, no credentials provided"
 	}
