@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs what Dhow needs to build, test and run on a Debian machine, and builds the bundled container runtime.
+# Installs what Dhow needs to build, test and run on a Debian machine, builds the bundled container runtime, and unpacks docker for a test.
 # Idempotent: it checks each thing first and does nothing when all is present.
 #
 #   tools/setup.sh             install what is missing
@@ -33,7 +33,15 @@ python3-protobuf  the Python example client
 protobuf-compiler generates the Python example client from proto/
 buildah           shows that an ordinary builder makes the same images of the Dockerfiles
 protobuf-compiler-grpc generates the Python example client from proto/
+systemd           the first process of the machines in the test of deploy/systemd
+docker-compose    the test of deploy/compose; without docker itself, see below
+libdevmapper1.02.1 dockerd in the test of deploy/compose
 "
+
+# Docker is unpacked into bin/docker and not installed: a package would put it beside or in place of the one that the machine may have, and start a daemon that changes the
+# machine's packet rules. The test of deploy/compose runs it on a machine of its own.
+docker_packages="docker.io containerd runc"
+docker_dir=$repo/bin/docker
 
 # The commands built from the modules pinned in tools/runtime/go.mod: file, build settings, package.
 containerd_tags="no_btrfs no_devmapper no_zfs urfave_cli_no_docs osusergo netgo static_build"
@@ -155,6 +163,30 @@ check_bundle() {
   done
 }
 
+docker_current() { [ -x "$docker_dir/usr/sbin/dockerd" ] && [ -x "$docker_dir/usr/bin/containerd" ] && [ -x "$docker_dir/usr/sbin/runc" ]; }
+
+unpack_docker() {
+  local package
+  if docker_current; then
+    say "docker for the test of deploy/compose: there"
+    return
+  fi
+  command -v apt-get >/dev/null || fail "bin/docker needs these packages of Debian, unpacked with dpkg -x: $docker_packages"
+  say "unpacking into bin/docker, for the test of deploy/compose: $docker_packages"
+  [ -z "${stage:-}" ] || rm -rf "$stage" # of the runtime bundle
+  mkdir -p "$repo/bin"
+  stage=$(mktemp -d "$repo/bin/.docker.XXXXXX")
+  trap 'rm -rf "$stage"' EXIT
+  # shellcheck disable=SC2086 # a list of names
+  (cd "$stage" && { apt-get download -qq $docker_packages 2>/dev/null || { apt-get update -qq && apt-get download -qq $docker_packages; }; })
+  for package in "$stage"/*.deb; do
+    dpkg -x "$package" "$stage/root"
+  done
+  rm -rf "$docker_dir"
+  mv "$stage/root" "$docker_dir"
+  docker_current || fail "the packages $docker_packages hold no dockerd, containerd and runc where they used to"
+}
+
 list() {
   local missing
   missing=$(missing_packages)
@@ -170,10 +202,15 @@ list() {
     say "would build into $runtime_dir: $bundle_files"
     awk -v a=$containerd_pkg -v b=$runc_pkg -v c=$cni_pkg '$1 == a || $1 == b || $1 == c { print "setup:   from " $1, $2 }' "$pins/go.mod"
   fi
+  if docker_current; then
+    say "docker for the test of deploy/compose: there"
+  else
+    say "would unpack into bin/docker, and not install, these Debian packages: $docker_packages"
+  fi
 }
 
 case "${1:-}" in
   --list) list ;;
-  "") install_packages && build_bundle ;;
+  "") install_packages && build_bundle && unpack_docker ;;
   *) fail "unknown argument $1: use --list or nothing" ;;
 esac

@@ -75,14 +75,12 @@ What follows -- goes to the node agent: dhow-node-agent -h lists its flags.`,
 			if err := nodeagent.Join(c.Context(), nodeagent.JoinConfig{Servers: args[0], Token: token, CACertHash: hash, NodeName: name, Files: files, Logger: logger}); err != nil {
 				return err
 			}
-			if certificateOnly {
-				return nil
-			}
 			arguments := append([]string{
 				"--node-name", name, "--apiserver", args[0], "--data-dir", dataDir, "--rotate-certificates",
 				"--tls-cacert", files.Authority, "--tls-cert", files.Certificate, "--tls-key", files.Key,
 			}, args[1:]...)
-			if err := (joined{Node: name, Arguments: arguments}).write(dataDir); err != nil {
+			// Also for an agent that something else runs: dhow leave ends what that leaves behind.
+			if err := (joined{Node: name, Arguments: arguments}).write(dataDir); err != nil || certificateOnly {
 				return err
 			}
 			return nodeagent.Main(c.Context(), arguments, streams.Err)
