@@ -7,6 +7,9 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
+	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -28,7 +31,7 @@ var measures = map[string][]string{
 // everywhere are metrics that every process has of itself.
 var everywhere = []string{"process_resident_memory_bytes", "go_goroutines"}
 
-// measured: every process answers /healthz and has the metrics of its services, after a pod was started.
+// measured: every process is alive and ready, and has the metrics of its services, after a pod was started, with the labels that the documentation names.
 func measured(t *testing.T, c *cluster.Cluster, options cluster.Options, listen string) {
 	host, first, err := net.SplitHostPort(listen)
 	if err != nil {
@@ -88,26 +91,74 @@ func wanted(services []string) []string {
 	return names
 }
 
-// hasMetrics says which metrics a process lacks, or that it is not healthy.
+// hasMetrics says which metrics a process lacks, or that it is not well.
 func hasMetrics(ctx context.Context, address string, names []string) error {
-	if health, err := evidence.HTTP(ctx, "GET", "http://"+address+"/healthz", ""); err != nil || strings.TrimSpace(health) != "ok" {
-		return fmt.Errorf("%s: health %q: %w", address, health, err)
+	for _, path := range []string{"/livez", "/readyz"} {
+		if health, err := evidence.HTTP(ctx, "GET", "http://"+address+path, ""); err != nil || strings.TrimSpace(health) != "ok" {
+			return fmt.Errorf("%s%s: %q: %w", address, path, health, err)
+		}
 	}
 	text, err := evidence.HTTP(ctx, "GET", "http://"+address+"/metrics", "")
 	if err != nil {
 		return fmt.Errorf("%s: %w", address, err)
 	}
+	documented, err := labels()
+	if err != nil {
+		return err
+	}
 	found := map[string]bool{}
+	var missing []error
 	for line := range strings.Lines(text) {
-		if name := strings.IndexAny(line, "{ "); name > 0 {
-			found[line[:name]] = true
+		end := strings.IndexAny(line, "{ ")
+		if end <= 0 {
+			continue
+		}
+		name := line[:end]
+		found[name] = true
+		if strings.HasPrefix(name, "dhow_") || strings.HasPrefix(name, "http_") {
+			missing = append(missing, labelled(line, name, documented))
 		}
 	}
-	var missing []error
 	for _, name := range names {
 		if !found[name] {
 			missing = append(missing, fmt.Errorf("%s has no metric %s", address, name))
 		}
 	}
 	return errors.Join(missing...)
+}
+
+// labels reads from the documentation which labels each metric has.
+func labels() (map[string][]string, error) {
+	page, err := os.ReadFile(filepath.Join("..", "..", "docs", "observability.md"))
+	if err != nil {
+		return nil, err
+	}
+	documented := map[string][]string{}
+	for _, row := range regexp.MustCompile("(?m)^\\| `([a-z_]+)` \\| [a-z]+ \\| ?([^|]*)\\|").FindAllStringSubmatch(string(page), -1) {
+		documented[row[1]] = []string{}
+		for _, label := range regexp.MustCompile("`([a-z_]+)`").FindAllStringSubmatch(row[2], -1) {
+			documented[row[1]] = append(documented[row[1]], label[1])
+		}
+	}
+	return documented, nil
+}
+
+// label is one of a line of /metrics.
+var label = regexp.MustCompile(`[{,]([a-z_]+)="`)
+
+// labelled says whether a line of /metrics has other labels than documented.
+func labelled(line, name string, documented map[string][]string) error {
+	known, ok := documented[name]
+	if !ok {
+		known, ok = documented[regexp.MustCompile(`_(bucket|count|sum)$`).ReplaceAllString(name, "")]
+	}
+	if !ok {
+		return fmt.Errorf("%s is not documented", name)
+	}
+	for _, l := range label.FindAllStringSubmatch(line, -1) {
+		if own := l[1]; own != "le" && !strings.HasPrefix(own, "otel_scope_") && !slices.Contains(known, own) {
+			return fmt.Errorf("%s has the label %s, which is not documented", name, own)
+		}
+	}
+	return nil
 }

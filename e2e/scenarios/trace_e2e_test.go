@@ -13,6 +13,8 @@ import (
 	"sync"
 	"testing"
 
+	logscollectorv1 "go.opentelemetry.io/proto/otlp/collector/logs/v1"
+	metricscollectorv1 "go.opentelemetry.io/proto/otlp/collector/metrics/v1"
 	collectorv1 "go.opentelemetry.io/proto/otlp/collector/trace/v1"
 	tracev1 "go.opentelemetry.io/proto/otlp/trace/v1"
 	"google.golang.org/grpc"
@@ -32,9 +34,11 @@ func seen(t *testing.T, options cluster.Options) {
 	// Nodes are network namespaces: what they all reach of this machine is the bridge, whose address the first run chose.
 	received, endpoint := collect(t, c.Gateway)
 	metrics, _ := cluster.FreePorts(t)
-	c.Again("--otlp-endpoint", endpoint, "--metrics-listen", metrics)
+	t.Setenv("OTEL_METRIC_EXPORT_INTERVAL", "1000") // a minute otherwise
+	c.Again("--otlp-endpoint", endpoint, "--metrics-listen", metrics, "--log-level", "debug")
 	t.Run("trace", func(t *testing.T) { unbroken(t, c, options, received, endpoint) })
 	t.Run("metrics", func(t *testing.T) { measured(t, c, options, metrics) })
+	t.Run("exported", func(t *testing.T) { exported(t, options, received) })
 }
 
 // unbroken: one trace leads from `dhow apply` to the packet rules of the first ready endpoint, through every service.
@@ -224,9 +228,10 @@ type collector struct {
 	collectorv1.UnimplementedTraceServiceServer
 	mu    sync.Mutex
 	spans []span
+	signals
 }
 
-// collect receives spans on an address of this machine until the test ends, and returns the URL to send them to.
+// collect receives spans, metrics and records on an address of this machine until the test ends, and returns the URL to send them to.
 func collect(t *testing.T, host string) (*collector, string) {
 	t.Helper()
 	listener, err := net.Listen("tcp", net.JoinHostPort(host, "0"))
@@ -236,6 +241,8 @@ func collect(t *testing.T, host string) (*collector, string) {
 	c := &collector{}
 	server := grpc.NewServer()
 	collectorv1.RegisterTraceServiceServer(server, c)
+	metricscollectorv1.RegisterMetricsServiceServer(server, metricsReceiver{collector: c})
+	logscollectorv1.RegisterLogsServiceServer(server, logsReceiver{collector: c})
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(listener) }()
 	t.Cleanup(func() {
@@ -252,12 +259,7 @@ func (c *collector) Export(_ context.Context, request *collectorv1.ExportTraceSe
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for _, from := range request.GetResourceSpans() {
-		service := ""
-		for _, attribute := range from.GetResource().GetAttributes() {
-			if attribute.GetKey() == "service.name" {
-				service = attribute.GetValue().GetStringValue()
-			}
-		}
+		service := valueOf(from.GetResource().GetAttributes(), "service.name")
 		for _, scope := range from.GetScopeSpans() {
 			for _, s := range scope.GetSpans() {
 				c.spans = append(c.spans, span{s, service})
