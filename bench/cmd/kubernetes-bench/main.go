@@ -30,9 +30,9 @@ func main() {
 
 // bench is one run: how much of everything, and what it is measured with.
 type bench struct {
-	name                                             string
-	pods, writers, lists, watchers, writes, nodes    int
-	settle                                           time.Duration
+	name                                                       string
+	pods, writers, lists, watchers, writes, nodes              int
+	settle                                                     time.Duration
 	create, schedule, listJSON, listProtobuf, fanOut, overGRPC bool
 
 	meter   meter.Meter
