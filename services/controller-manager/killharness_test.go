@@ -34,17 +34,13 @@ const mostWrites = 300
 // The scenario makes objects, waits (eventually, eventuallyOne) and checks what must hold at the end. While it runs, controllers may be away for a
 // moment at any point, so it may only wait for what lasts.
 //
-// With -short, as under the race detector, one of four writes is the last one.
+// Under the race detector, which is slow, they die at every fourth write (killEvery).
 //
 // Writes of Events and of what every cluster gets at its start (service accounts, config maps, cluster roles, storage classes, namespaces' ends) do not
 // count.
 func killBetweenWrites(t *testing.T, scenario func(c *cluster)) {
 	t.Helper()
-	step := 1
-	if testing.Short() {
-		step = 4
-	}
-	for n := 1; n <= mostWrites; n += step {
+	for n := 1; n <= mostWrites; n += killEvery {
 		reached := false
 		ok := t.Run(fmt.Sprintf("write %d", n), func(t *testing.T) {
 			c := newControlPlane(t)
