@@ -13,7 +13,7 @@ LDFLAGS = -s -w -X dhow.dev/pkg/version.Version=$(VERSION) -X k8s.io/component-b
 
 .PHONY: help
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
 .PHONY: setup
 setup: ## install what Dhow needs on this machine (says what)
@@ -50,9 +50,16 @@ test-unit: ## unit and integration tests (no root)
 test-race: ## the concurrent packages under the race detector
 	@go test -race -timeout 30m $$(tools/race-packages.sh)
 
+# The cluster of the end-to-end tests: local, kind or kubeconfig (docs/testing.md).
+CLUSTER ?= local
+
+.PHONY: e2e-check
+e2e-check:
+	@tools/e2e.sh --check $(CLUSTER)
+
 .PHONY: e2e
-e2e: setup build helm ## end-to-end tests: real containers, real network namespaces (root)
-	@tools/e2e.sh
+e2e: e2e-check setup build helm $(if $(filter local,$(CLUSTER)),,images charts) ## end-to-end tests: real containers, real network namespaces (root); CLUSTER=kind or kubeconfig: docs/testing.md
+	@VERSION='$(VERSION)' tools/e2e.sh $(CLUSTER)
 
 .PHONY: helm
 helm: ## build the Helm command lines that the end-to-end tests drive

@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -17,6 +18,7 @@ import (
 
 	"dhow.dev/e2e/evidence"
 	"dhow.dev/e2e/images"
+	"dhow.dev/pkg/pki"
 )
 
 // Deadline bounds the wait for anything that a test waits for. It is not an expectation: machines that run tests are slow and shared.
@@ -33,38 +35,40 @@ type Options struct {
 	Arguments []string
 }
 
-// Cluster is a running cluster. It is taken down, and what it leaves is a failure, when the test ends.
+// Cluster is a running cluster of this machine, with its processes. It is taken down, and what it leaves is a failure, when the test ends.
 type Cluster struct {
-	evidence.Machine
-	t       *testing.T
+	Any
+	// ID is in the name of all that it has on this machine; Gateway is this machine as its nodes see it, on the bridge that has Subnet.
+	ID, Subnet, Gateway string
+	// Hosts are those of the control plane, when it has its own.
+	Hosts   []evidence.Node
 	DataDir string
+
+	t       *testing.T
+	machine evidence.Machine
 	listen  string
 	// kubernetes is where the Kubernetes API answers on this machine.
 	kubernetes string
 	options    Options
-	dhow       string
 
-	mu  sync.Mutex
-	up  *exec.Cmd
-	out *output
+	mu       sync.Mutex
+	up       *exec.Cmd
+	out      *output
+	machines []bool // by number: whether it is there
 }
 
 // Start starts a cluster and waits until its nodes are ready.
 func Start(t *testing.T, options Options) *Cluster {
 	t.Helper()
-	dhow, err := filepath.Abs(filepath.Join("..", "..", "bin", "dhow"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := os.Stat(dhow); err != nil {
-		t.Fatalf("%v: `make build` makes it", err)
-	}
 	// Not t.TempDir: sockets and cgroups need short names, and a failed test's data is worth reading.
 	dir, err := os.MkdirTemp("", "dhow-e2e-")
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := &Cluster{t: t, DataDir: filepath.Join(dir, "data"), options: options, dhow: dhow}
+	c := &Cluster{t: t, DataDir: filepath.Join(dir, "data"), options: options}
+	c.Any = Any{
+		dhow: program(t, "dhow"), config: filepath.Join(c.DataDir, "client.yaml"), kubeconfig: filepath.Join(c.DataDir, "kubeconfig"), PodNetwork: podNetwork,
+	}
 	c.listen, c.kubernetes = FreePorts(t)
 	t.Cleanup(func() {
 		c.down()
@@ -78,9 +82,19 @@ func Start(t *testing.T, options Options) *Cluster {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c.Machine = machine
+	c.machine = machine
+	c.Nodes, c.Hosts, c.ID, c.Subnet, c.Gateway = machine.Nodes, machine.Hosts, machine.ID, machine.Subnet, machine.Gateway
+	files := pki.FilesIn(filepath.Join(c.DataDir, "pki"), "admin")
+	c.administrator = Administrator{Authority: files.Authority, Certificate: files.Certificate, Key: files.Key}
+	c.address = c.listen
+	if len(c.Hosts) > 0 {
+		c.address = c.onPort(c.Hosts[0].Address)
+	}
 	return c
 }
+
+// podNetwork is the range of pods' addresses of `dhow up`.
+var podNetwork = netip.MustParsePrefix("10.244.0.0/16")
 
 // FreePorts finds a loopback port that has the ports after it free too, as services in processes of their own need them, and returns its address and the one for the
 // Kubernetes API.
@@ -109,22 +123,21 @@ next:
 	return "", ""
 }
 
-// Address is where the API answers this machine.
-func (c *Cluster) Address() string {
+// onPort is the API's port at another address than that of the first run.
+func (c *Cluster) onPort(address string) string {
 	_, port, err := net.SplitHostPort(c.listen)
-	if len(c.Hosts) == 0 || err != nil {
-		return c.listen
+	if err != nil {
+		c.t.Fatal(err)
 	}
-	return net.JoinHostPort(c.Hosts[0].Address, port)
+	return net.JoinHostPort(address, port)
 }
 
 // Inside is where nodes and pods find the API.
 func (c *Cluster) Inside() string {
-	_, port, err := net.SplitHostPort(c.listen)
-	if len(c.Hosts) > 0 || err != nil {
-		return c.Address()
+	if len(c.Hosts) > 0 {
+		return c.address
 	}
-	return net.JoinHostPort(c.Gateway, port)
+	return c.onPort(c.Gateway)
 }
 
 // output keeps what a program says and lets one wait for it.
@@ -251,60 +264,10 @@ func (c *Cluster) down() {
 	if c.t.Failed() {
 		c.t.Logf("before it was taken down, the cluster said:\n%s", log)
 	}
-	left, err := c.Leftovers(c.DataDir)
+	left, err := c.machine.Leftovers(c.DataDir)
 	if err != nil || len(left) > 0 {
 		c.t.Errorf("dhow down left behind: %v %v", left, err)
 	}
-}
-
-// Command prepares a dhow command line against the cluster.
-func (c *Cluster) Command(ctx context.Context, args ...string) *exec.Cmd {
-	return exec.CommandContext(ctx, c.dhow, append([]string{"--config", filepath.Join(c.DataDir, "client.yaml")}, args...)...)
-}
-
-// Try runs a dhow command line and returns what it printed and its error.
-func (c *Cluster) Try(stdin string, args ...string) (stdout, stderr string, err error) {
-	ctx, cancel := context.WithTimeout(context.Background(), Deadline)
-	defer cancel()
-	cmd := c.Command(ctx, args...)
-	var out, problems bytes.Buffer
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = strings.NewReader(stdin), &out, &problems
-	err = cmd.Run()
-	return out.String(), problems.String(), err
-}
-
-// Dhow runs a dhow command line that must succeed and returns what it printed.
-func (c *Cluster) Dhow(t *testing.T, args ...string) string {
-	t.Helper()
-	out, problems, err := c.Try("", args...)
-	if err != nil {
-		t.Fatalf("dhow %s: %v: %s%s", strings.Join(args, " "), err, out, problems)
-	}
-	return out
-}
-
-// Apply applies a manifest.
-func (c *Cluster) Apply(t *testing.T, manifest string) {
-	t.Helper()
-	if out, problems, err := c.Try(manifest, "apply", "-f", "-"); err != nil {
-		t.Fatalf("apply: %v: %s%s\n%s", err, out, problems, manifest)
-	}
-}
-
-// Namespace makes a namespace for a test and deletes it at its end.
-func (c *Cluster) Namespace(t *testing.T, name string) string {
-	t.Helper()
-	c.Apply(t, "apiVersion: v1\nkind: Namespace\nmetadata: {name: "+name+"}\n")
-	t.Cleanup(func() {
-		if t.Failed() {
-			pods, _, _ := c.Try("", "describe", "pods", "-n", name)
-			t.Logf("pods of %s:\n%s", name, pods)
-		}
-		if out, problems, err := c.Try("", "delete", "namespace", name, "--timeout", Deadline.String()); err != nil {
-			t.Errorf("delete namespace %s: %v: %s%s", name, err, out, problems)
-		}
-	})
-	return name
 }
 
 // Eventually asks until the answer is nil; after the deadline the last answer fails the test.

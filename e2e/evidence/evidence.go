@@ -33,19 +33,34 @@ type Machine struct {
 	Subnet  string `json:"subnet"`
 	Gateway string `json:"gateway"`
 	Bridge  string `json:"bridge"`
-	Nodes   []Node `json:"nodes"`
+	Nodes   Nodes  `json:"nodes"`
 	// Hosts are those of the control plane, when it has its own. They have no container runtime.
 	Hosts []Node `json:"hosts"`
 }
+
+// Nodes are a cluster's.
+type Nodes []Node
 
 // Node is one node.
 type Node struct {
 	Name    string `json:"name"`
 	Address string `json:"address"`
-	// NetNS is the file of its network namespace.
+	// NetNS is the file of its network namespace, when it is one of this machine.
 	NetNS string `json:"netns"`
-	// CRI is the address of its container runtime.
+	// CRI is the address of its container runtime, when that runs on this machine.
 	CRI string `json:"cri"`
+	// Data is the folder in which its agent keeps what belongs to pods, on the node's own machine.
+	Data string `json:"-"`
+	// Elsewhere is the way to a node that is not on this machine; nil: it is.
+	Elsewhere Elsewhere `json:"-"`
+}
+
+// Elsewhere is the way to a node on another machine, past the cluster whose node it is.
+type Elsewhere interface {
+	// Runtime is a connection to the node's container runtime. It is shared, and stays open.
+	Runtime() (grpc.ClientConnInterface, error)
+	// Shell runs a script where the node's folders are, and returns what it printed.
+	Shell(ctx context.Context, script string) (string, error)
 }
 
 // Read reads what a cluster's data directory says.
@@ -58,7 +73,15 @@ func Read(dataDir string) (Machine, error) {
 	if err := json.Unmarshal(content, &m); err != nil {
 		return m, fmt.Errorf("%s: %w", filepath.Join(dataDir, "cluster.json"), err)
 	}
+	for i, n := range m.Nodes {
+		m.Nodes[i].Data = filepath.Join(dataDir, "nodes", n.Name, "data")
+	}
 	return m, nil
+}
+
+// Containers lists the running containers of a namespace on all nodes but those that are excluded.
+func (m Machine) Containers(ctx context.Context, namespace string, excluded ...string) ([]Container, error) {
+	return m.Nodes.Containers(ctx, namespace, excluded...)
 }
 
 // Node returns a node by name.
@@ -80,13 +103,15 @@ type Container struct {
 	// Image is the reference that it was created with.
 	Image   string
 	Attempt uint32
+	// Created is when, by the clock of its machine.
+	Created time.Time
 }
 
 // Containers lists the running containers of a namespace on all nodes but those that are excluded.
-func (m Machine) Containers(ctx context.Context, namespace string, excluded ...string) ([]Container, error) {
+func (nodes Nodes) Containers(ctx context.Context, namespace string, excluded ...string) ([]Container, error) {
 	var all []Container
 next:
-	for _, n := range m.Nodes {
+	for _, n := range nodes {
 		for _, name := range excluded {
 			if n.Name == name {
 				continue next
@@ -102,6 +127,13 @@ next:
 }
 
 func (n Node) runtime() (runtimeapi.RuntimeServiceClient, func() error, error) {
+	if n.Elsewhere != nil {
+		conn, err := n.Elsewhere.Runtime()
+		if err != nil {
+			return nil, nil, fmt.Errorf("container runtime of %s: %w", n.Name, err)
+		}
+		return runtimeapi.NewRuntimeServiceClient(conn), func() error { return nil }, nil
+	}
 	conn, err := grpc.NewClient(n.CRI, grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {
 		return nil, nil, fmt.Errorf("container runtime of %s: %w", n.Name, err)
@@ -131,6 +163,7 @@ func (n Node) Containers(ctx context.Context, namespace string) ([]Container, er
 		}
 		found = append(found, Container{
 			Node: n, ID: c.GetId(), Namespace: namespace, Pod: c.GetLabels()[labelPodName], Name: c.GetMetadata().GetName(), Image: image, Attempt: c.GetMetadata().GetAttempt(),
+			Created: time.Unix(0, c.GetCreatedAt()),
 		})
 	}
 	return found, nil
@@ -156,6 +189,19 @@ func (c Container) PID(ctx context.Context) (int, error) {
 	return info.PID, nil
 }
 
+// Kill has the runtime kill the container's first process, behind the back of the node's agent.
+func (c Container) Kill(ctx context.Context) error {
+	client, closeConn, err := c.Node.runtime()
+	if err != nil {
+		return err
+	}
+	defer closeConn()
+	if _, err := client.StopContainer(ctx, &runtimeapi.StopContainerRequest{ContainerId: c.ID, Timeout: 0}); err != nil {
+		return fmt.Errorf("kill %s in %s: %w", c.Name, c.Pod, err)
+	}
+	return nil
+}
+
 // Exec runs a command in the container by the runtime and returns what it printed.
 func (c Container) Exec(ctx context.Context, timeout time.Duration, command ...string) (string, error) {
 	client, closeConn, err := c.Node.runtime()
@@ -171,6 +217,22 @@ func (c Container) Exec(ctx context.Context, timeout time.Duration, command ...s
 		return "", fmt.Errorf("%s in %s: exit code %d: %s", strings.Join(command, " "), c.Pod, response.GetExitCode(), response.GetStderr())
 	}
 	return string(response.GetStdout()), nil
+}
+
+// Shell runs a script where the node's folders are, and returns what it printed.
+func (n Node) Shell(ctx context.Context, script string) (string, error) {
+	if n.Elsewhere != nil {
+		out, err := n.Elsewhere.Shell(ctx, script)
+		if err != nil {
+			return "", fmt.Errorf("on %s: %s: %w", n.Name, script, err)
+		}
+		return out, nil
+	}
+	out, err := exec.CommandContext(ctx, "sh", "-c", script).CombinedOutput()
+	if err != nil {
+		return "", fmt.Errorf("on %s: %s: %w: %s", n.Name, script, err, out)
+	}
+	return string(out), nil
 }
 
 // Rules returns the node's packet rules as `nft list ruleset` prints them.

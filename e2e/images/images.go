@@ -21,11 +21,13 @@ const (
 // Registry holds the built images: `tools:v1`, a shell, and `guestbook:v1` and `guestbook:v2`, two builds of the example. Each has /bin/fetch (package fetch) and busybox.
 type Registry struct {
 	registry *image.Registry
+	dir      string
 }
 
 // Build builds the images. Repository is this repository's folder; dir keeps what is built.
 func Build(ctx context.Context, repository, dir string) (*Registry, error) {
-	registry, err := image.NewRegistry(image.RegistryConfig{Dir: filepath.Join(dir, "registry")})
+	folder := filepath.Join(dir, "registry")
+	registry, err := image.NewRegistry(image.RegistryConfig{Dir: folder})
 	if err != nil {
 		return nil, err
 	}
@@ -55,7 +57,7 @@ func Build(ctx context.Context, repository, dir string) (*Registry, error) {
 			return nil, fmt.Errorf("image %s: %w", name, err)
 		}
 	}
-	return &Registry{registry}, nil
+	return &Registry{registry: registry, dir: folder}, nil
 }
 
 // build builds a static program of a module's folder and returns its path.

@@ -106,7 +106,7 @@ func lostNode(t *testing.T, c *cluster.Cluster) {
 	})
 	repair()
 	c.Dhow(t, "wait", "--for=condition=Ready", "node/"+lost.Name, "--timeout=2m")
-	onlyVersion(t, c, ns, "one", 3)
+	onlyVersion(t, &c.Any, ns, "one", 3)
 }
 
 // restarts: the control plane ends by kill -9 and by Ctrl-C; data and pods stay.
@@ -133,7 +133,7 @@ func restarts(t *testing.T, c *cluster.Cluster) {
 	}
 	c.Dhow(t, "status")
 	c.Dhow(t, "scale", "deploy/web", "-n", ns, "--replicas=4")
-	onlyVersion(t, c, ns, "one", 4)
+	onlyVersion(t, &c.Any, ns, "one", 4)
 }
 
 // backups: a backup brings back what was deleted and changed since, and what runs follows it. Secrets are readable, and refused is what would lose data.
@@ -164,7 +164,7 @@ func backups(t *testing.T, c *cluster.Cluster) {
 	c.Dhow(t, restore...)
 	c.Up()
 
-	onlyVersion(t, c, ns, "one", 3)
+	onlyVersion(t, &c.Any, ns, "one", 3)
 	c.Dhow(t, "rollout", "status", "deploy/web", "-n", ns, "--timeout=2m")
 	if got := c.Dhow(t, "get", "secret", "key", "-n", ns, "-o", "yaml"); !strings.Contains(got, "YmVmb3Jl") {
 		t.Errorf("the secret after the restore: %s", got)

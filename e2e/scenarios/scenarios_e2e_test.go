@@ -1,6 +1,5 @@
 //go:build e2e
 
-// Package scenarios is the one body of end-to-end tests; every scenario passes on every way that Dhow runs.
 package scenarios
 
 import (
@@ -10,29 +9,11 @@ import (
 	"dhow.dev/e2e/cluster"
 )
 
-// scenario uses a cluster as a user would. Scenarios of one cluster run one after the other, in namespaces of their own, and leave it as they found it.
-type scenario struct {
+// here are the scenarios that kill, cut off, stop or back up what the cluster is made of, or make machines beside it: they need its processes on this machine, and run one after the other, before the others.
+var here = []struct {
 	name string
 	run  func(*testing.T, *cluster.Cluster)
-}
-
-var all = []scenario{
-	{"containers", containers},
-	{"configuration", configuration},
-	{"probes", probes},
-	{"volumes", volumes},
-	{"services", services},
-	{"rollouts", rollouts},
-	{"stateful sets", sets},
-	{"daemon sets", daemons},
-	{"jobs", jobs},
-	{"healing", healing},
-	{"deletion", deletion},
-	{"pending pods explain themselves", why},
-	{"resources that others count", resources},
-	{"changes can be followed", traces},
-	{"pods keep apart, and important ones make their way", placement},
-	{"a client in another language", python},
+}{
 	{"agents restart", agents},
 	{"nodes are lost", lostNode},
 	{"the control plane restarts", restarts},
@@ -55,12 +36,19 @@ func run(t *testing.T, options cluster.Options, names ...string) {
 	c := cluster.Start(t, options)
 	c.Images(t)
 	left := slices.Clone(names)
-	for _, s := range all {
-		if len(names) > 0 && !slices.Contains(names, s.name) {
-			continue
+	wanted := func(name string) bool {
+		left = slices.DeleteFunc(left, func(one string) bool { return one == name })
+		return len(names) == 0 || slices.Contains(names, name)
+	}
+	for _, s := range anywhere {
+		if wanted(s.name) {
+			s.on(t, &c.Any)
 		}
-		left = slices.DeleteFunc(left, func(name string) bool { return name == s.name })
-		t.Run(s.name, func(t *testing.T) { s.run(t, c) })
+	}
+	for _, s := range here {
+		if wanted(s.name) {
+			t.Run(s.name, func(t *testing.T) { s.run(t, c) })
+		}
 	}
 	if len(left) > 0 {
 		t.Errorf("there are no scenarios %q", left)

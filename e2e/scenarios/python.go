@@ -1,5 +1,3 @@
-//go:build e2e
-
 package scenarios
 
 import (
@@ -13,12 +11,12 @@ import (
 )
 
 // python: the example client, generated from proto/, lists, creates and watches pods, run as its README says.
-func python(t *testing.T, c *cluster.Cluster) {
+func python(t *testing.T, c *cluster.Any) {
 	ctx, cancel := context.WithTimeout(t.Context(), cluster.Deadline)
 	defer cancel()
-	pki := filepath.Join(c.DataDir, "pki")
+	files := c.Administrator()
 	cmd := exec.CommandContext(ctx, filepath.Join("..", "..", "examples", "clients", "python", "run.sh"),
-		"--address", c.Address(), "--ca", filepath.Join(pki, "ca.crt"), "--cert", filepath.Join(pki, "admin.crt"), "--key", filepath.Join(pki, "admin.key"))
+		"--address", c.Address(), "--ca", files.Authority, "--cert", files.Certificate, "--key", files.Key)
 	out, err := cmd.CombinedOutput()
 	if err != nil || strings.Contains(string(out), "FAILED") {
 		t.Errorf("%v: %s", err, out)

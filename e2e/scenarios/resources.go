@@ -1,5 +1,3 @@
-//go:build e2e
-
 package scenarios
 
 import (
@@ -11,7 +9,7 @@ import (
 
 // resources: somebody writes into a node's status how much it has of a resource that Dhow knows nothing of. The node's agent keeps it, pods get as much of it and no more, and without it
 // they find no place.
-func resources(t *testing.T, c *cluster.Cluster) {
+func resources(t *testing.T, c *cluster.Any) {
 	ns := c.Namespace(t, "resources")
 	k := newKubectl(t, c, ns)
 	node := "node/" + c.Nodes[0].Name

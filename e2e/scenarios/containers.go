@@ -1,5 +1,3 @@
-//go:build e2e
-
 package scenarios
 
 import (
@@ -15,7 +13,7 @@ import (
 )
 
 // running returns the one running container of a pod, by the runtime, or an error that says what runs.
-func running(ctx context.Context, c *cluster.Cluster, namespace, pod, container string) (evidence.Container, error) {
+func running(ctx context.Context, c *cluster.Any, namespace, pod, container string) (evidence.Container, error) {
 	found, err := c.Containers(ctx, namespace)
 	if err != nil {
 		return evidence.Container{}, err
@@ -29,7 +27,7 @@ func running(ctx context.Context, c *cluster.Cluster, namespace, pod, container 
 }
 
 // containers: a pod's life; logs, exec with its exit code, restarts with back-off, graceful end.
-func containers(t *testing.T, c *cluster.Cluster) {
+func containers(t *testing.T, c *cluster.Any) {
 	ns := c.Namespace(t, "containers")
 	c.Apply(t, `
 apiVersion: v1
@@ -127,7 +125,7 @@ spec:
 }
 
 // configuration: environment and files from config maps and secrets, resources as cgroup limits.
-func configuration(t *testing.T, c *cluster.Cluster) {
+func configuration(t *testing.T, c *cluster.Any) {
 	ns := c.Namespace(t, "configuration")
 	c.Apply(t, `
 apiVersion: v1
@@ -144,6 +142,7 @@ apiVersion: v1
 kind: Pod
 metadata: {name: reader, namespace: configuration, labels: {tier: test}}
 spec:
+  terminationGracePeriodSeconds: 1
   containers:
   - name: main
     image: registry.dhow:5000/tools:v1
@@ -191,13 +190,14 @@ spec:
 }
 
 // probes: readiness keeps a pod out, liveness restarts it, startup holds both back.
-func probes(t *testing.T, c *cluster.Cluster) {
+func probes(t *testing.T, c *cluster.Any) {
 	ns := c.Namespace(t, "probes")
 	c.Apply(t, `
 apiVersion: v1
 kind: Pod
 metadata: {name: gate, namespace: probes}
 spec:
+  terminationGracePeriodSeconds: 1
   containers:
   - name: main
     image: registry.dhow:5000/tools:v1

@@ -1,5 +1,3 @@
-//go:build e2e
-
 package scenarios
 
 import (
@@ -71,7 +69,7 @@ spec:
 `
 
 // jobs: an indexed job of which one index fails for good, a job that a cron job starts, a deployment that grows with the CPU that it uses.
-func jobs(t *testing.T, c *cluster.Cluster) {
+func jobs(t *testing.T, c *cluster.Any) {
 	ns := c.Namespace(t, "jobs")
 	c.Apply(t, jobManifest)
 	// The cron job's last time was years ago.

@@ -1,16 +1,13 @@
-//go:build e2e
-
 package scenarios
 
 import (
 	"context"
 	"fmt"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 
 	"dhow.dev/e2e/cluster"
+	"dhow.dev/e2e/evidence"
 )
 
 // A class that keeps what it made and lets nothing grow; a claim of the default class and one of this.
@@ -59,7 +56,7 @@ spec:
 
 // volumes: a claim of the default class gets a folder on the pod's node; its data outlives the pod, is found again by the next one, and goes with the claim, or stays if the class says
 // so; claims grow where their class lets them, and never shrink.
-func volumes(t *testing.T, c *cluster.Cluster) {
+func volumes(t *testing.T, c *cluster.Any) {
 	ns := c.Namespace(t, "volumes")
 	t.Cleanup(func() {
 		if out, problems, err := c.Try("", "delete", "sc/fixed"); err != nil {
@@ -138,9 +135,20 @@ spec:
 		}
 	}
 
-	folders := func(name string) []string {
-		found, _ := filepath.Glob(filepath.Join(c.DataDir, "nodes", "*", "data", "local-path", name))
-		return found
+	// What is on the nodes' disks.
+	folders := func(name string) []folder {
+		t.Helper()
+		var all []folder
+		for _, n := range c.Nodes {
+			out, err := n.Shell(t.Context(), "for f in "+n.Data+"/local-path/"+name+"; do test -d $f && echo $f; done; true")
+			if err != nil {
+				t.Fatal(err)
+			}
+			for f := range strings.FieldsSeq(out) {
+				all = append(all, folder{n, f})
+			}
+		}
+		return all
 	}
 	// Those of data, kept, the second pod's scratch and the set's member; the first pod's scratch is gone with it.
 	cluster.Eventually(t, func(context.Context) error {
@@ -164,12 +172,19 @@ spec:
 	})
 	// What is kept is the administrator's.
 	c.Dhow(t, "delete", "pv", volume)
-	for _, folder := range folders(volume) {
-		if text, err := os.ReadFile(filepath.Join(folder, "file")); err != nil || string(text) != "stays\n" {
-			t.Errorf("what was to stay is %q, %v", text, err)
-		}
-		if err := os.RemoveAll(folder); err != nil {
-			t.Error(err)
-		}
+	left := folders(volume)
+	if len(left) != 1 {
+		t.Fatalf("what is kept is in %v", left)
+	}
+	if text, err := left[0].node.Shell(t.Context(), "cat "+left[0].path+"/file && rm -r "+left[0].path); err != nil || text != "stays\n" {
+		t.Errorf("what was to stay is %q, %v", text, err)
 	}
 }
+
+// folder is a volume's on a node.
+type folder struct {
+	node evidence.Node
+	path string
+}
+
+func (f folder) String() string { return f.node.Name + ":" + f.path }

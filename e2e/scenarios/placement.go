@@ -1,5 +1,3 @@
-//go:build e2e
-
 package scenarios
 
 import (
@@ -56,7 +54,7 @@ spec:
 `
 
 // apartNodes are the nodes on which the runtime runs a pod of the deployment, by node.
-func apartNodes(ctx context.Context, c *cluster.Cluster, namespace string) (map[string]int, error) {
+func apartNodes(ctx context.Context, c *cluster.Any, namespace string) (map[string]int, error) {
 	found, err := c.Containers(ctx, namespace)
 	nodes := map[string]int{}
 	for _, f := range found {
@@ -68,7 +66,7 @@ func apartNodes(ctx context.Context, c *cluster.Cluster, namespace string) (map[
 }
 
 // placement: pods that must be apart are, one more than there are nodes waits, and an important pod makes its way.
-func placement(t *testing.T, c *cluster.Cluster) {
+func placement(t *testing.T, c *cluster.Any) {
 	ns := c.Namespace(t, "placement")
 	fill := func(manifest string) string {
 		return strings.NewReplacer("NAMESPACE", ns, "REPLICAS", fmt.Sprint(len(c.Nodes)+1), "NODE", c.Nodes[0].Name).Replace(manifest)

@@ -1,5 +1,3 @@
-//go:build e2e
-
 package scenarios
 
 import (
@@ -17,12 +15,12 @@ import (
 
 // kubectl runs the kubectl that comes with dhow, for what dhow's own commands do not say or do.
 type kubectl struct {
-	cluster *cluster.Cluster
+	cluster *cluster.Any
 	// home is where kubectl keeps what it has discovered.
 	home, namespace string
 }
 
-func newKubectl(t *testing.T, c *cluster.Cluster, namespace string) kubectl {
+func newKubectl(t *testing.T, c *cluster.Any, namespace string) kubectl {
 	t.Helper()
 	return kubectl{cluster: c, home: t.TempDir(), namespace: namespace}
 }
@@ -30,7 +28,7 @@ func newKubectl(t *testing.T, c *cluster.Cluster, namespace string) kubectl {
 func (k kubectl) try(args ...string) (string, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), cluster.Deadline)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, filepath.Join("..", "..", "bin", "dhow-kubectl"), append([]string{"--kubeconfig=" + filepath.Join(k.cluster.DataDir, "kubeconfig"), "-n", k.namespace}, args...)...)
+	cmd := exec.CommandContext(ctx, filepath.Join("..", "..", "bin", "dhow-kubectl"), append([]string{"--kubeconfig=" + k.cluster.Kubeconfig(), "-n", k.namespace}, args...)...)
 	cmd.Env = append(os.Environ(), "HOME="+k.home)
 	var out, problems bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &problems
