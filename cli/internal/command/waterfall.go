@@ -82,10 +82,15 @@ func (s *session) waterfall(t target, answer *clusterv1.TraceResponse, all bool)
 		return fmt.Errorf("of trace %s nothing is remembered any more", answer.GetTraceId())
 	}
 	begin, end := rows[0].GetStartUnixNanoseconds(), int64(0)
-	processes := map[string]bool{}
+	processes, instances := map[string]bool{}, map[string]map[string]bool{}
 	for _, r := range rows {
 		begin, end = min(begin, r.GetStartUnixNanoseconds()), max(end, r.GetStartUnixNanoseconds()+r.GetDurationNanoseconds())
 		processes[r.GetService()+"/"+r.GetInstance()] = true
+		name := where(r.Span)
+		if instances[name] == nil {
+			instances[name] = map[string]bool{}
+		}
+		instances[name][r.GetInstance()] = true
 	}
 	fmt.Fprintf(s.Out, "%s: %s %s, %s in %d processes, trace %s\n\n", t, rows[0].GetName(), time.Unix(0, begin).UTC().Format(time.RFC3339),
 		short(end-begin), len(processes), answer.GetTraceId())
@@ -98,7 +103,12 @@ func (s *session) waterfall(t target, answer *clusterv1.TraceResponse, all bool)
 		if r.GetFailed() {
 			what += "  FAILED"
 		}
-		lines = append(lines, []string{short(r.GetStartUnixNanoseconds() - begin), short(r.GetDurationNanoseconds()), bar(r.GetStartUnixNanoseconds()-begin, r.GetDurationNanoseconds(), end-begin), where(r.Span), what})
+		// An agent's process is the node's name; others are named where there are several of their service.
+		process := where(r.Span)
+		if r.GetService() == "dhow-node-agent" || len(instances[process]) > 1 {
+			process += " " + r.GetInstance()
+		}
+		lines = append(lines, []string{short(r.GetStartUnixNanoseconds() - begin), short(r.GetDurationNanoseconds()), bar(r.GetStartUnixNanoseconds()-begin, r.GetDurationNanoseconds(), end-begin), process, what})
 	}
 	if err := printer.Align(s.Out, lines); err != nil {
 		return err
@@ -228,14 +238,11 @@ func reachable(rows []row) string {
 	return sentence + "."
 }
 
-// where names the process of a span. In one process the services are told apart by the part of the program.
+// where names the service of a span. In one process the services are told apart by the part of the program.
 func where(span *clusterv1.Span) string {
 	name := strings.TrimPrefix(span.GetService(), "dhow-")
 	if _, part, ok := strings.Cut(span.GetScope(), "dhow.dev/services/"); ok && span.GetService() == "dhow" {
 		name, _, _ = strings.Cut(part, "/")
-	}
-	if span.GetInstance() != "" {
-		name += " " + span.GetInstance()
 	}
 	return name
 }

@@ -62,17 +62,17 @@ func TestTrace(t *testing.T) {
 	c := newCluster(t)
 	const api, grpc = "dhow.dev/services/apiserver", "go.opentelemetry.io/contrib/instrumentation/google.golang.org/grpc/otelgrpc"
 	c.report(
-		step{"01", "", "dhow", "", "dhow.dev/cli", "dhow apply", 0, 20, nil},
-		step{"02", "01", "dhow", "", grpc, "dhow.cluster.v1.Objects/Commit", 1, 18, nil},
-		step{"03", "02", "dhow-apiserver", "", api, "registry.commit-operations", 2, 16, nil},
-		step{"04", "03", "dhow-apiserver", "", api, "registry.commit", 3, 10, map[string]string{"dhow.keys": "/registry/apps/deployments/default/web"}},
-		step{"05", "04", "dhow-controller-manager", "", "c", "reconcile deployment", 20, 30, map[string]string{"key": "default/web"}},
-		step{"06", "05", "dhow-controller-manager", "", "c", "reconcile deployment", 60, 1, map[string]string{"key": "default/web"}},
+		step{"01", "", "dhow", "h_1", "dhow.dev/cli", "dhow apply", 0, 20, nil},
+		step{"02", "01", "dhow", "h_1", grpc, "dhow.cluster.v1.Objects/Commit", 1, 18, nil},
+		step{"03", "02", "dhow-apiserver", "h_3", api, "registry.commit-operations", 2, 16, nil},
+		step{"04", "03", "dhow-apiserver", "h_3", api, "registry.commit", 3, 10, map[string]string{"dhow.keys": "/registry/apps/deployments/default/web"}},
+		step{"05", "04", "dhow-controller-manager", "h_2", "c", "reconcile deployment", 20, 30, map[string]string{"key": "default/web"}},
+		step{"06", "05", "dhow-controller-manager", "h_2", "c", "reconcile deployment", 60, 1, map[string]string{"key": "default/web"}},
 		step{"07", "05", "dhow-node-agent", "n1", "a", "pod ready", 100, 800, map[string]string{"k8s.pod.name": "web-1"}},
 		step{"08", "07", "dhow-node-agent", "n2", "a", "proxy.program", 950, 50, nil},
-		step{"09", "04", "dhow-controller-manager", "", "c", "reconcile endpoints", 30, 5, map[string]string{"key": "default/other"}},
-		step{"0a", "09", "dhow-apiserver", "", api, "registry.update", 31, 2, nil},
-		step{"0b", "ff", "dhow-apiserver", "", api, "registry.update", 2000, 5, nil},
+		step{"09", "04", "dhow-controller-manager", "h_2", "c", "reconcile endpoints", 30, 5, map[string]string{"key": "default/other"}},
+		step{"0a", "09", "dhow-apiserver", "h_3", api, "registry.update", 31, 2, nil},
+		step{"0b", "ff", "dhow-apiserver", "h_4", api, "registry.update", 2000, 5, nil},
 	)
 	const want = `deployment.apps/web: dhow apply 1970-01-12T13:46:40Z, 1s in 5 processes, trace 0af7651916cd43dd8448eb211c80319c
 
@@ -98,8 +98,8 @@ First pod ready after 900ms, reachable through its Service after 1s.
 	got = strings.ReplaceAll(strings.Replace(got, "TOOK    "+strings.Repeat(" ", barWidth+3), "TOOK    BAR ", 1), "BAR   ", "BAR ")
 	equal(t, got, want)
 
-	// All of it, and as JSON.
-	for _, name := range []string{"dhow.cluster.v1.Objects/Commit", "registry.commit ", "reconcile endpoints", "registry.update"} {
+	// All of it, with another API server, and as JSON.
+	for _, name := range []string{"apiserver h_3 ", "apiserver h_4 ", "controller-manager  ", "dhow.cluster.v1.Objects/Commit", "registry.commit ", "reconcile endpoints", "registry.update"} {
 		if all := c.ok("trace", "deploy/web", "--all"); !strings.Contains(strings.ReplaceAll(all, "\n", " \n"), name) {
 			t.Errorf("%s is not in\n%s", name, all)
 		}
