@@ -25,7 +25,7 @@ func TestKind(t *testing.T) {
 	kind.Documented(t)
 	archives, err := filepath.Glob(filepath.Join(root, "dist", "images", "*_linux_"+runtime.GOARCH+".tar"))
 	if err != nil || len(archives) == 0 {
-		t.Fatalf("%v: `make images` makes the archives in dist/images", err)
+		t.Fatalf("no archives in dist/images (%v): `make images` makes them", err)
 	}
 	carrier := filepath.Join(t.TempDir(), images.Carrier+".tar")
 	if err := image.WriteArchive(carrier, "dhow.dev/"+images.Carrier+":"+needed(t, "VERSION"), carry(t)); err != nil {
