@@ -191,7 +191,7 @@ func (n *network) machine(t *testing.T, i int, name string) *machine {
 	}
 	t.Cleanup(func() {
 		if t.Failed() {
-			out, _ := m.try(`systemctl --no-pager --failed; journalctl --no-pager --output=short-monotonic | grep -v 'audit\|kernel' | tail -n 300; tail -n 30 /var/lib/dhow/node/runtime/containerd.log`)
+			out, _ := m.try(`systemctl --no-pager --failed; journalctl --no-pager --output=short-monotonic | grep -v 'audit\|kernel' | tail -n 300; tail -n 30 /var/lib/dhow/node/runtime/containerd.log; cd /etc/dhow && docker-compose --profile node ps && docker-compose --profile node logs --no-color --tail=60`)
 			t.Logf("%s: %s\n%s", m.name, m.console.String(), out)
 		}
 		m.off()

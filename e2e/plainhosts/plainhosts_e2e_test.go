@@ -307,12 +307,16 @@ func TestDocker(t *testing.T) {
 		t.Errorf("after the agent's container was replaced processes %q run, before %q", after, containers)
 	}
 
-	// What was stored is in a volume, and services find each other again in any order.
-	c1.run("cd /etc/dhow && docker-compose down && docker-compose up -d")
+	// What was stored is in a volume, services find each other again in any order, and pods did not notice.
+	c1.run("cd /etc/dhow && docker-compose --profile node down && docker-compose --profile node up -d")
 	d.serves(c1)
+	d.answers("c1")
+	if after := c1.containers(); after != containers {
+		t.Errorf("after all containers were replaced processes %q run, before %q", after, containers)
+	}
 	d.deploy(3)
 	reachable(t, c1, d.pods())
-	if after := c1.run("docker-compose --project-directory /etc/dhow -f /etc/dhow/compose.yaml ps --services --filter status=running"); strings.Count(after, "\n") < 4 {
-		t.Errorf("services %s", after)
+	if after := c1.run("cd /etc/dhow && docker-compose --profile node ps --services --filter status=running"); strings.Count(after, "\n") != 5 {
+		t.Errorf("services that run:\n%s", after)
 	}
 }
