@@ -81,7 +81,7 @@ func (d *desk) reach() {
 	script.WriteString("#!/bin/sh\ncase $1 in\n")
 	for _, m := range d.machines {
 		if m.process != nil {
-			fmt.Fprintf(&script, "root@%s) shift; exec nsenter %s \"cd && $*\" ;;\n", m.name, strings.Join(m.enter(), " "))
+			fmt.Fprintf(&script, "root@%s) shift; exec nsenter %s '%s'\"$*\" ;;\n", m.name, strings.Join(m.enter(), " "), inside)
 		}
 	}
 	script.WriteString("*) echo \"ssh: $1 does not answer\" >&2; exit 255 ;;\nesac\n")

@@ -148,9 +148,8 @@ func newNetwork(t *testing.T) *network {
 		if err := n.Down(); err != nil {
 			t.Error(err)
 		}
-		for _, m := range n.cgroups {
-			// What is freed last is freed by the kernel in its own time.
-			cluster.Eventually(t, func(context.Context) error { return m.remove(n.group) })
+		if err := n.removeGroups(); err != nil {
+			t.Error(err)
 		}
 		if err := os.RemoveAll(n.dir); err != nil {
 			t.Error(err)
@@ -163,6 +162,28 @@ func newNetwork(t *testing.T) *network {
 		t.Fatal(err)
 	}
 	return n
+}
+
+// removeGroups removes the machines' control groups. The kernel may take its time to free what is in them last.
+func (n *network) removeGroups() error {
+	deadline := time.After(cluster.Deadline)
+	ticker := time.NewTicker(100 * time.Millisecond)
+	defer ticker.Stop()
+	for {
+		var failed []error
+		for _, m := range n.cgroups {
+			failed = append(failed, m.remove(n.group))
+		}
+		err := errors.Join(failed...)
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-ticker.C:
+		case <-deadline:
+			return err
+		}
+	}
 }
 
 // machine is one that has systemd.
@@ -258,6 +279,9 @@ func (m *machine) off() {
 	}
 }
 
+// inside keeps a script from running on this machine instead, while the other one is not yet made, and begins at home.
+const inside = "test -e /etc/dhow-test || exit 1; cd; "
+
 // enter are the arguments of nsenter that lead into the machine.
 func (m *machine) enter() []string {
 	return []string{"--target", fmt.Sprint(m.process.Process.Pid), "--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup", "--",
@@ -271,7 +295,7 @@ func (m *machine) try(script string) (string, error) {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), cluster.Deadline)
 	defer cancel()
-	out, err := exec.CommandContext(ctx, "nsenter", append(m.enter(), "cd && "+script)...).CombinedOutput()
+	out, err := exec.CommandContext(ctx, "nsenter", append(m.enter(), inside+script)...).CombinedOutput()
 	return string(out), err
 }
 
