@@ -4,34 +4,63 @@
 #
 #   tools/image-runtime.sh ARCHITECTURE DIST
 #
-# The runtime is C in part (runc, pause), so it is taken from a machine of that architecture: this one, or RUNTIME_<ARCHITECTURE> names a folder
-# that this script made on another (its runtime and host folders).
+# The runtime is C in part (runc, pause): for another architecture than this machine's it is built with Debian's compiler for that one, and the programs come from its packages.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 architecture=$1 dist=$2
 
+runtime=bin/runtime root=
 if [ "$architecture" != "$(go env GOARCH)" ]; then
-  given=RUNTIME_$architecture
-  if [ -z "${!given:-}" ]; then
-    echo "images: the node agent's runtime for $architecture is built on such a machine: run \`make images\` there and name its dist/linux_$architecture in $given" >&2
-    exit 1
-  fi
-  cp -r "${!given}/runtime" "${!given}/host" "$dist/"
-  exit
+  runtime=$PWD/bin/runtime-$architecture
+  DHOW_RUNTIME_DIR=$runtime tools/setup.sh --bundle "$architecture"
+  root=$(mktemp -d)
+  trap 'rm -rf "$root"' EXIT
+  tools/foreign-packages.sh "$architecture" "$root" nftables util-linux
 fi
 
 for file in containerd containerd-shim-runc-v2 ctr runc bridge host-local loopback portmap; do
-  install -m 0755 -D "bin/runtime/$file" "$dist/runtime/$file"
+  install -m 0755 -D "$runtime/$file" "$dist/runtime/$file"
 done
-install -m 0644 -D bin/runtime/pause.tar "$dist/runtime/pause.tar"
-install -m 0755 -D bin/runtime/pause "$dist/runtime/pause"
+install -m 0644 -D "$runtime/pause.tar" "$dist/runtime/pause.tar"
+install -m 0755 -D "$runtime/pause" "$dist/runtime/pause"
 
-# Each library under the name by which it is asked for, whatever links it has on this machine.
-libraries() { ldd "$1" | awk '$2 == "=>" { print $3 } $1 ~ /^\// { print $1 }'; }
+# Each library under the name by which it is asked for, whatever links it has. This machine's programs are asked which they load; those of another architecture are read.
+libraries() {
+  if [ -z "$root" ]; then
+    ldd "$1" | awk '$2 == "=>" { print $3 } $1 ~ /^\// { print $1 }'
+    return
+  fi
+  local seen=" " left needed name path
+  left=$(needs "$1")
+  while [ -n "$left" ]; do
+    needed=
+    for name in $left; do
+      case $seen in *" $name "*) continue ;; esac
+      seen="$seen$name "
+      path=$(cd "$root" && find . -name "${name##*/}" -path '*lib*' | head -n 1)
+      [ -n "$path" ] || { echo "images: $1 of $architecture needs $name, which no package brought" >&2; return 1; }
+      case $name in /*) echo "$name" ;; *) echo "${path#.}" ;; esac
+      needed="$needed $(needs "$root/$path")"
+    done
+    left=${needed# }
+  done
+}
+
+# needs are the names of the libraries that a program or library names itself, the dynamic linker's path among them.
+needs() { readelf -W -l -d "$1" | sed -nE 's/.*Shared library: \[(.*)\]/\1/p; s/.*program interpreter: (.*)\]/\1/p'; }
+
 for program in nft nsenter; do
-  path=$(command -v "$program") || { echo "images: $program is not installed: run \`make setup\`" >&2; exit 1; }
+  if [ -z "$root" ]; then
+    path=$(command -v "$program") || { echo "images: $program is not installed: run \`make setup\`" >&2; exit 1; }
+  else
+    path=$(find "$root" -path "*bin/$program" | head -n 1)
+  fi
   install -m 0755 -D "$path" "$dist/host/usr/sbin/$program"
   libraries "$path" | while read -r library; do
-    install -m 0755 -D "$library" "$dist/host$library"
+    # /lib is a link to /usr/lib on Debian: what is asked for there is found there.
+    from=$root$library
+    [ -e "$from" ] || from=$root/usr$library
+    [ -e "$from" ] || from=$root${library#/usr}
+    install -m 0755 -D "$from" "$dist/host$library"
   done
 done

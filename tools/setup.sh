@@ -4,6 +4,7 @@
 #
 #   tools/setup.sh             install what is missing
 #   tools/setup.sh --list      print what would be installed and change nothing
+#   tools/setup.sh --bundle ARCHITECTURE   build the runtime bundle of another architecture, amd64 or arm64, into DHOW_RUNTIME_DIR
 #
 # DHOW_RUNTIME_DIR says where the runtime bundle goes (default: bin/runtime in this repository).
 set -euo pipefail
@@ -11,6 +12,9 @@ set -euo pipefail
 repo=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 runtime_dir=${DHOW_RUNTIME_DIR:-$repo/bin/runtime}
 pins=$repo/tools/runtime
+architecture=$(go env GOARCH 2>/dev/null || true)
+# Set for another architecture: what its compiler is called, and a folder with its libraries.
+cross= sysroot=
 
 # One package a line, then why. Extend this list when a new part of the repository needs a Debian package.
 packages="
@@ -67,7 +71,8 @@ missing_packages() {
 # The stamp covers everything that decides what the bundle contains, so a changed pin, flag or compiler rebuilds it.
 bundle_stamp() {
   {
-    go env GOVERSION GOOS GOARCH
+    go env GOVERSION GOOS
+    echo "$architecture"
     cat "$pins/go.mod" "$pins/go.sum" "$pins"/pause/pause.c "${BASH_SOURCE[0]}"
     find "$repo/pkg/image" -name '*.go' ! -name '*_test.go' -print0 | LC_ALL=C sort -z | xargs -0 cat
   } | sha256sum | cut -d' ' -f1
@@ -87,7 +92,12 @@ pinned() { (cd "$pins" && GOWORK=off GOFLAGS=-mod=readonly go list -m -f '{{.Ver
 build() {
   local cgo=$1 tags=$2 ldflags=$3
   shift 3
-  (cd "$pins" && GOWORK=off GOFLAGS=-mod=readonly CGO_ENABLED=$cgo \
+  (if [ -n "$cross" ]; then
+    export CC=${cross}gcc PKG_CONFIG_PATH='' PKG_CONFIG_LIBDIR=$sysroot/usr/lib/${cross%-}/pkgconfig PKG_CONFIG_SYSROOT_DIR=$sysroot
+    # What pkg-config says is kept with what was compiled, wherever that was; these are looked at each time.
+    export CGO_CFLAGS="-O2 -g -I$sysroot/usr/include" CGO_LDFLAGS="-O2 -g -L$sysroot/usr/lib/${cross%-}"
+  fi
+  cd "$pins" && GOWORK=off GOFLAGS=-mod=readonly CGO_ENABLED=$cgo GOARCH=$architecture \
     go build -trimpath -buildvcs=false -tags "$tags" -ldflags "-s -w $ldflags" -o "$stage/" "$@")
 }
 
@@ -138,9 +148,9 @@ build_bundle() {
     $cni_pkg/plugins/main/bridge $cni_pkg/plugins/ipam/host-local $cni_pkg/plugins/main/loopback $cni_pkg/plugins/meta/portmap
 
   say "building the pause image $pause_image"
-  gcc -std=c11 -D_GNU_SOURCE -Os -Wall -Wextra -Werror -static -s -Wl,--gc-sections -Wl,--build-id=none \
+  "${cross}gcc" -std=c11 -D_GNU_SOURCE -Os -Wall -Wextra -Werror -static -s -Wl,--gc-sections -Wl,--build-id=none \
     -o "$stage/pause" "$pins/pause/pause.c"
-  (cd "$repo/pkg" && GOWORK=off GOFLAGS=-mod=readonly go run ./image/cmd/dhow-image -o "$stage/pause.tar" -tag $pause_image \
+  (cd "$repo/pkg" && GOWORK=off GOFLAGS=-mod=readonly go run ./image/cmd/dhow-image -architecture "$architecture" -o "$stage/pause.tar" -tag $pause_image \
     -file "$stage/pause=/pause" -entrypoint /pause -user 65535:65535)
 
   check_bundle
@@ -154,6 +164,12 @@ build_bundle() {
 }
 
 check_bundle() {
+  local file
+  for file in containerd ctr runc bridge; do
+    go version -m "$stage/$file" | grep -q "GOARCH=$architecture" || fail "the built $file is not for $architecture"
+  done
+  # Programs of another architecture cannot be asked.
+  [ -z "$cross" ] || return 0
   "$stage/containerd" --version >/dev/null || fail "the built containerd does not start"
   "$stage/runc" --version | grep -q libseccomp || fail "the built runc lacks seccomp support: check libseccomp-dev and pkg-config"
   local plugin
@@ -161,6 +177,31 @@ check_bundle() {
     echo '{"cniVersion":"1.0.0"}' | CNI_COMMAND=VERSION "$stage/$plugin" | grep -q supportedVersions ||
       fail "the built CNI plugin $plugin does not answer"
   done
+}
+
+# The bundle of another architecture, with Debian's compiler for it and its libraries, which are unpacked and not installed.
+foreign_bundle() {
+  case $1 in
+    arm64) cross=aarch64-linux-gnu- ;;
+    amd64) cross=x86_64-linux-gnu- ;;
+    *) fail "architecture $1: the runtime is built for amd64 and arm64" ;;
+  esac
+  [ "$1" != "$architecture" ] || fail "architecture $1 is this machine's: run tools/setup.sh"
+  [ -n "${DHOW_RUNTIME_DIR:-}" ] || fail "--bundle: name the folder in DHOW_RUNTIME_DIR"
+  local compiler=${cross%-}
+  compiler=gcc-${compiler//_/-}
+  architecture=$1
+  packages="
+$compiler   compiles runc and the pause program for $architecture
+libc6-dev-$architecture-cross   static C library of $architecture
+pkg-config  finds libseccomp for cgo
+"
+  install_packages
+  sysroot=$runtime_dir/.libraries
+  rm -rf "$sysroot"
+  mkdir -p "$sysroot"
+  "$repo/tools/foreign-packages.sh" "$architecture" "$sysroot" libseccomp-dev
+  build_bundle
 }
 
 docker_current() { [ -x "$docker_dir/usr/sbin/dockerd" ] && [ -x "$docker_dir/usr/bin/containerd" ] && [ -x "$docker_dir/usr/sbin/runc" ]; }
@@ -211,6 +252,7 @@ list() {
 
 case "${1:-}" in
   --list) list ;;
+  --bundle) foreign_bundle "${2:-}" ;;
   "") install_packages && build_bundle && unpack_docker ;;
-  *) fail "unknown argument $1: use --list or nothing" ;;
+  *) fail "unknown argument $1: use --list, --bundle or nothing" ;;
 esac

@@ -34,6 +34,7 @@ func run() error {
 	flag.Var(&files, "file", "`SOURCE=PATH`: a file of this machine and its path in the image (repeatable)")
 	flag.Var(&env, "env", "`KEY=VALUE` (repeatable)")
 	flag.Var(&entrypoint, "entrypoint", "the program and its arguments, one `word` each (repeatable)")
+	flag.StringVar(&spec.Architecture, "architecture", "", "`GOARCH` of the files, this machine's by default")
 	flag.StringVar(&spec.User, "user", "", "`user` or uid:gid to run as")
 	flag.StringVar(&spec.WorkingDir, "workdir", "", "working `directory`")
 	flag.Parse()
