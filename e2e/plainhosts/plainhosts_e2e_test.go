@@ -277,14 +277,16 @@ func (d *desk) serves(m *machine) {
 	})
 }
 
-// TestDocker: a machine that has docker becomes a cluster of one by the document's commands; containers of pods outlive the agent's.
+// TestDocker: three machines that have docker become a cluster by the document's commands; containers of pods outlive the agent's, and the API one machine's services.
 func TestDocker(t *testing.T) {
 	n := newNetwork(t)
-	c1 := n.machine(t, 1, "c1")
-	d := newDesk(t, c1)
+	c1, c2, c3 := n.machine(t, 1, "c1"), n.machine(t, 2, "c2"), n.machine(t, 3, "c3")
+	d := newDesk(t, c1, c2, c3)
 	d.instead = append(d.instead, "v0.1.0", imageTag)
 	d.images()
-	c1.docker()
+	for _, m := range d.machines {
+		m.docker()
+	}
 	blocks := commands(t, "Hosts with docker")
 	if len(blocks) != 3 {
 		t.Fatalf("%s has %d blocks of commands", document, len(blocks))
@@ -293,13 +295,15 @@ func TestDocker(t *testing.T) {
 	d.prepare()
 	d.do(blocks[1])
 	d.do(blocks[2])
-	d.deploy(2)
+	d.deploy(6)
 	pods := d.pods()
-	reachable(t, c1, pods)
+	for _, m := range d.machines {
+		reachable(t, m, pods)
+	}
 
 	containers := c1.containers()
-	if len(strings.Fields(containers)) != 2 {
-		t.Errorf("processes %q run, want two", containers)
+	if len(strings.Fields(containers)) == 0 {
+		t.Error("of six pods none runs on c1")
 	}
 	c1.run("cd /etc/dhow && docker-compose --profile node up -d --force-recreate node-agent")
 	d.answers("c1")
@@ -314,7 +318,9 @@ func TestDocker(t *testing.T) {
 	if after := c1.containers(); after != containers {
 		t.Errorf("after all containers were replaced processes %q run, before %q", after, containers)
 	}
-	d.deploy(3)
+	// One machine's services are away: the others' go on.
+	c3.run("cd /etc/dhow && docker-compose --profile node stop store apiserver scheduler controller-manager")
+	d.deploy(7)
 	reachable(t, c1, d.pods())
 	if after := c1.run("cd /etc/dhow && docker-compose --profile node ps --services --filter status=running"); strings.Count(after, "\n") != 5 {
 		t.Errorf("services that run:\n%s", after)
