@@ -93,9 +93,8 @@ build() {
   local cgo=$1 tags=$2 ldflags=$3
   shift 3
   (if [ -n "$cross" ]; then
-    export CC=${cross}gcc PKG_CONFIG_PATH='' PKG_CONFIG_LIBDIR=$sysroot/usr/lib/${cross%-}/pkgconfig PKG_CONFIG_SYSROOT_DIR=$sysroot
-    # What pkg-config says is kept with what was compiled, wherever that was; these are looked at each time.
-    export CGO_CFLAGS="-O2 -g -I$sysroot/usr/include" CGO_LDFLAGS="-O2 -g -L$sysroot/usr/lib/${cross%-}"
+    # By a name, not by folders: what is told to the compiler is in what it makes, and the same commit has to give the same bytes everywhere.
+    export CC=dhow-gcc PATH=$sysroot:$PATH PKG_CONFIG_PATH='' PKG_CONFIG_LIBDIR=$sysroot/usr/lib/${cross%-}/pkgconfig
   fi
   cd "$pins" && GOWORK=off GOFLAGS=-mod=readonly CGO_ENABLED=$cgo GOARCH=$architecture \
     go build -trimpath -buildvcs=false -tags "$tags" -ldflags "-s -w $ldflags" -o "$stage/" "$@")
@@ -201,6 +200,8 @@ pkg-config  finds libseccomp for cgo
   rm -rf "$sysroot"
   mkdir -p "$sysroot"
   "$repo/tools/foreign-packages.sh" "$architecture" "$sysroot" libseccomp-dev
+  printf '#!/bin/sh\nexec %sgcc "$@" -I%s -L%s\n' "$cross" "$sysroot/usr/include" "$sysroot/usr/lib/${cross%-}" >"$sysroot/dhow-gcc"
+  chmod +x "$sysroot/dhow-gcc"
   build_bundle
 }
 
