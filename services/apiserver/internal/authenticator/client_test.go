@@ -1,6 +1,7 @@
 package authenticator_test
 
 import (
+	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"log/slog"
@@ -175,11 +176,16 @@ func TestGRPC(t *testing.T) {
 	seen := make(chan identity.Identity, 8)
 	front := transport.NewServer(transport.ServerConfig{
 		Credentials: transport.TLSDoor(pair), Tokens: w.verifier.Token,
-		Options: []grpc.ServerOption{grpc.ChainStreamInterceptor(func(service any, stream grpc.ServerStream, _ *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
-			who, _ := identity.FromContext(stream.Context())
-			seen <- who
-			return handler(service, stream)
-		})},
+		Interceptors: []transport.Interceptor{{
+			Unary: func(ctx context.Context, request any, _ *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
+				return handler(ctx, request)
+			},
+			Stream: func(service any, stream grpc.ServerStream, _ *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
+				who, _ := identity.FromContext(stream.Context())
+				seen <- who
+				return handler(service, stream)
+			},
+		}},
 	})
 	served := make(chan error, 1)
 	go func() { served <- transport.Serve(t.Context(), front, listener) }()
