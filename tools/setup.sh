@@ -97,7 +97,7 @@ build() {
     export CC=dhow-gcc PATH=$sysroot:$PATH PKG_CONFIG_PATH='' PKG_CONFIG_LIBDIR=$sysroot/usr/lib/${cross%-}/pkgconfig
   fi
   cd "$pins" && GOWORK=off GOFLAGS=-mod=readonly CGO_ENABLED=$cgo GOARCH=$architecture \
-    go build -trimpath -buildvcs=false -tags "$tags" -ldflags "-s -w $ldflags" -o "$stage/" "$@")
+    go build -trimpath -buildvcs=false -tags "$tags" -ldflags "-s -w ${cross:+-buildid= }$ldflags" -o "$stage/" "$@")
 }
 
 install_packages() {
