@@ -58,6 +58,8 @@ var stopping = map[string]bool{
 	"interrupted due to stop signal": true,
 	"etcdserver: request cancelled":  true,
 	"etcdserver: server stopped":     true,
+	// What etcd does by itself is cancelled by its end alone; what a caller asked for is answered to the caller.
+	context.Canceled.Error(): true,
 }
 
 // Write implements zapcore.Core.
