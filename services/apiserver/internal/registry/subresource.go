@@ -72,8 +72,9 @@ func keep(old, obj codec.Object) codec.Object {
 	return next
 }
 
-// resize gives the pod's containers, found by their names, the resources that they have in wanted.
+// resize gives the pod and its containers, found by their names, the resources that they have in wanted.
 func resize(pod, wanted *corev1.Pod) {
+	pod.Spec.Resources = wanted.Spec.Resources.DeepCopy()
 	for _, pair := range [][2][]corev1.Container{{pod.Spec.Containers, wanted.Spec.Containers}, {pod.Spec.InitContainers, wanted.Spec.InitContainers}} {
 		for i := range pair[0] {
 			c := &pair[0][i]

@@ -208,6 +208,49 @@ func TestResize(t *testing.T) {
 	fails(t, err, apierrors.IsInvalid, "only cpu and memory resources are mutable")
 }
 
+func TestResizeOfTheWholePod(t *testing.T) {
+	k := newCluster(t)
+	k.create("pod", `{metadata: {name: a}, spec: {resources: {requests: {cpu: 100m}, limits: {memory: 64Mi}}, containers: [{name: c, image: nginx, resources: {requests: {cpu: 50m}, limits: {memory: 32Mi}}}]}}`)
+	k.create("pod", `{metadata: {name: b}, spec: {containers: [{name: c, image: nginx, resources: {requests: {cpu: 50m}}}]}}`)
+	resize := func(name, spec string, format patch.Type) (*corev1.Pod, error) {
+		r, err := k.Patch(t.Context(), res("pod"), k.patchOf("pod", name, `{spec: `+spec+`}`, format), WriteOptions{Subresource: "resize"})
+		if err != nil {
+			return nil, err
+		}
+		o, err := k.codec.DecodeProto(res("pod"), r.Object)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return o.(*corev1.Pod), nil
+	}
+	pod, err := resize("a", `{resources: {requests: {cpu: 200m}, limits: {memory: 96Mi}}}`, patch.StrategicMerge)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r := pod.Spec.Resources; r.Requests.Cpu().String() != "200m" || r.Limits.Memory().String() != "96Mi" || pod.Spec.Containers[0].Resources.Limits.Memory().String() != "32Mi" || pod.Generation != 2 {
+		t.Errorf("%+v", pod.Spec)
+	}
+	// A pod that had none gets them; what is limited is requested.
+	if pod, err = resize("b", `{resources: {limits: {memory: 96Mi}}}`, patch.StrategicMerge); err != nil {
+		t.Fatal(err)
+	}
+	if r := pod.Spec.Resources; r.Requests.Memory().String() != "96Mi" || r.Limits.Memory().String() != "96Mi" {
+		t.Errorf("%+v", r)
+	}
+	for spec, words := range map[string]string{
+		`{resources: null}`:                               "pod-level resources cannot be removed",
+		`{resources: {limits: {memory: null}}}`:           "pod-level resource limits cannot be removed",
+		`{resources: {requests: {cpu: null}}}`:            "pod-level resource requests cannot be removed",
+		`{resources: {limits: {hugepages-2Mi: 4Mi}}}`:     "only cpu and memory resources are mutable at pod-level",
+		`{resources: {requests: {cpu: 10m}}}`:             "must be greater than or equal to aggregate container requests of 50m",
+		`{resources: {limits: {memory: 16Mi}}}`:           "must be less than or equal to pod limits of 16Mi",
+		`{resources: {requests: {ephemeral-storage: 1}}}`: "Unsupported value: \"ephemeral-storage\"",
+	} {
+		_, err := resize("a", spec, patch.Merge)
+		fails(t, err, apierrors.IsInvalid, words)
+	}
+}
+
 func TestApplyOfNothingIsRemembered(t *testing.T) {
 	k := newCluster(t)
 	k.apply("deploy", shopDeployment, "m")

@@ -73,7 +73,7 @@ func requestLimits(spec *corev1.PodSpec) {
 		}
 	}
 	if spec.Resources != nil {
-		fillRequests(&spec.Resources.Requests, spec.Resources.Limits, containerRequests(spec))
+		fillRequests(&spec.Resources.Requests, spec.Resources.Limits, Sum(spec, Requests))
 	}
 }
 
@@ -93,18 +93,18 @@ func fillRequests(requests *corev1.ResourceList, limits, sums corev1.ResourceLis
 	}
 }
 
-// containerRequests sums what a pod's containers request: those that run together are added, those that run before them count when larger.
-func containerRequests(spec *corev1.PodSpec) corev1.ResourceList {
+// Sum sums what of says of each of a pod's containers: those that run together are added, those that run before them count when larger.
+func Sum(spec *corev1.PodSpec, of func(*corev1.ResourceRequirements) corev1.ResourceList) corev1.ResourceList {
 	sums := corev1.ResourceList{}
 	for _, c := range spec.Containers {
-		for name, q := range c.Resources.Requests {
+		for name, q := range of(&c.Resources) {
 			add(sums, name, q)
 		}
 	}
 	sidecars, peak := corev1.ResourceList{}, corev1.ResourceList{}
 	for _, c := range spec.InitContainers {
 		sidecar := c.RestartPolicy != nil && *c.RestartPolicy == corev1.ContainerRestartPolicyAlways
-		for name, q := range c.Resources.Requests {
+		for name, q := range of(&c.Resources) {
 			if sidecar {
 				add(sums, name, q)
 				add(sidecars, name, q)
@@ -125,6 +125,12 @@ func containerRequests(spec *corev1.PodSpec) corev1.ResourceList {
 	}
 	return sums
 }
+
+// Requests are what is requested.
+func Requests(r *corev1.ResourceRequirements) corev1.ResourceList { return r.Requests }
+
+// Limits are what is limited.
+func Limits(r *corev1.ResourceRequirements) corev1.ResourceList { return r.Limits }
 
 func add(list corev1.ResourceList, name corev1.ResourceName, q resource.Quantity) {
 	sum := list[name].DeepCopy()

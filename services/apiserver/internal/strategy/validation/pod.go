@@ -8,6 +8,8 @@ import (
 	metav1validation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
 	utilvalidation "k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	"dhow.dev/services/apiserver/internal/strategy/defaulting"
 )
 
 // Pod looks at a new pod.
@@ -157,6 +159,35 @@ func (p *pod) podResources(at *field.Path) field.ErrorList {
 		for _, name := range sortedNames(list.resources) {
 			if name != corev1.ResourceCPU && name != corev1.ResourceMemory && !hugePages(name) {
 				errs = append(errs, field.NotSupported(at.Child(list.name), name, []corev1.ResourceName{corev1.ResourceCPU, corev1.ResourceMemory, "hugepages-"}))
+			}
+		}
+	}
+	return append(errs, p.podShares(at)...)
+}
+
+// podShares looks whether the containers fit into what the pod as a whole has.
+func (p *pod) podShares(at *field.Path) field.ErrorList {
+	var errs field.ErrorList
+	whole := p.spec.Resources
+	sums := defaulting.Sum(p.spec, defaulting.Requests)
+	for _, name := range sortedNames(sums) {
+		sum, own := sums[name], whole.Requests[name]
+		if _, set := whole.Requests[name]; set && sum.Cmp(own) > 0 {
+			errs = append(errs, field.Invalid(at.Child("requests").Key(string(name)), own.String(), "must be greater than or equal to aggregate container requests of "+sum.String()))
+		}
+	}
+	sums = defaulting.Sum(p.spec, defaulting.Limits)
+	for _, name := range sortedNames(sums) {
+		sum, own := sums[name], whole.Limits[name]
+		if _, set := whole.Limits[name]; set && hugePages(name) && sum.Cmp(own) > 0 {
+			errs = append(errs, field.Invalid(at.Child("limits").Key(string(name)), own.String(), "must be greater than or equal to aggregate container limits of "+sum.String()))
+		}
+	}
+	for i, c := range p.spec.Containers {
+		for _, name := range sortedNames(c.Resources.Limits) {
+			limit, own := c.Resources.Limits[name], whole.Limits[name]
+			if _, set := whole.Limits[name]; set && limit.Cmp(own) > 0 {
+				errs = append(errs, field.Invalid(at.Child("containers").Index(i).Key(string(name)).Child("limits"), limit.String(), "must be less than or equal to pod limits of "+own.String()))
 			}
 		}
 	}

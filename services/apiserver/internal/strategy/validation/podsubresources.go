@@ -34,7 +34,7 @@ func EphemeralContainersUpdate(p, old *corev1.Pod) field.ErrorList {
 // resizable are the resources that can change while a container runs.
 var resizable = []corev1.ResourceName{corev1.ResourceCPU, corev1.ResourceMemory}
 
-// PodResize looks at a pod whose containers' resources changed; class is the class of service that they lead to.
+// PodResize looks at a pod whose resources, or those of its containers, changed; class is the class of service that they lead to.
 func PodResize(p, old *corev1.Pod, class corev1.PodQOSClass) field.ErrorList {
 	at := field.NewPath("spec")
 	errs := podSpec(&p.Spec, at, false)
@@ -47,6 +47,7 @@ func PodResize(p, old *corev1.Pod, class corev1.PodQOSClass) field.ErrorList {
 	if old.Status.QOSClass != "" && class != old.Status.QOSClass {
 		errs = append(errs, field.Invalid(at, class, "Pod QOS Class may not change as a result of resizing"))
 	}
+	errs = append(errs, resizeOfPod(at.Child("resources"), p.Spec.Resources, old.Spec.Resources)...)
 	for i := range p.Spec.Containers {
 		errs = append(errs, resizeOf(at.Child("containers").Index(i).Child("resources"), &p.Spec.Containers[i], &old.Spec.Containers[i])...)
 	}
@@ -59,6 +60,35 @@ func PodResize(p, old *corev1.Pod, class corev1.PodQOSClass) field.ErrorList {
 			continue
 		}
 		errs = append(errs, resizeOf(at, is, was)...)
+	}
+	return errs
+}
+
+// resizeOfPod looks at the resources of the pod as a whole: what was said stays said, and only what is resizable changes.
+func resizeOfPod(at *field.Path, is, was *corev1.ResourceRequirements) field.ErrorList {
+	if is == nil && was == nil {
+		return nil
+	}
+	if is == nil {
+		return field.ErrorList{field.Forbidden(at, "pod-level resources cannot be removed")}
+	}
+	if was == nil {
+		was = &corev1.ResourceRequirements{}
+	}
+	var errs field.ErrorList
+	for _, pair := range []struct {
+		child   string
+		is, was corev1.ResourceList
+	}{{"requests", is.Requests, was.Requests}, {"limits", is.Limits, was.Limits}} {
+		for name := range pair.was {
+			if _, kept := pair.is[name]; !kept {
+				errs = append(errs, field.Forbidden(at.Child(pair.child), "pod-level resource "+pair.child+" cannot be removed"))
+				break
+			}
+		}
+		if !apiequality.Semantic.DeepEqual(fixed(pair.is), fixed(pair.was)) {
+			errs = append(errs, field.Forbidden(at, "only cpu and memory resources are mutable at pod-level"))
+		}
 	}
 	return errs
 }
