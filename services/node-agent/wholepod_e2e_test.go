@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -66,7 +67,8 @@ var wholePods = []string{
 	  livenessProbe: {exec: {command: [test, -e, /healthy]}, periodSeconds: 1, failureThreshold: 1, terminationGracePeriodSeconds: 1}}]}}`,
 	`{metadata: {name: sized}, spec: {terminationGracePeriodSeconds: 0, resources: {limits: {memory: 96Mi}}, containers: [
 	  {name: c, image: "dhow.test/busybox:1", command: [sleep, "1000000"], resources: {requests: {cpu: 100m, memory: 32Mi}, limits: {memory: 32Mi}}},
-	  {name: again, image: "dhow.test/busybox:1", command: [sleep, "1000000"], resizePolicy: [{resourceName: memory, restartPolicy: RestartContainer}], resources: {requests: {memory: 16Mi}, limits: {memory: 16Mi}}}]}}`,
+	  {name: again, image: "dhow.test/busybox:1", command: [sleep, "1000000"], resizePolicy: [{resourceName: memory, restartPolicy: RestartContainer}], resources: {requests: {memory: 16Mi}, limits: {memory: 16Mi}}},
+	  {name: unbound, image: "dhow.test/busybox:1", command: [sleep, "1000000"]}]}}`,
 	`{metadata: {name: classy}, spec: {terminationGracePeriodSeconds: 0, runtimeClassName: real, overhead: {memory: 8Mi}, containers: [{name: c, image: "dhow.test/busybox:1", command: [sleep, "1000000"], resources: {limits: {memory: 16Mi}}}]}}`,
 	`{metadata: {name: classless}, spec: {terminationGracePeriodSeconds: 0, runtimeClassName: unreal, containers: [{name: c, image: "dhow.test/busybox:1", command: [sleep, "1000000"]}]}}`,
 	`{metadata: {name: filed}, spec: {terminationGracePeriodSeconds: 0, volumes: [{name: v, emptyDir: {}}],
@@ -76,6 +78,11 @@ var wholePods = []string{
 	  initContainers: [{name: i, image: "dhow.test/busybox:1", volumeMounts: [{name: v, mountPath: /v}], command: [sh, -c, "ln -s /etc/passwd /v/away"]}],
 	  containers: [{name: c, image: "dhow.test/busybox:1", command: [sleep, "1000000"], env: [{name: WORD, valueFrom: {fileKeyRef: {volumeName: v, path: away, key: WORD, optional: true}}}]}]}}`,
 	`{metadata: {name: forbidden}, spec: {securityContext: {sysctls: [{name: kernel.msgmax, value: "1000"}]}, containers: [{name: c, image: "dhow.test/busybox:1", command: [sleep, "1000000"]}]}}`,
+}
+
+// resizing says whether a status tells of a resize that is under way or waits.
+func resizing(s *corev1.PodStatus) bool {
+	return slices.ContainsFunc(s.GetConditions(), func(c *corev1.PodCondition) bool { return strings.HasPrefix(c.GetType(), "PodResize") })
 }
 
 // TestTheWholePodOnTheRealRuntime has a pod for each thing that a pod can ask for, and looks from inside whether it got it.
@@ -252,6 +259,9 @@ func TestTheWholePodOnTheRealRuntime(t *testing.T) {
 		p := proto.CloneOf(before)
 		for _, container := range p.GetSpec().GetContainers() {
 			for _, list := range []map[string]*metav1.Quantity{container.GetResources().GetRequests(), container.GetResources().GetLimits()} {
+				if list == nil {
+					continue
+				}
 				list["memory"] = metav1.Quantity_builder{String: proto.String("40Mi")}.Build()
 			}
 		}
@@ -264,7 +274,33 @@ func TestTheWholePodOnTheRealRuntime(t *testing.T) {
 		if after[0].GetContainerId() != before.GetStatus().GetContainerStatuses()[0].GetContainerId() || after[0].GetRestartCount() != 0 || after[1].GetRestartCount() != 1 {
 			t.Errorf("%v", after)
 		}
-		sees(t, "sized", "c", map[string]string{"cat /sys/fs/cgroup/memory/memory.limit_in_bytes /sys/fs/cgroup/memory.max 2>/dev/null; true": "41943040"})
+		const memoryOf = "cat /sys/fs/cgroup/memory/memory.limit_in_bytes /sys/fs/cgroup/memory.max 2>/dev/null; true"
+		sees(t, "sized", "c", map[string]string{memoryOf: "41943040"})
+		sees(t, "sized", "unbound", map[string]string{memoryOf: "100663296"})
+		// The pod as a whole; what its containers have of their own stays, and who has no limit has the pod's.
+		p = proto.CloneOf(c.pod("sized"))
+		p.GetSpec().GetResources().GetLimits()["memory"] = metav1.Quantity_builder{String: proto.String("112Mi")}.Build()
+		c.api.Put(p)
+		c.await("the pod has its new limit", func() bool {
+			s := c.pod("sized").GetStatus()
+			return s.GetResources().GetLimits()["memory"].GetString() == "112Mi" && !resizing(s)
+		})
+		sees(t, "sized", "c", map[string]string{memoryOf: "41943040"})
+		sees(t, "sized", "unbound", map[string]string{memoryOf: "117440512"})
+		folder := filepath.Join(c.config.Runtime.CgroupParent, "kubepods", "burstable", "pod"+p.GetMetadata().GetUid())
+		limit, err := os.ReadFile(filepath.Join("/sys/fs/cgroup/memory", folder, "memory.limit_in_bytes"))
+		if os.IsNotExist(err) {
+			limit, err = os.ReadFile(filepath.Join("/sys/fs/cgroup", folder, "memory.max"))
+		}
+		if err != nil || strings.TrimSpace(string(limit)) != "117440512" {
+			t.Errorf("the pod's cgroup has %q, %v", limit, err)
+		}
+		again := c.pod("sized").GetStatus().GetContainerStatuses()
+		for i, s := range again {
+			if s.GetContainerId() != after[i].GetContainerId() {
+				t.Errorf("%s was restarted for the pod's sake", s.GetName())
+			}
+		}
 	})
 	t.Run("sidecars begin and end in order, and end with the pod's work", func(t *testing.T) {
 		c.t = t

@@ -340,6 +340,11 @@ func (m *Manager) setHugePages(pod *corev1.Pod, p string) error {
 			}
 		}
 	}
+	for name := range pod.GetSpec().GetResources().GetLimits() {
+		if size, ok := PageSize(name); ok {
+			limits[size] = Counted(pod, name)
+		}
+	}
 	for _, file := range files {
 		size := strings.TrimSuffix(strings.TrimPrefix(filepath.Base(file), "hugetlb."), suffix)
 		if err := m.write("hugetlb", p, filepath.Base(file), strconv.FormatInt(limits[size], 10)); err != nil {

@@ -4,9 +4,12 @@ package cgroup
 
 import (
 	"fmt"
+	"maps"
 	"math"
+	"slices"
 	"strings"
 
+	"google.golang.org/protobuf/proto"
 	"k8s.io/apimachinery/pkg/api/resource"
 
 	corev1 "dhow.dev/gen/go/dhow/core/v1"
@@ -71,31 +74,96 @@ func Of(r *corev1.ResourceRequirements) Amount {
 	return a
 }
 
+// OfContainer returns what a container's cgroup is made of. Where the container has no limit, the pod's own is its limit too, for programs that
+// fit themselves to the limit that they find.
+func OfContainer(pod *corev1.Pod, c *corev1.Container) Amount {
+	a, limits := Of(c.GetResources()), pod.GetSpec().GetResources().GetLimits()
+	if a.CPULimit == 0 {
+		a.CPULimit = value(limits, "cpu")
+	}
+	if a.MemoryLimit == 0 {
+		a.MemoryLimit = value(limits, "memory")
+	}
+	if _, set := c.GetResources().GetRequests()["cpu"]; !set {
+		a.CPURequest = a.CPULimit
+	}
+	return a
+}
+
+// Requests returns all that a pod requests, as quantities, with Kubernetes' sums.
+func Requests(pod *corev1.Pod) map[string]*metav1.Quantity {
+	spec := pod.GetSpec()
+	if len(spec.GetContainers()) == 1 && len(spec.GetInitContainers()) == 0 && len(spec.GetOverhead()) == 0 && len(spec.GetResources().GetRequests()) == 0 {
+		return spec.GetContainers()[0].GetResources().GetRequests()
+	}
+	total, sidecars, peak := sums{}, sums{}, sums{}
+	for _, c := range spec.GetContainers() {
+		total.add(c.GetResources().GetRequests())
+	}
+	for _, c := range spec.GetInitContainers() {
+		requests := c.GetResources().GetRequests()
+		if c.GetRestartPolicy() == "Always" {
+			total.add(requests)
+			sidecars.add(requests)
+			peak.raise(sidecars)
+			continue
+		}
+		beside := maps.Clone(sidecars)
+		beside.add(requests)
+		peak.raise(beside)
+	}
+	total.raise(peak)
+	for name, q := range spec.GetResources().GetRequests() {
+		delete(total, name)
+		total.add(map[string]*metav1.Quantity{name: q})
+	}
+	total.add(spec.GetOverhead())
+	if len(total) == 0 {
+		return nil
+	}
+	out := map[string]*metav1.Quantity{}
+	for name, q := range total {
+		out[name] = metav1.Quantity_builder{String: proto.String(q.String())}.Build()
+	}
+	return out
+}
+
+// sums are amounts by the name of their resource.
+type sums map[string]resource.Quantity
+
+func (s sums) add(list map[string]*metav1.Quantity) {
+	for name, q := range list {
+		if parsed, err := resource.ParseQuantity(q.GetString()); err == nil {
+			sum := s[name].DeepCopy()
+			if sum.IsZero() {
+				sum.Format = parsed.Format
+			}
+			sum.Add(parsed)
+			s[name] = sum
+		}
+	}
+}
+
+func (s sums) raise(other sums) {
+	for name, q := range other {
+		if own, ok := s[name]; !ok || q.Cmp(own) > 0 {
+			s[name] = q
+		}
+	}
+}
+
 // OfPod returns what a pod needs at its peak: its containers and sidecars together, or an init container with the sidecars before it if that is
 // more; and the overhead. A limit is one only if every container has it.
 func OfPod(pod *corev1.Pod) Amount {
-	var sum, sidecars, peak Amount
+	total := containers(pod)
 	cpuLimited, memoryLimited := true, true
-	limited := func(a Amount) {
-		cpuLimited = cpuLimited && a.CPULimit > 0
-		memoryLimited = memoryLimited && a.MemoryLimit > 0
-	}
-	for _, c := range pod.GetSpec().GetInitContainers() {
-		a := Of(c.GetResources())
-		limited(a)
-		if c.GetRestartPolicy() == "Always" {
-			sidecars = sidecars.plus(a)
-			peak = peak.max(sidecars)
-			continue
+	for _, list := range [][]*corev1.Container{pod.GetSpec().GetInitContainers(), pod.GetSpec().GetContainers()} {
+		for _, c := range list {
+			limits := c.GetResources().GetLimits()
+			cpuLimited = cpuLimited && value(limits, "cpu") > 0
+			memoryLimited = memoryLimited && value(limits, "memory") > 0
 		}
-		peak = peak.max(sidecars.plus(a))
 	}
-	for _, c := range pod.GetSpec().GetContainers() {
-		a := Of(c.GetResources())
-		limited(a)
-		sum = sum.plus(a)
-	}
-	total := peak.max(sum.plus(sidecars))
 	if r := pod.GetSpec().GetResources(); r != nil {
 		// Resources of the whole pod replace the sums.
 		whole := Of(r)
@@ -126,6 +194,25 @@ func OfPod(pod *corev1.Pod) Amount {
 		total.MemoryLimit = 0
 	}
 	return total
+}
+
+// containers sums what a pod's containers need at its peak.
+func containers(pod *corev1.Pod) Amount {
+	var sum, sidecars, peak Amount
+	for _, c := range pod.GetSpec().GetInitContainers() {
+		a := Of(c.GetResources())
+		if c.GetRestartPolicy() == "Always" {
+			sidecars = sidecars.plus(a)
+			peak = peak.max(sidecars)
+			continue
+		}
+		peak = peak.max(sidecars.plus(a))
+	}
+	for _, c := range pod.GetSpec().GetContainers() {
+		a := Of(c.GetResources())
+		sum = sum.plus(a)
+	}
+	return peak.max(sum.plus(sidecars))
 }
 
 func (a Amount) plus(b Amount) Amount {
@@ -175,12 +262,14 @@ func Counted(pod *corev1.Pod, name string) int64 {
 // hugePrefix begins the names of resources that are huge pages of a size.
 const hugePrefix = "hugepages-"
 
-// HugePages returns a container's limits of huge pages in bytes, by the kernel's name of their size, such as 2MB.
-func HugePages(r *corev1.ResourceRequirements) map[string]int64 {
+// HugePages returns a container's limits of huge pages in bytes, by the kernel's name of their size, such as 2MB. Without one, the pod's own counts.
+func HugePages(pod *corev1.Pod, c *corev1.Container) map[string]int64 {
 	limits := map[string]int64{}
-	for name := range r.GetLimits() {
-		if size, ok := PageSize(name); ok {
-			limits[size] = value(r.GetLimits(), name)
+	for _, list := range []map[string]*metav1.Quantity{pod.GetSpec().GetResources().GetLimits(), c.GetResources().GetLimits()} {
+		for name := range list {
+			if size, ok := PageSize(name); ok {
+				limits[size] = value(list, name)
+			}
 		}
 	}
 	return limits
@@ -283,7 +372,21 @@ func OOMScoreAdj(pod *corev1.Pod, c *corev1.Container, nodeMemory int64) int64 {
 	if nodeMemory <= 0 {
 		return 999
 	}
-	adj := 1000 - 1000*Of(c.GetResources()).MemoryRequest/nodeMemory
+	// What the pod requests and none of its containers does is shared out.
+	spare := int64(0)
+	if whole := Of(pod.GetSpec().GetResources()).MemoryRequest; whole > 0 {
+		spare = (whole - containers(pod).MemoryRequest) / int64(len(pod.GetSpec().GetContainers())+len(pod.GetSpec().GetInitContainers()))
+	}
+	request := Of(c.GetResources()).MemoryRequest
+	if c.GetRestartPolicy() == "Always" && slices.ContainsFunc(pod.GetSpec().GetInitContainers(), func(i *corev1.Container) bool { return i.GetName() == c.GetName() }) {
+		// A sidecar is no readier to be killed than the least of those that it serves.
+		least := int64(math.MaxInt64)
+		for _, served := range pod.GetSpec().GetContainers() {
+			least = min(least, Of(served.GetResources()).MemoryRequest)
+		}
+		request = max(request, least)
+	}
+	adj := 1000 - 1000*(request+spare)/nodeMemory
 	// Never as protected as a guaranteed pod, never as exposed as a best-effort one.
 	return min(max(adj, 1000-997), 999)
 }

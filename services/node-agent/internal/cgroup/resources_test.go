@@ -1,6 +1,9 @@
 package cgroup_test
 
 import (
+	"maps"
+	"slices"
+	"strings"
 	"testing"
 
 	"dhow.dev/services/node-agent/internal/cgroup"
@@ -42,6 +45,39 @@ spec:
 	}
 }
 
+func TestRequestsOfPod(t *testing.T) {
+	for spec, want := range map[string]string{
+		`{containers: [{name: a, resources: {requests: {cpu: 100m, example.com/x: 2}}}]}`: "cpu=100m example.com/x=2",
+		`{containers: [{name: a}]}`: "",
+		`{overhead: {cpu: 10m}, initContainers: [{name: i, resources: {requests: {cpu: 900m, memory: 1Mi}}}, {name: s, restartPolicy: Always, resources: {requests: {cpu: 100m}}}],
+		  containers: [{name: a, resources: {requests: {cpu: 200m, memory: 20Mi}}}, {name: b, resources: {requests: {memory: 30Mi}}}]}`: "cpu=910m memory=50Mi",
+		`{overhead: {memory: 1Mi}, resources: {requests: {cpu: 2}}, containers: [{name: a, resources: {requests: {cpu: 200m, memory: 20Mi}}}]}`: "cpu=2 memory=21Mi",
+	} {
+		requests := cgroup.Requests(podtest.Pod(t, "{metadata: {name: p}, spec: "+spec+"}"))
+		var got []string
+		for _, name := range slices.Sorted(maps.Keys(requests)) {
+			got = append(got, name+"="+requests[name].GetString())
+		}
+		if strings.Join(got, " ") != want {
+			t.Errorf("%s: %s, want %s", spec, got, want)
+		}
+	}
+}
+
+func TestAContainersLimitIsThePods(t *testing.T) {
+	pod := podtest.Pod(t, `{metadata: {name: p}, spec: {resources: {limits: {cpu: 2, memory: 64Mi, hugepages-2Mi: 4Mi}},
+	  containers: [{name: a, resources: {requests: {cpu: 1}, limits: {memory: 32Mi}}}, {name: b, resources: {limits: {cpu: 500m, hugepages-2Mi: 2Mi}}}]}}`)
+	for i, want := range []cgroup.Amount{{CPURequest: 1000, CPULimit: 2000, MemoryRequest: 32 << 20, MemoryLimit: 32 << 20}, {CPURequest: 500, CPULimit: 500, MemoryLimit: 64 << 20}} {
+		c := pod.GetSpec().GetContainers()[i]
+		if got := cgroup.OfContainer(pod, c); got != want {
+			t.Errorf("%s: %+v, want %+v", c.GetName(), got, want)
+		}
+		if got, want := cgroup.HugePages(pod, c)["2MB"], int64([]int{4, 2}[i]<<20); got != want {
+			t.Errorf("%s: huge pages %d, want %d", c.GetName(), got, want)
+		}
+	}
+}
+
 func TestConversions(t *testing.T) {
 	for milli, want := range map[int64]int64{0: 2, 1: 2, 100: 102, 1000: 1024, 1 << 40: 262144} {
 		if got := cgroup.Shares(milli); got != want {
@@ -63,15 +99,22 @@ func TestConversions(t *testing.T) {
 func TestOOMScore(t *testing.T) {
 	for spec, want := range map[string]int64{
 		`{containers: [{name: a}]}`: 1000,
-		`{containers: [{name: a, resources: {limits: {cpu: 1, memory: 1Gi}}}]}`:                 -997,
-		`{containers: [{name: a, resources: {requests: {memory: 1Gi}}}]}`:                       750,
-		`{containers: [{name: a, resources: {requests: {cpu: 1}}}]}`:                            999,
-		`{containers: [{name: a, resources: {requests: {memory: 4Gi}}}]}`:                       3,
-		`{priority: 2000000000, containers: [{name: a, resources: {requests: {memory: 1Gi}}}]}`: -997,
+		`{containers: [{name: a, resources: {limits: {cpu: 1, memory: 1Gi}}}]}`: -997,
+		`{containers: [{name: a, resources: {requests: {memory: 1Gi}}}]}`:       750,
+		`{containers: [{name: a, resources: {requests: {cpu: 1}}}]}`:            999,
+		`{containers: [{name: a, resources: {requests: {memory: 4Gi}}}]}`:       3,
+		// What the pod requests beyond its containers is theirs in equal parts.
+		`{resources: {requests: {memory: 3Gi}}, containers: [{name: a, resources: {requests: {memory: 1Gi}}}, {name: b}]}`: 500,
+		`{priority: 2000000000, containers: [{name: a, resources: {requests: {memory: 1Gi}}}]}`:                            -997,
 	} {
 		pod := podtest.Pod(t, "{metadata: {name: p}, spec: "+spec+"}")
 		if got := cgroup.OOMScoreAdj(pod, pod.GetSpec().GetContainers()[0], 4<<30); got != want {
 			t.Errorf("%s: %d, want %d", spec, got, want)
 		}
+	}
+	// A sidecar is no readier to be killed than those that it serves.
+	pod := podtest.Pod(t, `{metadata: {name: p}, spec: {initContainers: [{name: s, restartPolicy: Always}], containers: [{name: a, resources: {requests: {memory: 1Gi}}}, {name: b, resources: {requests: {memory: 2Gi}}}]}}`)
+	if got := cgroup.OOMScoreAdj(pod, pod.GetSpec().GetInitContainers()[0], 4<<30); got != 750 {
+		t.Errorf("the sidecar's is %d", got)
 	}
 }

@@ -52,6 +52,15 @@ func (m *Manager) workingSet(p, controller, file, inactive string) (uint64, erro
 	return used - min(used, stat[inactive]), nil
 }
 
+// Memory returns a pod's working set in bytes.
+func (m *Manager) Memory(pod *corev1.Pod) (uint64, error) {
+	p := m.Path(pod.GetMetadata().GetUid(), Class(pod))
+	if m.version == V2 {
+		return m.workingSet(p, "", "memory.current", "inactive_file")
+	}
+	return m.workingSet(p, "memory", "memory.usage_in_bytes", "total_inactive_file")
+}
+
 // Processes returns how many processes and threads a pod has; 0 where the kernel does not count them.
 func (m *Manager) Processes(pod *corev1.Pod) (int64, error) {
 	n, err := numberOf(filepath.Join(m.mount, m.of("pids"), m.Path(pod.GetMetadata().GetUid(), Class(pod)), "pids.current"))

@@ -92,7 +92,7 @@ func (c *Config) containerConfig(r run) (*runtimev1.ContainerConfig, error) {
 		Image:    &runtimev1.ImageSpec{Image: r.image.ID, UserSpecifiedImage: r.container.GetImage()},
 		Command:  env.ExpandAll(r.container.GetCommand(), variables), Args: env.ExpandAll(r.container.GetArgs(), variables),
 		WorkingDir: r.container.GetWorkingDir(), Mounts: mounts, Devices: blocks, Labels: containerLabels(r.pod, name),
-		Annotations: map[string]string{cri.AnnotationImage: r.container.GetImage(), cri.AnnotationResources: limits(r.container), cri.AnnotationMessageFile: messageFile,
+		Annotations: map[string]string{cri.AnnotationImage: r.container.GetImage(), cri.AnnotationResources: limits(r.pod, r.container), cri.AnnotationMessageFile: messageFile,
 			cri.AnnotationMessagePolicy: r.container.GetTerminationMessagePolicy()},
 		LogPath: filepath.Join(name, strconv.Itoa(int(r.attempt))+".log"),
 		Stdin:   r.container.GetStdin(), StdinOnce: r.container.GetStdinOnce(), Tty: r.container.GetTty(),

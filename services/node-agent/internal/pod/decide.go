@@ -33,6 +33,8 @@ const (
 	StartContainer Action = "start"
 	// ResizeContainer changes what a running container may use.
 	ResizeContainer Action = "resize"
+	// ResizePod changes what the pod as a whole may use.
+	ResizePod Action = "resize-pod"
 	// StopContainer runs the preStop hook and stops.
 	StopContainer Action = "stop"
 	// RemoveContainer removes a container that is not needed any more.
@@ -98,7 +100,9 @@ type Situation struct {
 	// NotBefore holds back steps that failed.
 	NotBefore map[Key]time.Time
 	Prepared  bool
-	TornDown  bool
+	// PodResized is what the pod's cgroup was last made with.
+	PodResized string
+	TornDown   bool
 	// Removed says that the Remove step has succeeded.
 	Removed bool
 	Memory  map[string]Memory

@@ -27,6 +27,8 @@ import (
 // Cgroups keeps the cgroups of pods.
 type Cgroups interface {
 	Ensure(pod *corev1.Pod) (string, error)
+	// Memory returns how many bytes a pod's cgroup uses that cannot be given back at once.
+	Memory(pod *corev1.Pod) (uint64, error)
 	Remove(uid string) error
 	Pods() ([]string, error)
 }

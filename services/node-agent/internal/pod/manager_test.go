@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -19,6 +20,7 @@ import (
 
 	corev1 "dhow.dev/gen/go/dhow/core/v1"
 	metav1 "dhow.dev/gen/go/dhow/meta/v1"
+	"dhow.dev/services/node-agent/internal/cgroup"
 	"dhow.dev/services/node-agent/internal/cri"
 	"dhow.dev/services/node-agent/internal/cri/fake"
 	"dhow.dev/services/node-agent/internal/env"
@@ -35,6 +37,7 @@ type world struct {
 	t       *testing.T
 	runtime *fake.Runtime
 	manager *pod.Manager
+	cgroups *cgroups
 	stop    func()
 
 	mu         sync.Mutex
@@ -97,16 +100,61 @@ func (w *world) Secret(context.Context, string, string) (*corev1.Secret, error) 
 	return nil, env.ErrMissing
 }
 
+// cgroups remembers what pods' cgroups were made with.
+type cgroups struct {
+	mu   sync.Mutex
+	made map[string]cgroup.Amount
+	used uint64
+}
+
+func (c *cgroups) Ensure(p *corev1.Pod) (string, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.made[p.GetMetadata().GetUid()] = cgroup.OfPod(p)
+	return "", nil
+}
+
+func (c *cgroups) Memory(*corev1.Pod) (uint64, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.used, nil
+}
+
+func (c *cgroups) Remove(uid string) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.made, uid)
+	return nil
+}
+
+func (c *cgroups) Pods() ([]string, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.Sorted(maps.Keys(c.made)), nil
+}
+
+func (c *cgroups) uses(bytes uint64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.used = bytes
+}
+
+func (c *cgroups) of(uid string) cgroup.Amount {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.made[uid]
+}
+
 // newWorld starts a manager on a runtime; a nil runtime is a new one with the images app:1 and app:2.
 func newWorld(t *testing.T, runtime *fake.Runtime) *world {
 	t.Helper()
 	if runtime == nil {
 		runtime = fake.New("app:1", "app:2")
 	}
-	w := &world{t: t, runtime: runtime, status: map[string]*corev1.PodStatus{}, finished: map[string]bool{}, saved: map[string]*corev1.Pod{}, configMaps: map[string]*corev1.ConfigMap{}}
+	w := &world{t: t, cgroups: &cgroups{made: map[string]cgroup.Amount{}}, runtime: runtime, status: map[string]*corev1.PodStatus{}, finished: map[string]bool{}, saved: map[string]*corev1.Pod{}, configMaps: map[string]*corev1.ConfigMap{}}
 	quantity := func(s string) *metav1.Quantity { return metav1.Quantity_builder{String: proto.String(s)}.Build() }
 	m, err := pod.New(pod.Config{
-		NodeName: "n1", HostIPs: []string{"192.0.2.1"}, MemoryBytes: 8 << 30, Runtime: runtime, RuntimeName: "fake", Images: image.New(runtime, 1),
+		NodeName: "n1", HostIPs: []string{"192.0.2.1"}, MemoryBytes: 8 << 30, Runtime: runtime, RuntimeName: "fake", Cgroups: w.cgroups, Images: image.New(runtime, 1),
 		Allocatable: map[string]*metav1.Quantity{"cpu": quantity("2"), "memory": quantity("4Gi"), "pods": quantity("10")},
 		Extended: func() map[string]*metav1.Quantity {
 			return map[string]*metav1.Quantity{"example.com/thing": quantity("1")}

@@ -23,8 +23,11 @@ import (
 const retryResize = 10 * time.Second
 
 // limits describes what of a container's resources its cgroup is made of.
-func limits(c *corev1.Container) string {
-	a := cgroup.Of(c.GetResources())
+func limits(p *corev1.Pod, c *corev1.Container) string {
+	return described(cgroup.OfContainer(p, c))
+}
+
+func described(a cgroup.Amount) string {
 	return fmt.Sprintf("%dm/%dm/%d", a.CPURequest, a.CPULimit, a.MemoryLimit)
 }
 
@@ -35,7 +38,8 @@ func resizable(p *corev1.Pod) []*corev1.Container {
 
 // differ says whether two forms of a pod differ in resources.
 func differ(a, b *corev1.Pod) bool {
-	return !slices.EqualFunc(resizable(a), resizable(b), func(x, y *corev1.Container) bool { return proto.Equal(x.GetResources(), y.GetResources()) })
+	return !proto.Equal(a.GetSpec().GetResources(), b.GetSpec().GetResources()) ||
+		!slices.EqualFunc(resizable(a), resizable(b), func(x, y *corev1.Container) bool { return proto.Equal(x.GetResources(), y.GetResources()) })
 }
 
 // allot returns the pod with the resources that it may have now: the new ones if the node has room for them, else those that it has.
@@ -48,6 +52,7 @@ func (w *worker) allot(p *corev1.Pod) *corev1.Pod {
 		return p
 	}
 	kept := proto.CloneOf(p)
+	kept.GetSpec().SetResources(w.pod.GetSpec().GetResources())
 	for _, c := range resizable(kept) {
 		if before := SpecOf(w.pod, c.GetName()); before != nil {
 			c.SetResources(before.GetResources())
@@ -70,7 +75,7 @@ func (m *Manager) room(p *corev1.Pod) *status.End {
 }
 
 // behind says whether a running container does not have the resources of its spec yet.
-func behind(c *corev1.Container, r *cri.Container, m Memory) bool {
+func behind(p *corev1.Pod, c *corev1.Container, r *cri.Container, m Memory) bool {
 	if r == nil || r.State != cri.StateRunning {
 		return false
 	}
@@ -78,26 +83,34 @@ func behind(c *corev1.Container, r *cri.Container, m Memory) bool {
 	if m.ResizedID == r.ID {
 		has = m.Resized
 	}
-	return has != "" && has != limits(c)
+	return has != "" && has != limits(p, c)
 }
 
-// resize brings changed resources into running containers; one whose policy for what has changed is to be restarted is stopped instead.
+// podBehind says whether a pod's cgroup does not have the pod's resources yet; has is what it was last made with, empty where nobody keeps cgroups.
+func podBehind(p *corev1.Pod, has string) bool { return has != "" && has != described(cgroup.OfPod(p)) }
+
+// resize brings changed resources into running containers, and then into the pod's cgroup; a container whose policy for what has changed is to be restarted is stopped instead.
 func (s *Situation) resize(p *Plan, sandbox *cri.Sandbox) {
+	waits := s.busy(ResizeContainer, ResizePod)
 	for _, c := range resizable(s.Pod) {
 		r := s.Runtime.Newest(c.GetName())
-		if r == nil || r.SandboxID != sandbox.ID || !behind(c, r, s.Memory[c.GetName()]) {
+		if r == nil || r.SandboxID != sandbox.ID || !behind(s.Pod, c, r, s.Memory[c.GetName()]) {
 			continue
 		}
-		if restartsToResize(c, r, s.Memory[c.GetName()]) {
+		waits = true
+		if restartsToResize(s.Pod, c, r, s.Memory[c.GetName()]) {
 			s.add(p, Step{Key: Key{StopContainer, r.ID}, Container: r.Name, Grace: s.specGrace(),
 				Why: fmt.Sprintf("Container %s resize requires restart", r.Name)})
 			continue
 		}
 		s.add(p, Step{Key: Key{ResizeContainer, r.ID}, Container: r.Name})
 	}
+	if !waits && podBehind(s.Pod, s.PodResized) {
+		s.add(p, Step{Key: Key{Action: ResizePod}})
+	}
 }
 
-func restartsToResize(c *corev1.Container, r *cri.Container, m Memory) bool {
+func restartsToResize(p *corev1.Pod, c *corev1.Container, r *cri.Container, m Memory) bool {
 	var has, want cgroup.Amount
 	text := r.Annotations[cri.AnnotationResources]
 	if m.ResizedID == r.ID {
@@ -106,7 +119,7 @@ func restartsToResize(c *corev1.Container, r *cri.Container, m Memory) bool {
 	if _, err := fmt.Sscanf(text, "%dm/%dm/%d", &has.CPURequest, &has.CPULimit, &has.MemoryLimit); err != nil {
 		return false
 	}
-	want = cgroup.Of(c.GetResources())
+	want = cgroup.OfContainer(p, c)
 	for _, policy := range c.GetResizePolicy() {
 		if policy.GetRestartPolicy() != "RestartContainer" {
 			continue
@@ -127,10 +140,10 @@ func restartsToResize(c *corev1.Container, r *cri.Container, m Memory) bool {
 
 // resources are what a container's cgroup is made with.
 func (c *Config) resources(p *corev1.Pod, container *corev1.Container) *runtimev1.LinuxContainerResources {
-	amount := cgroup.Of(container.GetResources())
+	amount := cgroup.OfContainer(p, container)
 	var huge []*runtimev1.HugepageLimit
 	if c.HugePages {
-		limits := cgroup.HugePages(container.GetResources())
+		limits := cgroup.HugePages(p, container)
 		for _, name := range slices.Sorted(maps.Keys(c.Allocatable)) {
 			if size, ok := cgroup.PageSize(name); ok {
 				huge = append(huge, &runtimev1.HugepageLimit{PageSize: size, Limit: uint64(limits[size])})
@@ -157,7 +170,8 @@ func (w *worker) resizeStep(step Step) perform {
 				m.ResizeError = err.Error()
 				return
 			}
-			m.Resized, m.ResizedID = limits(spec), step.Subject
+			m.Resized, m.ResizedID = limits(p, spec), step.Subject
+			w.resized(p)
 		}, err
 	}
 }
@@ -179,19 +193,61 @@ func (w *worker) resizeContainer(ctx context.Context, p *corev1.Pod, spec *corev
 	if err := w.m.Runtime.UpdateResources(ctx, id, resources); err != nil {
 		return err
 	}
+	return w.resizePod(p)
+}
+
+// resizePodStep binds the change of the whole pod's resources.
+func (w *worker) resizePodStep() perform {
+	p := w.pod
+	return func(ctx context.Context) (func(), error) {
+		err := w.resizePod(p)
+		w.warn(ctx, p, "", "ResizeError", err)
+		return func() {
+			if w.resizeError = ""; err != nil {
+				w.resizeError = err.Error()
+				return
+			}
+			w.resized(p)
+		}, err
+	}
+}
+
+// resizePod brings a pod's cgroup to the pod's resources. A limit that is already exceeded would kill processes, or be refused.
+func (w *worker) resizePod(p *corev1.Pod) error {
 	if w.m.Cgroups == nil {
 		return nil
+	}
+	if limit := cgroup.OfPod(p).MemoryLimit; limit > 0 {
+		used, err := w.m.Cgroups.Memory(p)
+		if err != nil {
+			return err
+		}
+		if used > uint64(limit) {
+			return fmt.Errorf("attempting to set pod memory limit (%d) below current usage (%d)", limit, used)
+		}
 	}
 	_, err := w.m.Cgroups.Ensure(p)
 	return err
 }
 
+// resized notes what the pod's cgroup has.
+func (w *worker) resized(p *corev1.Pod) {
+	if w.m.Cgroups != nil {
+		w.podResized, w.resizeError = described(cgroup.OfPod(p)), ""
+	}
+}
+
 // resizes tells the status how far the pod's resize is.
-func (w *worker) resizes(containers map[string]status.Container) *status.End {
-	var going *status.End
+func (w *worker) resizes(containers map[string]status.Container) (going *status.End, podIsBehind bool) {
+	if podBehind(w.pod, w.podResized) {
+		podIsBehind, going = true, &status.End{}
+		if w.resizeError != "" {
+			going = &status.End{Reason: status.ReasonError, Message: w.resizeError}
+		}
+	}
 	for _, c := range resizable(w.pod) {
 		m := w.memory[c.GetName()]
-		if m == nil || !behind(c, w.runtime.Newest(c.GetName()), *m) {
+		if m == nil || !behind(w.pod, c, w.runtime.Newest(c.GetName()), *m) {
 			continue
 		}
 		s := containers[c.GetName()]
@@ -204,5 +260,5 @@ func (w *worker) resizes(containers map[string]status.Container) *status.End {
 			going = &status.End{Reason: status.ReasonError, Message: m.ResizeError}
 		}
 	}
-	return going
+	return going, podIsBehind
 }

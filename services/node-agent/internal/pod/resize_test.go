@@ -74,6 +74,59 @@ func TestResizeInPlace(t *testing.T) {
 	})
 }
 
+func TestResizeOfTheWholePod(t *testing.T) {
+	test(t, func(t *testing.T, w *world) {
+		p := podtest.Pod(t, `{metadata: {name: p}, spec: {resources: {requests: {cpu: 500m}, limits: {memory: 64Mi}}, containers: [
+		  {name: c, image: "app:1", resources: {requests: {cpu: 100m}, limits: {cpu: 1, memory: 32Mi}}}, {name: free, image: "app:1"}]}}`)
+		w.set(p)
+		before := w.is()
+		if before.Resources == nil || cpuOf(before.Resources.Requests) != "500m" || before.Resources.Limits.Memory().String() != "64Mi" || cpuOf(before.AllocatedResources) != "500m" {
+			t.Fatalf("%+v", before)
+		}
+		with := func(cpu, memory string) *corev1.Pod {
+			p := proto.CloneOf(p)
+			r := p.GetSpec().GetResources()
+			r.GetRequests()["cpu"] = metav1.Quantity_builder{String: &cpu}.Build()
+			r.GetLimits()["memory"] = metav1.Quantity_builder{String: &memory}.Build()
+			return p
+		}
+		// Less than the pod uses would kill it.
+		w.cgroups.uses(100 << 20)
+		w.set(with("1", "96Mi"))
+		s := w.is()
+		if c := condition(s, k8scorev1.PodResizeInProgress); c == nil || c.Reason != "Error" || !strings.Contains(c.Message, "attempting to set pod memory limit (100663296) below current usage (104857600)") {
+			t.Errorf("%+v", s.Conditions)
+		}
+		if cpuOf(s.AllocatedResources) != "1" || cpuOf(s.Resources.Requests) != "500m" || s.Resources.Limits.Memory().String() != "64Mi" {
+			t.Errorf("%+v", s)
+		}
+		w.cgroups.uses(10 << 20)
+		time.Sleep(time.Minute)
+		s = w.is()
+		if condition(s, k8scorev1.PodResizeInProgress) != nil || cpuOf(s.Resources.Requests) != "1" || s.Resources.Limits.Memory().String() != "96Mi" {
+			t.Errorf("%+v", s)
+		}
+		if made := w.cgroups.of(uid); made.CPURequest != 1000 || made.MemoryLimit != 96<<20 {
+			t.Errorf("the pod's cgroup: %+v", made)
+		}
+		// Who has a limit of its own keeps it; who has none has the pod's.
+		for name, limit := range map[string]int64{"c": 32 << 20, "free": 96 << 20} {
+			if got := w.runtime.Config(uid, name).GetLinux().GetResources().GetMemoryLimitInBytes(); got != limit {
+				t.Errorf("%s is limited to %d", name, got)
+			}
+		}
+		for i, c := range s.ContainerStatuses {
+			if c.ContainerID != before.ContainerStatuses[i].ContainerID {
+				t.Errorf("%s was restarted", c.Name)
+			}
+		}
+		w.set(with("3", "96Mi"))
+		if s := w.is(); condition(s, k8scorev1.PodResizePending) == nil || cpuOf(s.AllocatedResources) != "1" {
+			t.Errorf("%+v", s)
+		}
+	})
+}
+
 func TestAResizeWaitsForRoom(t *testing.T) {
 	test(t, func(t *testing.T, w *world) {
 		other := podtest.Pod(t, `{metadata: {name: other, uid: other}, spec: {terminationGracePeriodSeconds: 0, containers: [{name: c, image: "app:1", resources: {requests: {cpu: 1500m}}}]}}`)

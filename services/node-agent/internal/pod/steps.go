@@ -47,6 +47,8 @@ func (w *worker) prepareStep(step Step) perform {
 		return w.startStep(step)
 	case ResizeContainer:
 		return w.resizeStep(step)
+	case ResizePod:
+		return w.resizePodStep()
 	case StopContainer:
 		return func(ctx context.Context) (func(), error) { return nil, w.stopContainer(ctx, p, state, step) }
 	case RemoveContainer:
@@ -134,7 +136,10 @@ func (w *worker) prepare(ctx context.Context, p *corev1.Pod) (func(), error) {
 			return nil, err
 		}
 	}
-	return func() { w.prepared, w.volumes, w.cgroup, w.users = true, paths, path, users }, nil
+	return func() {
+		w.prepared, w.volumes, w.cgroup, w.users = true, paths, path, users
+		w.resized(p)
+	}, nil
 }
 
 func (w *worker) runSandbox(ctx context.Context, p *corev1.Pod, state cri.PodState, attempt uint32, cgroupPath string, users uint32) error {

@@ -71,6 +71,8 @@ type worker struct {
 	// volumes and cgroup are what Prepare made.
 	volumes map[string]string
 	cgroup  string
+	// podResized is what the cgroup was last made with, resizeError why it could not be changed.
+	podResized, resizeError string
 	// users is the first ID on the machine of the pod's own users, 0 when it has the machine's.
 	users uint32
 	// refreshAgain says that volumes changed while they were being updated.
@@ -247,7 +249,7 @@ func (w *worker) remember(name string) *Memory {
 func (w *worker) situation(now time.Time) Situation {
 	s := Situation{
 		Now: now, Pod: w.pod, Gone: w.gone, End: w.end, Finished: w.finished, Runtime: w.runtime, Busy: map[Key]bool{}, NotBefore: map[Key]time.Time{},
-		Prepared: w.prepared, TornDown: w.tornDown, Removed: w.removed, Memory: map[string]Memory{},
+		Prepared: w.prepared, PodResized: w.podResized, TornDown: w.tornDown, Removed: w.removed, Memory: map[string]Memory{},
 	}
 	for k := range w.ops {
 		s.Busy[k] = true
@@ -349,9 +351,9 @@ func (w *worker) report(now time.Time, plan Plan) {
 		c.Waiting = wait
 		containers[name] = c
 	}
-	resizing := w.resizes(containers)
+	resizing, behind := w.resizes(containers)
 	s := status.Compute(status.Input{
-		Pending: w.pending, Resizing: resizing, Now: now, Pod: w.pod, Previous: w.last, Runtime: w.runtime, RuntimeName: w.m.RuntimeName, Containers: containers, Messages: w.messages,
+		Pending: w.pending, Resizing: resizing, Behind: behind, Now: now, Pod: w.pod, Previous: w.last, Runtime: w.runtime, RuntimeName: w.m.RuntimeName, Containers: containers, Messages: w.messages,
 		HostIPs: w.m.HostIPs, End: w.end, Stopped: plan.Stopped,
 	})
 	w.finished = w.finished || status.IsTerminal(s.GetPhase())

@@ -91,6 +91,8 @@ type Input struct {
 	End      *End
 	// Pending says why wished resources are not admitted, Resizing that admitted ones are not in place yet, and if that failed, why.
 	Pending, Resizing *End
+	// Behind says that the pod's cgroup does not have the resources of its spec yet.
+	Behind bool
 	// Stopped says that no container runs and none will run again.
 	Stopped bool
 }
@@ -161,6 +163,7 @@ func Compute(in Input) *corev1.PodStatus {
 		s.SetStartTime(Time(in.Now))
 	}
 	in.addresses(s)
+	in.resources(s)
 	previous := map[string]*corev1.ContainerStatus{}
 	for _, c := range slices.Concat(in.Previous.GetInitContainerStatuses(), in.Previous.GetContainerStatuses(), in.Previous.GetEphemeralContainerStatuses()) {
 		previous[c.GetName()] = c
@@ -282,6 +285,19 @@ func mounts(c *corev1.Container) []*corev1.VolumeMountStatus {
 		list = append(list, s)
 	}
 	return list
+}
+
+// resources tells what the whole pod was allotted and, where its spec has resources of the whole pod, what it has.
+func (in *Input) resources(s *corev1.PodStatus) {
+	s.SetAllocatedResources(cgroup.Requests(in.Pod))
+	r := in.Pod.GetSpec().GetResources()
+	switch {
+	case len(r.GetRequests()) == 0 && len(r.GetLimits()) == 0:
+	case in.Behind && in.Previous.HasResources():
+		s.SetResources(in.Previous.GetResources())
+	default:
+		s.SetResources(corev1.ResourceRequirements_builder{Requests: r.GetRequests(), Limits: r.GetLimits()}.Build())
+	}
 }
 
 // resources tells what a running container was allotted and what it has.

@@ -127,7 +127,11 @@ func (h *holdings) pod() map[string]*metav1.Quantity {
 	if len(spec) == 0 {
 		return nil
 	}
-	return h.largest(spec, h.status.GetAllocatedResources(), h.status.GetResources().GetRequests())
+	allocated := h.status.GetAllocatedResources()
+	if len(h.spec.GetOverhead()) > 0 {
+		allocated = nil // the node counts the overhead among them
+	}
+	return h.largest(spec, allocated, h.status.GetResources().GetRequests())
 }
 
 func (h *holdings) largest(spec, allocated, used map[string]*metav1.Quantity) map[string]*metav1.Quantity {
