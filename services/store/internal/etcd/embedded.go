@@ -37,9 +37,9 @@ const (
 	// peerCatchUpEntries are kept for followers that were away for a moment; one that was away for longer gets the whole database.
 	peerCatchUpEntries = 500
 
-	// tickMs and electionMs say how long the only member waits before it elects itself, which is most of the time that a start takes. No
-	// heartbeat ever travels, so the reasons for etcd's longer defaults do not apply.
-	tickMs, electionMs = 40, 200
+	// tickMs and electionMs are of an only member, which has nobody to send heartbeats to and does not wait for its election (see elect): a tick only wakes an idle
+	// process. Seven ticks are etcd's shortest lease, two seconds here as with several members.
+	tickMs, electionMs = 250, 1250
 
 	// lockWait is how long a starting store waits for its predecessor to let go of the data.
 	lockWait = 5 * time.Second
@@ -95,6 +95,11 @@ func Embed(ctx context.Context, config EmbedConfig) (*Embedded, error) {
 	if err != nil {
 		lock.release()
 		return nil, fmt.Errorf("start etcd on %s: %w", config.Dir, err)
+	}
+	if config.Members == nil {
+		ctx, cancel := context.WithCancel(ctx)
+		defer cancel()
+		go elect(ctx, started.Server)
 	}
 	select {
 	case <-started.Server.ReadyNotify():
