@@ -131,6 +131,8 @@ func parse(flags *daemon.Daemon, arguments []string) (c Config, apiServers *stri
 	flags.StringVar(&c.Eviction.MinReclaim, "eviction-minimum-reclaim", "", "how much more than a threshold has to be there for the pressure to be over")
 	flags.DurationVar(&c.Eviction.MaxGrace, "eviction-max-pod-grace-period", 0, "the longest that pods may take to end after a soft threshold")
 	flags.DurationVar(&c.Eviction.Transition, "eviction-pressure-transition-period", 5*time.Minute, "how long a pressure stays in the node's status after it was last seen")
+	flags.DurationVar(&c.ShutdownGrace, "shutdown-grace-period", 0, "how long a shutdown of the machine waits for pods to end, by an inhibitor of systemd-logind; 0: not at all")
+	flags.DurationVar(&c.ShutdownGraceCritical, "shutdown-grace-period-critical-pods", 0, "the part of it that is kept for critical pods, which end last")
 	flags.StringVar(&c.StaticPods, "static-pods", "", "folder with pods that the node runs by itself; empty: static-pods in the data folder")
 	flags.IntVar(&c.ImageHigh, "image-gc-high-threshold", image.DefaultHigh, "percentage of the disk from which on unused images are removed")
 	flags.IntVar(&c.ImageLow, "image-gc-low-threshold", image.DefaultLow, "percentage of the disk down to which unused images are removed")

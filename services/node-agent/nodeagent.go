@@ -46,6 +46,7 @@ import (
 	"dhow.dev/services/node-agent/internal/report"
 	"dhow.dev/services/node-agent/internal/routes"
 	"dhow.dev/services/node-agent/internal/session"
+	"dhow.dev/services/node-agent/internal/shutdown"
 	"dhow.dev/services/node-agent/internal/state"
 	"dhow.dev/services/node-agent/internal/static"
 	"dhow.dev/services/node-agent/internal/status"
@@ -119,6 +120,8 @@ type Config struct {
 	// UnsafeSysctls may be set by pods beside the safe ones; a * at the end stands for any rest.
 	UnsafeSysctls []string
 	Eviction      Eviction
+	// ShutdownGrace is how long a shutdown of the machine waits for pods to end, ShutdownGraceCritical the part of it that is kept for critical pods. 0: it does not wait.
+	ShutdownGrace, ShutdownGraceCritical time.Duration
 	// StaticPods is a folder with pods that the node runs by itself; empty: DataDir/static-pods.
 	StaticPods string
 	// ImageHigh and ImageLow are percentages of the images' disk: from the first on unused images are removed, down to the second. 0: Kubernetes' 85 and 80.
@@ -177,6 +180,9 @@ func (c *Config) complete() error {
 	}
 	if c.StaticPods == "" {
 		c.StaticPods = filepath.Join(c.DataDir, "static-pods")
+	}
+	if err := (shutdown.Config{Grace: c.ShutdownGrace, Critical: c.ShutdownGraceCritical}).Check(); err != nil {
+		return fmt.Errorf("node agent: %w", err)
 	}
 	if c.Eviction.Transition == 0 {
 		c.Eviction.Transition = 5 * time.Minute
@@ -242,9 +248,11 @@ func Run(ctx context.Context, config Config) error {
 		return err
 	}
 	var evicts *evictor.Evictor
+	var shutdowns *shutdown.Manager
 	host, err := machine.New(machine.Config{
-		Pressures: func() machine.Pressures { return evicts.Pressures() },
-		NodeName:  config.NodeName, Addresses: addresses, Labels: config.Labels, Taints: config.Taints, Capacity: config.Capacity,
+		Pressures:    func() machine.Pressures { return evicts.Pressures() },
+		ShuttingDown: func() bool { return shutdowns.Now() },
+		NodeName:     config.NodeName, Addresses: addresses, Labels: config.Labels, Taints: config.Taints, Capacity: config.Capacity,
 		Reserved: config.Reserved, Fraction: config.Fraction, Dir: config.DataDir, CgroupVersion: cgroups.Version().String(),
 	})
 	if err != nil {
@@ -314,7 +322,12 @@ func Run(ctx context.Context, config Config) error {
 	})
 	images := image.New(runtime, config.ParallelPulls)
 	manager, err = pod.New(pod.Config{
-		Pressure: func(p *corev1.Pod) *status.End { return evicts.Admit(p) },
+		Pressure: func(p *corev1.Pod) *status.End {
+			if end := shutdowns.Admit(); end != nil {
+				return end
+			}
+			return evicts.Admit(p)
+		},
 		NodeName: config.NodeName, NodeLabels: labelsOf(self, config.NodeName), Extended: extendedOf(self, config.NodeName), HostIPs: addresses, Allocatable: host.Allocatable(), MemoryBytes: host.Memory(), HugePages: host.HugePages(),
 		Runtime: runtime, Images: images, Volumes: volumes, Cgroups: cgroups,
 		Host: pod.Host{Sysctls: config.UnsafeSysctls, AppArmor: machine.AppArmor()},
@@ -377,6 +390,16 @@ func Run(ctx context.Context, config Config) error {
 		},
 		MaxGrace: config.Eviction.MaxGrace, Transition: config.Eviction.Transition, Logger: logger,
 	})
+	shutdowns = shutdown.New(shutdown.Config{
+		Grace: config.ShutdownGrace, Critical: config.ShutdownGraceCritical, Pods: manager.Pods, End: manager.Terminate, Ended: manager.AwaitRelease, Told: reporter.Flush,
+		Changed: health.lookAgain,
+		Event: func(reason, message string) {
+			if node, ok := self.Get("", config.NodeName); ok {
+				events.Node(node, reason, message)
+			}
+		},
+		Logger: logger,
+	})
 	meter := usage.New(usage.Config{Containers: newContainerMeter(manager, cgroups, runtime).usage, Node: used, Report: connection.SetUsage, Logger: logger})
 
 	tasks := []task{
@@ -397,6 +420,7 @@ func Run(ctx context.Context, config Config) error {
 		{"logs", (&logs.Rotator{Running: manager.Running, Reopen: runtime.ReopenLog, MaxSize: config.LogSize, MaxFiles: config.LogFiles, Logger: logger}).Run},
 		{"static pods", statics.Run},
 		{"evictions", func(ctx context.Context) error { return after(ctx, runtimeReady, evicts.Run) }},
+		{"shutdowns", func(ctx context.Context) error { return after(ctx, runtimeReady, shutdowns.Run) }},
 		{"images", func(ctx context.Context) error { return after(ctx, runtimeReady, collector.Run) }},
 		{"pods sync", func(ctx context.Context) error {
 			if err := objects.WaitForSync(ctx); err != nil {

@@ -39,6 +39,11 @@ func (r *Recorder) Event(p *corev1.Pod, container string, warning bool, reason, 
 	r.source.ReportPart(p, fieldPath(p, container), kind, reason, "%s", message)
 }
 
+// Node records what happened to the node itself.
+func (r *Recorder) Node(node *corev1.Node, reason, message string) {
+	r.source.Report(node, event.Normal, reason, "%s", message)
+}
+
 func fieldPath(p *corev1.Pod, container string) string {
 	for _, c := range p.GetSpec().GetInitContainers() {
 		if c.GetName() == container {

@@ -52,6 +52,8 @@ type Config struct {
 	CgroupVersion string
 	// Pressures says of what the node has too little; nil: of nothing.
 	Pressures func() Pressures
+	// ShuttingDown says whether the machine is shutting down; nil: it is not.
+	ShuttingDown func() bool
 }
 
 // Pressures say of what a node has too little.
@@ -227,7 +229,7 @@ func (m *Machine) Status(before *corev1.NodeStatus, rt cri.Status, runtimeErr er
 		s.SetRuntimeHandlers(before.GetRuntimeHandlers())
 	}
 	var conditions []*corev1.NodeCondition
-	for _, v := range append(m.pressures(), ready(rt, runtimeErr)) {
+	for _, v := range append(m.pressures(), m.ready(rt, runtimeErr)) {
 		at := metav1.Time_builder{Seconds: proto.Int64(now.Unix()), Nanos: proto.Int32(0)}.Build()
 		since, beat := at, at
 		if o := old[v.kind]; o.GetStatus() == v.status && o.HasLastTransitionTime() {
@@ -288,8 +290,10 @@ func Processes() (used, limit int64, err error) {
 	return used, limit, err
 }
 
-func ready(rt cri.Status, err error) verdict {
+func (m *Machine) ready(rt cri.Status, err error) verdict {
 	switch {
+	case m.config.ShuttingDown != nil && m.config.ShuttingDown():
+		return verdict{"Ready", "False", "KubeletNotReady", "node is shutting down"}
 	case err != nil:
 		return verdict{"Ready", "False", "KubeletNotReady", "container runtime is down: " + err.Error()}
 	case !rt.RuntimeReady:

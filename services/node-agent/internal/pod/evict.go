@@ -2,6 +2,8 @@ package pod
 
 import (
 	"cmp"
+	"context"
+	"fmt"
 	"slices"
 
 	corev1 "dhow.dev/gen/go/dhow/core/v1"
@@ -80,21 +82,60 @@ func (m *Manager) Evict(uid string, end *status.End) bool {
 
 // evict is Evict; m.mu is held.
 func (m *Manager) evict(uid string, end *status.End) bool {
-	w := m.workers[uid]
-	if w == nil {
-		return false
-	}
-	p, ended := w.claims()
-	if p == nil || ended {
+	p := m.terminate(uid, end)
+	if p == nil {
 		return false
 	}
 	m.Events.Event(p, "", true, end.Reason, end.Message)
+	return true
+}
+
+// Terminate is Evict, of which the pod's status alone tells.
+func (m *Manager) Terminate(uid string, end *status.End) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.terminate(uid, end) != nil
+}
+
+// AwaitRelease waits until nothing of these pods runs or is mounted any more, or ctx ends.
+func (m *Manager) AwaitRelease(ctx context.Context, uids []string) error {
+	for _, uid := range uids {
+		m.mu.Lock()
+		w := m.workers[uid]
+		m.mu.Unlock()
+		for w != nil {
+			w.mu.Lock()
+			done, changed := w.seenReleased || w.over, w.changed
+			w.mu.Unlock()
+			if done {
+				break
+			}
+			select {
+			case <-ctx.Done():
+				return fmt.Errorf("pod %s: %w", uid, ctx.Err())
+			case <-changed:
+			}
+		}
+	}
+	return nil
+}
+
+// terminate ends a pod and returns it, nil when there was none to end. m.mu is held.
+func (m *Manager) terminate(uid string, end *status.End) *corev1.Pod {
+	w := m.workers[uid]
+	if w == nil {
+		return nil
+	}
+	p, ended := w.claims()
+	if p == nil || ended {
+		return nil
+	}
 	w.post(func() {
 		if w.end == nil && !w.finished {
 			w.end = end
 		}
 	})
-	return true
+	return p
 }
 
 // Pods returns the pods that have resources of the node.

@@ -41,6 +41,8 @@ type worker struct {
 	seen        *corev1.Pod
 	seenRuntime cri.PodState
 	seenEnded   bool
+	// seenReleased says that nothing of the pod runs or is mounted any more.
+	seenReleased bool
 	// changed is closed and replaced when what view answers changes, and when the worker is over.
 	changed chan struct{}
 	over    bool
@@ -291,7 +293,7 @@ func (w *worker) sync() (wakeAt time.Time, done bool) {
 	}
 	w.report(now, plan)
 	w.mu.Lock()
-	w.seen, w.seenRuntime, w.seenEnded = w.pod, w.runtime, plan.Stopped
+	w.seen, w.seenRuntime, w.seenEnded, w.seenReleased = w.pod, w.runtime, plan.Stopped, plan.Released
 	close(w.changed)
 	w.changed = make(chan struct{})
 	w.mu.Unlock()

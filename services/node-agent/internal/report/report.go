@@ -4,6 +4,7 @@ package report
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"math/rand/v2"
 	"sync"
@@ -38,6 +39,8 @@ type Reporter struct {
 	entries map[string]*entry
 	ready   []string // UIDs to write, each once
 	wake    chan struct{}
+	// wrote is closed and replaced when a writer has come back.
+	wrote chan struct{}
 }
 
 // entry is what there is to say of one pod.
@@ -54,7 +57,7 @@ type entry struct {
 
 // New returns a reporter.
 func New(conn grpc.ClientConnInterface, logger *slog.Logger) *Reporter {
-	return &Reporter{client: client.For[*corev1.Pod](conn), logger: logger, entries: map[string]*entry{}, wake: make(chan struct{}, 1)}
+	return &Reporter{client: client.For[*corev1.Pod](conn), logger: logger, entries: map[string]*entry{}, wake: make(chan struct{}, 1), wrote: make(chan struct{})}
 }
 
 // Publish takes a pod's newest status. ctx carries the trace that led to it.
@@ -101,6 +104,28 @@ func (r *Reporter) Forget(uid string) {
 	if e := r.entries[uid]; e != nil {
 		e.dirty = false
 		delete(r.entries, uid)
+	}
+}
+
+// Flush waits until all that was published is written, or ctx ends.
+func (r *Reporter) Flush(ctx context.Context) error {
+	for {
+		r.mu.Lock()
+		left, wrote := 0, r.wrote
+		for _, e := range r.entries {
+			if e.dirty || e.busy {
+				left++
+			}
+		}
+		r.mu.Unlock()
+		if left == 0 {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("%d statuses of pods are not written: %w", left, ctx.Err())
+		case <-wrote:
+		}
 	}
 }
 
@@ -178,6 +203,8 @@ func (r *Reporter) write(ctx context.Context) {
 		if err == nil {
 			r.queue(uid, e)
 		}
+		close(r.wrote)
+		r.wrote = make(chan struct{})
 		r.mu.Unlock()
 	}
 }
