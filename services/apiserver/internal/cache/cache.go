@@ -13,6 +13,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"sync"
 	"time"
 
@@ -84,6 +85,8 @@ type Cache struct {
 	revision int64
 	log      eventLog
 	waiters  []waiter
+	// resting are watchers that know the revision: their timers stand still until there is another one, so that an idle cluster wakes nobody.
+	resting map[*Watcher]struct{}
 	// epoch counts how often the state was rebuilt, and the log with it was lost.
 	epoch uint64
 }
@@ -99,7 +102,7 @@ func New(config Config) (*Cache, error) {
 	config.setDefaults()
 	c := &Cache{
 		config: config, tables: map[*resource.Resource]*table{},
-		ready: make(chan struct{}), texts: texts{limit: config.TextBytes},
+		ready: make(chan struct{}), texts: texts{limit: config.TextBytes}, resting: map[*Watcher]struct{}{},
 	}
 	for _, r := range resource.Stored() {
 		c.tables[r] = newTable(r, &c.texts)
@@ -188,6 +191,11 @@ func (c *Cache) reach(revision int64) {
 	}
 	clear(c.waiters[len(kept):])
 	c.waiters = kept
+	for w := range c.resting {
+		// Not all at the same moment: there may be thousands.
+		w.progress.Reset(c.config.ProgressInterval/2 + rand.N(c.config.ProgressInterval/2))
+	}
+	clear(c.resting)
 }
 
 // catchUp waits as a read's min_revision asks for (see the package comment).

@@ -199,11 +199,12 @@ func (c *Cache) Watch(ctx context.Context, selections []Watched, options WatchOp
 
 // Close ends the watch.
 func (w *Watcher) Close() {
-	w.progress.Stop()
 	w.detach()
 	c := w.cache
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	delete(c.resting, w)
+	w.progress.Stop()
 	for i := range w.parts {
 		s := &w.parts[i].selection
 		c.tables[s.Resource].unwatch(s.found, w)
@@ -238,10 +239,10 @@ func (w *Watcher) Next(ctx context.Context) (*Batch, error) {
 			return &w.batch, nil
 		}
 		if w.due.CompareAndSwap(true, false) {
-			w.progress.Reset(w.cache.config.ProgressInterval)
 			if w.idle() {
 				return &w.batch, nil
 			}
+			w.rest()
 		}
 		<-w.wake
 		if err := ctx.Err(); err != nil {
@@ -263,9 +264,22 @@ func (w *Watcher) idle() bool {
 			return false
 		}
 	}
+	w.progress.Reset(c.config.ProgressInterval)
 	w.told = c.revision
 	w.batch.Revision, w.batch.Mark = c.revision, metav1.WatchMark_WATCH_MARK_PROGRESS
 	return true
+}
+
+// rest has the next progress mark come an interval later, or when there is something to tell at all.
+func (w *Watcher) rest() {
+	c := w.cache
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.revision <= w.told {
+		c.resting[w] = struct{}{}
+		return
+	}
+	w.progress.Reset(c.config.ProgressInterval)
 }
 
 // look takes the events that came since the last look. They stay readable without the lock.
