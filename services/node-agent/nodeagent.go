@@ -24,6 +24,7 @@ import (
 	corev1 "dhow.dev/gen/go/dhow/core/v1"
 	discoveryv1 "dhow.dev/gen/go/dhow/discovery/v1"
 	metav1 "dhow.dev/gen/go/dhow/meta/v1"
+	nodev1 "dhow.dev/gen/go/dhow/node/v1"
 	runtimev1 "dhow.dev/gen/go/dhow/runtime/v1"
 	"dhow.dev/pkg/client"
 	"dhow.dev/pkg/informer"
@@ -400,7 +401,11 @@ func Run(ctx context.Context, config Config) error {
 		},
 		Logger: logger,
 	})
-	meter := usage.New(usage.Config{Containers: newContainerMeter(manager, cgroups, runtime).usage, Node: used, Report: connection.SetUsage, Logger: logger})
+	meter := usage.New(usage.Config{Containers: newContainerMeter(manager, cgroups, runtime).usage, Node: used, Report: connection.SetUsage, Logger: logger,
+		Volumes: func(ctx context.Context) map[string][]*nodev1.PodUsage_Volume { return usedVolumes(volumes.Stats(ctx)) }})
+	if err := volumeMetrics(telemetry.Meter(scope), volumes.Stats); err != nil {
+		return err
+	}
 
 	tasks := []task{
 		{"objects", objects.Run},

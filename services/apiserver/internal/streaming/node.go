@@ -146,6 +146,7 @@ type podStats struct {
 	CPU        cpuStats         `json:"cpu"`
 	Memory     memoryStats      `json:"memory"`
 	Containers []containerStats `json:"containers"`
+	Volumes    []volumeStats    `json:"volume,omitempty"`
 }
 
 type podReference struct {
@@ -158,6 +159,52 @@ type containerStats struct {
 	Name   string      `json:"name"`
 	CPU    cpuStats    `json:"cpu"`
 	Memory memoryStats `json:"memory"`
+}
+
+// volumeStats is a volume of a claim. What is not known is left out.
+type volumeStats struct {
+	Time           kmetav1.Time   `json:"time"`
+	AvailableBytes *int64         `json:"availableBytes,omitempty"`
+	CapacityBytes  *int64         `json:"capacityBytes,omitempty"`
+	UsedBytes      *int64         `json:"usedBytes,omitempty"`
+	InodesFree     *int64         `json:"inodesFree,omitempty"`
+	Inodes         *int64         `json:"inodes,omitempty"`
+	InodesUsed     *int64         `json:"inodesUsed,omitempty"`
+	Name           string         `json:"name"`
+	PVCRef         claimReference `json:"pvcRef"`
+	Health         *volumeHealth  `json:"volumeHealthStats,omitempty"`
+}
+
+type claimReference struct {
+	Name      string `json:"name"`
+	Namespace string `json:"namespace"`
+}
+
+type volumeHealth struct {
+	Abnormal bool `json:"abnormal"`
+}
+
+// volumesOf returns how full a pod's volumes are.
+func volumesOf(p *nodev1.PodUsage, at kmetav1.Time) []volumeStats {
+	var all []volumeStats
+	for _, v := range p.GetVolumes() {
+		known := func(has bool, value int64) *int64 {
+			if !has {
+				return nil
+			}
+			return &value
+		}
+		s := volumeStats{
+			Time: at, Name: v.GetName(), PVCRef: claimReference{v.GetClaim(), p.GetNamespace()}, AvailableBytes: known(v.HasAvailableBytes(), v.GetAvailableBytes()),
+			CapacityBytes: known(v.HasCapacityBytes(), v.GetCapacityBytes()), UsedBytes: known(v.HasUsedBytes(), v.GetUsedBytes()), InodesFree: known(v.HasInodesFree(), v.GetInodesFree()),
+			Inodes: known(v.HasInodes(), v.GetInodes()), InodesUsed: known(v.HasInodesUsed(), v.GetInodesUsed()),
+		}
+		if v.HasAbnormal() {
+			s.Health = &volumeHealth{v.GetAbnormal()}
+		}
+		all = append(all, s)
+	}
+	return all
 }
 
 type cpuStats struct {
@@ -187,6 +234,7 @@ func summaryOf(name string, usage *nodev1.NodeUsage) summary {
 			one.CPU.UsageCoreNanoSeconds += cpu.UsageCoreNanoSeconds
 			one.Memory.WorkingSetBytes += memory.WorkingSetBytes
 		}
+		one.Volumes = volumesOf(p, at)
 		s.Pods = append(s.Pods, one)
 	}
 	return s

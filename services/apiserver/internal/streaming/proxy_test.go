@@ -81,6 +81,8 @@ func TestNodeProxy(t *testing.T) {
 		"n1/proxy/stats/summary": `"usageNanoCores":3`, "n2/proxy/stats/summary": "has not told yet", "n1/proxy/metrics/resource": `container_memory_working_set_bytes{container="main",namespace="default",pod="p"} 4`,
 		"n1/proxy/containerLogs/default/p/main?stream=Stderr&sinceTime=2026-01-02T03:04:05Z&limitBytes=9&insecureSkipTLSVerifyBackend=true": "one\ntwo\n",
 		"n2/proxy/containerLogs/default/p/main": `pods \"p\" not found`, "n1/proxy/containerLogs/default/p": "NAMESPACE/POD/CONTAINER", "n1/proxy/run": "nodes accept no connections",
+		// The same again, for what it says of volumes.
+		"n1/proxy/stats/summary/": `"capacityBytes":9,"name":"v","pvcRef":{"name":"data","namespace":"default"},"volumeHealthStats":{"abnormal":true}}`,
 	} {
 		_, _, body := fetch(t, "GET", c.Host+"/api/v1/nodes/"+path)
 		if !strings.Contains(body, want) || strings.Contains(path, "runningpods") && strings.Contains(body, "done-on") {

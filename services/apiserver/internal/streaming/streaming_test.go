@@ -223,7 +223,7 @@ func world(t *testing.T) (*node, *rest.Config) {
 	streams, err := streaming.New(streaming.Config{Objects: n, Tunnels: n, Outside: outside, Usage: func(context.Context) map[string]*nodev1.NodeUsage {
 		return map[string]*nodev1.NodeUsage{"n1": nodev1.NodeUsage_builder{
 			Node: nodev1.Usage_builder{CpuNanocores: 5, MemoryBytes: 6}.Build(),
-			Pods: []*nodev1.PodUsage{nodev1.PodUsage_builder{Namespace: "default", Name: "p", Uid: "u", Containers: []*nodev1.PodUsage_Container{
+			Pods: []*nodev1.PodUsage{nodev1.PodUsage_builder{Namespace: "default", Name: "p", Uid: "u", Volumes: []*nodev1.PodUsage_Volume{nodev1.PodUsage_Volume_builder{Name: "v", Claim: "data", CapacityBytes: proto.Int64(9), Abnormal: proto.Bool(true)}.Build()}, Containers: []*nodev1.PodUsage_Container{
 				nodev1.PodUsage_Container_builder{Name: "main", Usage: nodev1.Usage_builder{CpuNanocores: 3, MemoryBytes: 4}.Build()}.Build(),
 			}}.Build()},
 		}.Build()}

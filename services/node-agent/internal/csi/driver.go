@@ -74,6 +74,9 @@ func (d *Driver) SetsGroup() bool { return d.can[csispec.NodeServiceCapability_R
 // Measures says that the driver tells how full volumes are.
 func (d *Driver) Measures() bool { return d.can[csispec.NodeServiceCapability_RPC_GET_VOLUME_STATS] }
 
+// KnowsHealth says that what the driver tells of volumes includes their health.
+func (d *Driver) KnowsHealth() bool { return d.can[csispec.NodeServiceCapability_RPC_VOLUME_CONDITION] }
+
 // SingleWriter says that the driver knows the access modes for one writer and for one pod apart.
 func (d *Driver) SingleWriter() bool {
 	return d.can[csispec.NodeServiceCapability_RPC_SINGLE_NODE_MULTI_WRITER]

@@ -29,6 +29,8 @@ type Config struct {
 	Containers func(context.Context) ([]cri.Usage, error)
 	// Node tells what all of the node has used: CPU time, and the working set in bytes.
 	Node func() (time.Duration, uint64, error)
+	// Volumes tells how full the volumes of pods' claims are, by the pods' UIDs; nil: nobody knows.
+	Volumes func(context.Context) map[string][]*nodev1.PodUsage_Volume
 	// Report takes what has changed. It must not block.
 	Report func(*nodev1.NodeUsage)
 	Logger *slog.Logger
@@ -111,9 +113,14 @@ func (m *Meter) look(ctx context.Context) {
 	if first {
 		return
 	}
+	var volumes map[string][]*nodev1.PodUsage_Volume
+	if m.config.Volumes != nil {
+		volumes = m.config.Volumes(ctx)
+	}
 	list := make([]*nodev1.PodUsage, 0, len(pods))
 	for _, p := range pods {
 		slices.SortFunc(p.GetContainers(), func(a, b *nodev1.PodUsage_Container) int { return cmp.Compare(a.GetName(), b.GetName()) })
+		p.SetVolumes(volumes[p.GetUid()])
 		list = append(list, p)
 	}
 	slices.SortFunc(list, func(a, b *nodev1.PodUsage) int { return cmp.Compare(a.GetUid(), b.GetUid()) })

@@ -8,6 +8,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"google.golang.org/protobuf/proto"
+
 	nodev1 "dhow.dev/gen/go/dhow/node/v1"
 	"dhow.dev/services/node-agent/internal/cri"
 	"dhow.dev/services/node-agent/internal/usage"
@@ -34,6 +36,9 @@ func TestRatesOverTheWindow(t *testing.T) {
 				}
 				return 2 * time.Since(began), 7, nil
 			},
+			Volumes: func(context.Context) map[string][]*nodev1.PodUsage_Volume {
+				return map[string][]*nodev1.PodUsage_Volume{"u": {nodev1.PodUsage_Volume_builder{Name: "v", Claim: "data", UsedBytes: proto.Int64(5)}.Build()}}
+			},
 			Report: func(u *nodev1.NodeUsage) { reports = append(reports, u) },
 		})
 		ctx, cancel := context.WithCancel(t.Context())
@@ -46,6 +51,9 @@ func TestRatesOverTheWindow(t *testing.T) {
 		}
 		r := reports[0]
 		if c := r.GetPods()[0].GetContainers()[0]; c.GetUsage().GetCpuNanocores() != 5e8 || c.GetUsage().GetMemoryBytes() != 42 || c.GetName() != "c" {
+			t.Errorf("%v", r)
+		}
+		if v := r.GetPods()[0].GetVolumes(); len(v) != 1 || v[0].GetClaim() != "data" || v[0].GetUsedBytes() != 5 {
 			t.Errorf("%v", r)
 		}
 		if r.GetNode().GetCpuNanocores() != 2e9 || r.GetNode().GetMemoryBytes() != 7 || r.GetWindowMilliseconds() != 5000 {

@@ -105,7 +105,11 @@ func (m *Manager) csiClaim(ctx context.Context, pod *corev1.Pod, v *corev1.Volum
 			return "", err
 		}
 	}
-	return m.publish(ctx, r)
+	path, err := m.publish(ctx, r)
+	if err == nil {
+		m.measure(uid, v.GetName(), measurable{namespace: claim.GetMetadata().GetNamespace(), claim: claim.GetMetadata().GetName(), path: path, block: r.record.Block, csi: r.record})
+	}
+	return path, err
 }
 
 // accessMode converts Kubernetes' mode to the driver's.

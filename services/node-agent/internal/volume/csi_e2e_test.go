@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"sync"
@@ -546,6 +547,49 @@ func TestVolumesGrowWhileTheyAreUsed(t *testing.T) {
 	}
 	if got := n.callNames("g"); !slices.Contains(got, "NodeExpandVolume") || !slices.Equal(events, []string{"FileSystemResizeSuccessful"}) {
 		t.Errorf("calls %v, events %v", got, events)
+	}
+	if err := n.volumes.Remove(n.ctx, "uid-of-pod"); err != nil {
+		t.Fatal(err)
+	}
+	n.nothingMounted()
+}
+
+// TestVolumesAreMeasured asks drivers, and the machine about its own folders.
+func TestVolumesAreMeasured(t *testing.T) {
+	n := newNode(t)
+	n.drive()
+	put[*storagev1.CSIDriver](n, &k8sstoragev1.CSIDriver{}, `{metadata: {name: folders.dhow.test}, spec: {attachRequired: false}}`)
+	for _, name := range []string{"m", "m.unwell"} {
+		if err := os.MkdirAll(filepath.Join(n.root, "volumes", name), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	n.persistent("full", "Filesystem", `, csi: {driver: folders.dhow.test, volumeHandle: m}`)
+	n.persistent("folder", "Filesystem", `, local: {path: `+n.root+`}`)
+	if stats := n.volumes.Stats(n.ctx); len(stats) != 0 {
+		t.Errorf("there are no volumes yet: %v", stats)
+	}
+	p := podtest.Pod(t, `{metadata: {name: p}, spec: {volumes: [{name: a, persistentVolumeClaim: {claimName: full}}, {name: b, persistentVolumeClaim: {claimName: folder}}]}}`)
+	if _, err := n.volumes.Setup(n.ctx, p, n.sources()); err != nil {
+		t.Fatal(err)
+	}
+	stats := n.volumes.Stats(n.ctx)
+	if len(stats) != 2 {
+		t.Fatalf("%+v", stats)
+	}
+	abnormal := true
+	if got, want := stats[0], (volume.Stat{Pod: "uid-of-pod", Volume: "a", Namespace: "default", Claim: "full", Capacity: 1001, Available: 601, Used: 400,
+		Inodes: 101, InodesFree: 60, InodesUsed: 41, Abnormal: &abnormal, Message: "looked at"}); !reflect.DeepEqual(got, want) {
+		t.Errorf("%+v, want %+v", got, want)
+	}
+	if s := stats[1]; s.Claim != "folder" || s.Capacity < 1<<20 || s.Available > s.Capacity || s.Inodes != s.InodesFree+s.InodesUsed || s.Abnormal != nil {
+		t.Errorf("%+v", s)
+	}
+	// Drivers are not asked again at once.
+	n.volumes.Stats(n.ctx)
+	asked := slices.DeleteFunc(n.callNames("m"), func(name string) bool { return name != "NodeGetVolumeStats" })
+	if len(asked) != 1 {
+		t.Errorf("the driver was asked %d times", len(asked))
 	}
 	if err := n.volumes.Remove(n.ctx, "uid-of-pod"); err != nil {
 		t.Fatal(err)

@@ -85,8 +85,17 @@ type persistent struct {
 	watched map[string]map[string]context.CancelFunc
 	// limits are the emptyDir volumes with a bound, by pod.
 	limits map[string][]limited
-	ctx    context.Context
-	group  sync.WaitGroup
+	// measured are the volumes of claims that pods use, by pod and name.
+	measured map[string]map[string]measurable
+	// unmeasured says that there is one among them that was not there when they were measured.
+	unmeasured bool
+	ctx        context.Context
+	group      sync.WaitGroup
+
+	// statsMu lets one caller measure at a time; stats is what was last measured, and when.
+	statsMu sync.Mutex
+	stats   []Stat
+	statsAt time.Time
 }
 
 // NewNode returns a manager that also knows claims and CSI drivers. Run does what is not part of a pod's way.
@@ -102,7 +111,7 @@ func NewNode(config Config) (*Manager, error) {
 		drivers: client.For[*storagev1.CSIDriver](config.Conn), attachments: client.For[*storagev1.VolumeAttachment](config.Conn), nodes: client.For[*corev1.Node](config.Conn),
 		secrets: client.For[*corev1.Secret](config.Conn),
 		changed: make(chan struct{}), using: map[string]map[string]bool{}, removals: map[string]bool{}, removing: make(chan struct{}, 1),
-		busy: map[string]*sync.Mutex{}, watched: map[string]map[string]context.CancelFunc{}, limits: map[string][]limited{},
+		busy: map[string]*sync.Mutex{}, watched: map[string]map[string]context.CancelFunc{}, limits: map[string][]limited{}, measured: map[string]map[string]measurable{},
 	}
 	for _, dir := range []string{"pods", "plugins", "plugins_registry"} {
 		if err := os.MkdirAll(filepath.Join(config.DataDir, dir), 0o750); err != nil {
@@ -242,10 +251,7 @@ func (m *Manager) claimed(ctx context.Context, pod *corev1.Pod, v *corev1.Volume
 	if m.persistent == nil {
 		return "", errors.New("volume claims are not supported by this node")
 	}
-	name, readOnly := v.GetVolumeSource().GetPersistentVolumeClaim().GetClaimName(), v.GetVolumeSource().GetPersistentVolumeClaim().GetReadOnly()
-	if v.GetVolumeSource().HasEphemeral() {
-		name, readOnly = pod.GetMetadata().GetName()+"-"+v.GetName(), false
-	}
+	name, readOnly := claimOf(pod, v), v.GetVolumeSource().GetPersistentVolumeClaim().GetReadOnly()
 	namespace := pod.GetMetadata().GetNamespace()
 	claim, pv, err := m.resolve(ctx, namespace, name)
 	if err != nil {
@@ -267,9 +273,12 @@ func (m *Manager) claimed(ctx context.Context, pod *corev1.Pod, v *corev1.Volume
 				return "", err
 			}
 		}
+		m.measure(pod.GetMetadata().GetUid(), v.GetName(), measurable{namespace: namespace, claim: name, path: path, block: block})
 		return path, m.local(pod, pv.GetMetadata().GetName(), path, block, readOnly)
 	case source.HasHostPath():
-		return m.hostPath(source.GetHostPath())
+		path, err := m.hostPath(source.GetHostPath())
+		m.measure(pod.GetMetadata().GetUid(), v.GetName(), measurable{namespace: namespace, claim: name, path: path, block: block})
+		return path, err
 	case source.HasCsi():
 		return m.csiClaim(ctx, pod, v, claim, pv, readOnly, s)
 	}

@@ -276,6 +276,7 @@ func (m *Manager) Teardown(ctx context.Context, uid string) error {
 	if m.persistent != nil {
 		m.mu.Lock()
 		delete(m.limits, uid)
+		delete(m.measured, uid)
 		m.mu.Unlock()
 	}
 	// Parts of volumes are mounts of their own, and would keep a driver from unmounting the whole.

@@ -507,13 +507,14 @@ func (b0 Usage_builder) Build() *Usage {
 	return m0
 }
 
-// PodUsage is what a pod's running containers use.
+// PodUsage is what a pod's running containers use, and how full its volumes are.
 type PodUsage struct {
 	state                 protoimpl.MessageState `protogen:"opaque.v1"`
 	xxx_hidden_Namespace  string                 `protobuf:"bytes,1,opt,name=namespace,proto3"`
 	xxx_hidden_Name       string                 `protobuf:"bytes,2,opt,name=name,proto3"`
 	xxx_hidden_Uid        string                 `protobuf:"bytes,3,opt,name=uid,proto3"`
 	xxx_hidden_Containers *[]*PodUsage_Container `protobuf:"bytes,4,rep,name=containers,proto3"`
+	xxx_hidden_Volumes    *[]*PodUsage_Volume    `protobuf:"bytes,5,rep,name=volumes,proto3"`
 	unknownFields         protoimpl.UnknownFields
 	sizeCache             protoimpl.SizeCache
 }
@@ -573,6 +574,15 @@ func (x *PodUsage) GetContainers() []*PodUsage_Container {
 	return nil
 }
 
+func (x *PodUsage) GetVolumes() []*PodUsage_Volume {
+	if x != nil {
+		if x.xxx_hidden_Volumes != nil {
+			return *x.xxx_hidden_Volumes
+		}
+	}
+	return nil
+}
+
 func (x *PodUsage) SetNamespace(v string) {
 	x.xxx_hidden_Namespace = v
 }
@@ -589,6 +599,10 @@ func (x *PodUsage) SetContainers(v []*PodUsage_Container) {
 	x.xxx_hidden_Containers = &v
 }
 
+func (x *PodUsage) SetVolumes(v []*PodUsage_Volume) {
+	x.xxx_hidden_Volumes = &v
+}
+
 type PodUsage_builder struct {
 	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
 
@@ -599,6 +613,8 @@ type PodUsage_builder struct {
 	// The pod's.
 	Uid        string
 	Containers []*PodUsage_Container
+	// Volumes of claims that the pod uses, as of the last minute.
+	Volumes []*PodUsage_Volume
 }
 
 func (b0 PodUsage_builder) Build() *PodUsage {
@@ -609,6 +625,7 @@ func (b0 PodUsage_builder) Build() *PodUsage {
 	x.xxx_hidden_Name = b.Name
 	x.xxx_hidden_Uid = b.Uid
 	x.xxx_hidden_Containers = &b.Containers
+	x.xxx_hidden_Volumes = &b.Volumes
 	return m0
 }
 
@@ -1971,6 +1988,314 @@ func (b0 PodUsage_Container_builder) Build() *PodUsage_Container {
 	return m0
 }
 
+// How full a volume of a claim is. What is not set is not known.
+type PodUsage_Volume struct {
+	state                     protoimpl.MessageState `protogen:"opaque.v1"`
+	xxx_hidden_Name           string                 `protobuf:"bytes,1,opt,name=name,proto3"`
+	xxx_hidden_Claim          string                 `protobuf:"bytes,2,opt,name=claim,proto3"`
+	xxx_hidden_CapacityBytes  int64                  `protobuf:"varint,3,opt,name=capacity_bytes,json=capacityBytes,proto3,oneof"`
+	xxx_hidden_AvailableBytes int64                  `protobuf:"varint,4,opt,name=available_bytes,json=availableBytes,proto3,oneof"`
+	xxx_hidden_UsedBytes      int64                  `protobuf:"varint,5,opt,name=used_bytes,json=usedBytes,proto3,oneof"`
+	xxx_hidden_Inodes         int64                  `protobuf:"varint,6,opt,name=inodes,proto3,oneof"`
+	xxx_hidden_InodesFree     int64                  `protobuf:"varint,7,opt,name=inodes_free,json=inodesFree,proto3,oneof"`
+	xxx_hidden_InodesUsed     int64                  `protobuf:"varint,8,opt,name=inodes_used,json=inodesUsed,proto3,oneof"`
+	xxx_hidden_Abnormal       bool                   `protobuf:"varint,9,opt,name=abnormal,proto3,oneof"`
+	xxx_hidden_Message        string                 `protobuf:"bytes,10,opt,name=message,proto3"`
+	XXX_raceDetectHookData    protoimpl.RaceDetectHookData
+	XXX_presence              [1]uint32
+	unknownFields             protoimpl.UnknownFields
+	sizeCache                 protoimpl.SizeCache
+}
+
+func (x *PodUsage_Volume) Reset() {
+	*x = PodUsage_Volume{}
+	mi := &file_dhow_node_v1_session_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PodUsage_Volume) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PodUsage_Volume) ProtoMessage() {}
+
+func (x *PodUsage_Volume) ProtoReflect() protoreflect.Message {
+	mi := &file_dhow_node_v1_session_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+func (x *PodUsage_Volume) GetName() string {
+	if x != nil {
+		return x.xxx_hidden_Name
+	}
+	return ""
+}
+
+func (x *PodUsage_Volume) GetClaim() string {
+	if x != nil {
+		return x.xxx_hidden_Claim
+	}
+	return ""
+}
+
+func (x *PodUsage_Volume) GetCapacityBytes() int64 {
+	if x != nil {
+		return x.xxx_hidden_CapacityBytes
+	}
+	return 0
+}
+
+func (x *PodUsage_Volume) GetAvailableBytes() int64 {
+	if x != nil {
+		return x.xxx_hidden_AvailableBytes
+	}
+	return 0
+}
+
+func (x *PodUsage_Volume) GetUsedBytes() int64 {
+	if x != nil {
+		return x.xxx_hidden_UsedBytes
+	}
+	return 0
+}
+
+func (x *PodUsage_Volume) GetInodes() int64 {
+	if x != nil {
+		return x.xxx_hidden_Inodes
+	}
+	return 0
+}
+
+func (x *PodUsage_Volume) GetInodesFree() int64 {
+	if x != nil {
+		return x.xxx_hidden_InodesFree
+	}
+	return 0
+}
+
+func (x *PodUsage_Volume) GetInodesUsed() int64 {
+	if x != nil {
+		return x.xxx_hidden_InodesUsed
+	}
+	return 0
+}
+
+func (x *PodUsage_Volume) GetAbnormal() bool {
+	if x != nil {
+		return x.xxx_hidden_Abnormal
+	}
+	return false
+}
+
+func (x *PodUsage_Volume) GetMessage() string {
+	if x != nil {
+		return x.xxx_hidden_Message
+	}
+	return ""
+}
+
+func (x *PodUsage_Volume) SetName(v string) {
+	x.xxx_hidden_Name = v
+}
+
+func (x *PodUsage_Volume) SetClaim(v string) {
+	x.xxx_hidden_Claim = v
+}
+
+func (x *PodUsage_Volume) SetCapacityBytes(v int64) {
+	x.xxx_hidden_CapacityBytes = v
+	protoimpl.X.SetPresent(&(x.XXX_presence[0]), 2, 10)
+}
+
+func (x *PodUsage_Volume) SetAvailableBytes(v int64) {
+	x.xxx_hidden_AvailableBytes = v
+	protoimpl.X.SetPresent(&(x.XXX_presence[0]), 3, 10)
+}
+
+func (x *PodUsage_Volume) SetUsedBytes(v int64) {
+	x.xxx_hidden_UsedBytes = v
+	protoimpl.X.SetPresent(&(x.XXX_presence[0]), 4, 10)
+}
+
+func (x *PodUsage_Volume) SetInodes(v int64) {
+	x.xxx_hidden_Inodes = v
+	protoimpl.X.SetPresent(&(x.XXX_presence[0]), 5, 10)
+}
+
+func (x *PodUsage_Volume) SetInodesFree(v int64) {
+	x.xxx_hidden_InodesFree = v
+	protoimpl.X.SetPresent(&(x.XXX_presence[0]), 6, 10)
+}
+
+func (x *PodUsage_Volume) SetInodesUsed(v int64) {
+	x.xxx_hidden_InodesUsed = v
+	protoimpl.X.SetPresent(&(x.XXX_presence[0]), 7, 10)
+}
+
+func (x *PodUsage_Volume) SetAbnormal(v bool) {
+	x.xxx_hidden_Abnormal = v
+	protoimpl.X.SetPresent(&(x.XXX_presence[0]), 8, 10)
+}
+
+func (x *PodUsage_Volume) SetMessage(v string) {
+	x.xxx_hidden_Message = v
+}
+
+func (x *PodUsage_Volume) HasCapacityBytes() bool {
+	if x == nil {
+		return false
+	}
+	return protoimpl.X.Present(&(x.XXX_presence[0]), 2)
+}
+
+func (x *PodUsage_Volume) HasAvailableBytes() bool {
+	if x == nil {
+		return false
+	}
+	return protoimpl.X.Present(&(x.XXX_presence[0]), 3)
+}
+
+func (x *PodUsage_Volume) HasUsedBytes() bool {
+	if x == nil {
+		return false
+	}
+	return protoimpl.X.Present(&(x.XXX_presence[0]), 4)
+}
+
+func (x *PodUsage_Volume) HasInodes() bool {
+	if x == nil {
+		return false
+	}
+	return protoimpl.X.Present(&(x.XXX_presence[0]), 5)
+}
+
+func (x *PodUsage_Volume) HasInodesFree() bool {
+	if x == nil {
+		return false
+	}
+	return protoimpl.X.Present(&(x.XXX_presence[0]), 6)
+}
+
+func (x *PodUsage_Volume) HasInodesUsed() bool {
+	if x == nil {
+		return false
+	}
+	return protoimpl.X.Present(&(x.XXX_presence[0]), 7)
+}
+
+func (x *PodUsage_Volume) HasAbnormal() bool {
+	if x == nil {
+		return false
+	}
+	return protoimpl.X.Present(&(x.XXX_presence[0]), 8)
+}
+
+func (x *PodUsage_Volume) ClearCapacityBytes() {
+	protoimpl.X.ClearPresent(&(x.XXX_presence[0]), 2)
+	x.xxx_hidden_CapacityBytes = 0
+}
+
+func (x *PodUsage_Volume) ClearAvailableBytes() {
+	protoimpl.X.ClearPresent(&(x.XXX_presence[0]), 3)
+	x.xxx_hidden_AvailableBytes = 0
+}
+
+func (x *PodUsage_Volume) ClearUsedBytes() {
+	protoimpl.X.ClearPresent(&(x.XXX_presence[0]), 4)
+	x.xxx_hidden_UsedBytes = 0
+}
+
+func (x *PodUsage_Volume) ClearInodes() {
+	protoimpl.X.ClearPresent(&(x.XXX_presence[0]), 5)
+	x.xxx_hidden_Inodes = 0
+}
+
+func (x *PodUsage_Volume) ClearInodesFree() {
+	protoimpl.X.ClearPresent(&(x.XXX_presence[0]), 6)
+	x.xxx_hidden_InodesFree = 0
+}
+
+func (x *PodUsage_Volume) ClearInodesUsed() {
+	protoimpl.X.ClearPresent(&(x.XXX_presence[0]), 7)
+	x.xxx_hidden_InodesUsed = 0
+}
+
+func (x *PodUsage_Volume) ClearAbnormal() {
+	protoimpl.X.ClearPresent(&(x.XXX_presence[0]), 8)
+	x.xxx_hidden_Abnormal = false
+}
+
+type PodUsage_Volume_builder struct {
+	_ [0]func() // Prevents comparability and use of unkeyed literals for the builder.
+
+	// Its name in the pod.
+	Name string
+	// The claim's name, in the pod's namespace.
+	Claim string
+	// Size of the volume.
+	CapacityBytes *int64
+	// What is free of it.
+	AvailableBytes *int64
+	// What is used of it.
+	UsedBytes *int64
+	// Inodes that it has.
+	Inodes *int64
+	// Inodes that are free.
+	InodesFree *int64
+	// Inodes that are used.
+	InodesUsed *int64
+	// Whether its driver says that it is not well.
+	Abnormal *bool
+	// The driver's words about that.
+	Message string
+}
+
+func (b0 PodUsage_Volume_builder) Build() *PodUsage_Volume {
+	m0 := &PodUsage_Volume{}
+	b, x := &b0, m0
+	_, _ = b, x
+	x.xxx_hidden_Name = b.Name
+	x.xxx_hidden_Claim = b.Claim
+	if b.CapacityBytes != nil {
+		protoimpl.X.SetPresentNonAtomic(&(x.XXX_presence[0]), 2, 10)
+		x.xxx_hidden_CapacityBytes = *b.CapacityBytes
+	}
+	if b.AvailableBytes != nil {
+		protoimpl.X.SetPresentNonAtomic(&(x.XXX_presence[0]), 3, 10)
+		x.xxx_hidden_AvailableBytes = *b.AvailableBytes
+	}
+	if b.UsedBytes != nil {
+		protoimpl.X.SetPresentNonAtomic(&(x.XXX_presence[0]), 4, 10)
+		x.xxx_hidden_UsedBytes = *b.UsedBytes
+	}
+	if b.Inodes != nil {
+		protoimpl.X.SetPresentNonAtomic(&(x.XXX_presence[0]), 5, 10)
+		x.xxx_hidden_Inodes = *b.Inodes
+	}
+	if b.InodesFree != nil {
+		protoimpl.X.SetPresentNonAtomic(&(x.XXX_presence[0]), 6, 10)
+		x.xxx_hidden_InodesFree = *b.InodesFree
+	}
+	if b.InodesUsed != nil {
+		protoimpl.X.SetPresentNonAtomic(&(x.XXX_presence[0]), 7, 10)
+		x.xxx_hidden_InodesUsed = *b.InodesUsed
+	}
+	if b.Abnormal != nil {
+		protoimpl.X.SetPresentNonAtomic(&(x.XXX_presence[0]), 8, 10)
+		x.xxx_hidden_Abnormal = *b.Abnormal
+	}
+	x.xxx_hidden_Message = b.Message
+	return m0
+}
+
 // One attached node.
 type UsageResponse_Node struct {
 	state            protoimpl.MessageState `protogen:"opaque.v1"`
@@ -1982,7 +2307,7 @@ type UsageResponse_Node struct {
 
 func (x *UsageResponse_Node) Reset() {
 	*x = UsageResponse_Node{}
-	mi := &file_dhow_node_v1_session_proto_msgTypes[15]
+	mi := &file_dhow_node_v1_session_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1994,7 +2319,7 @@ func (x *UsageResponse_Node) String() string {
 func (*UsageResponse_Node) ProtoMessage() {}
 
 func (x *UsageResponse_Node) ProtoReflect() protoreflect.Message {
-	mi := &file_dhow_node_v1_session_proto_msgTypes[15]
+	mi := &file_dhow_node_v1_session_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2074,17 +2399,40 @@ const file_dhow_node_v1_session_proto_rawDesc = "" +
 	"\x05Usage\x12#\n" +
 	"\rcpu_nanocores\x18\x01 \x01(\x04R\fcpuNanocores\x12!\n" +
 	"\fmemory_bytes\x18\x02 \x01(\x04R\vmemoryBytes\x12'\n" +
-	"\x0fcpu_nanoseconds\x18\x03 \x01(\x04R\x0ecpuNanoseconds\"\xdc\x01\n" +
+	"\x0fcpu_nanoseconds\x18\x03 \x01(\x04R\x0ecpuNanoseconds\"\xda\x05\n" +
 	"\bPodUsage\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x10\n" +
 	"\x03uid\x18\x03 \x01(\tR\x03uid\x12@\n" +
 	"\n" +
 	"containers\x18\x04 \x03(\v2 .dhow.node.v1.PodUsage.ContainerR\n" +
-	"containers\x1aJ\n" +
+	"containers\x127\n" +
+	"\avolumes\x18\x05 \x03(\v2\x1d.dhow.node.v1.PodUsage.VolumeR\avolumes\x1aJ\n" +
 	"\tContainer\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12)\n" +
-	"\x05usage\x18\x02 \x01(\v2\x13.dhow.node.v1.UsageR\x05usage\"\x0e\n" +
+	"\x05usage\x18\x02 \x01(\v2\x13.dhow.node.v1.UsageR\x05usage\x1a\xc2\x03\n" +
+	"\x06Volume\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
+	"\x05claim\x18\x02 \x01(\tR\x05claim\x12*\n" +
+	"\x0ecapacity_bytes\x18\x03 \x01(\x03H\x00R\rcapacityBytes\x88\x01\x01\x12,\n" +
+	"\x0favailable_bytes\x18\x04 \x01(\x03H\x01R\x0eavailableBytes\x88\x01\x01\x12\"\n" +
+	"\n" +
+	"used_bytes\x18\x05 \x01(\x03H\x02R\tusedBytes\x88\x01\x01\x12\x1b\n" +
+	"\x06inodes\x18\x06 \x01(\x03H\x03R\x06inodes\x88\x01\x01\x12$\n" +
+	"\vinodes_free\x18\a \x01(\x03H\x04R\n" +
+	"inodesFree\x88\x01\x01\x12$\n" +
+	"\vinodes_used\x18\b \x01(\x03H\x05R\n" +
+	"inodesUsed\x88\x01\x01\x12\x1f\n" +
+	"\babnormal\x18\t \x01(\bH\x06R\babnormal\x88\x01\x01\x12\x18\n" +
+	"\amessage\x18\n" +
+	" \x01(\tR\amessageB\x11\n" +
+	"\x0f_capacity_bytesB\x12\n" +
+	"\x10_available_bytesB\r\n" +
+	"\v_used_bytesB\t\n" +
+	"\a_inodesB\x0e\n" +
+	"\f_inodes_freeB\x0e\n" +
+	"\f_inodes_usedB\v\n" +
+	"\t_abnormal\"\x0e\n" +
 	"\fUsageRequest\"\x92\x01\n" +
 	"\rUsageResponse\x126\n" +
 	"\x05nodes\x18\x01 \x03(\v2 .dhow.node.v1.UsageResponse.NodeR\x05nodes\x1aI\n" +
@@ -2133,7 +2481,7 @@ const file_dhow_node_v1_session_proto_rawDesc = "" +
 	"\x05Usage\x12\x1a.dhow.node.v1.UsageRequest\x1a\x1b.dhow.node.v1.UsageResponseB\x97\x01\n" +
 	"\x10com.dhow.node.v1B\fSessionProtoP\x01Z#dhow.dev/gen/go/dhow/node/v1;nodev1\xa2\x02\x03DNX\xaa\x02\fDhow.Node.V1\xca\x02\fDhow\\Node\\V1\xe2\x02\x18Dhow\\Node\\V1\\GPBMetadata\xea\x02\x0eDhow::Node::V1b\x06proto3"
 
-var file_dhow_node_v1_session_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
+var file_dhow_node_v1_session_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
 var file_dhow_node_v1_session_proto_goTypes = []any{
 	(*AttachRequest)(nil),                  // 0: dhow.node.v1.AttachRequest
 	(*NodeUsage)(nil),                      // 1: dhow.node.v1.NodeUsage
@@ -2150,57 +2498,59 @@ var file_dhow_node_v1_session_proto_goTypes = []any{
 	(*Failure)(nil),                        // 12: dhow.node.v1.Failure
 	(*TunnelResponse)(nil),                 // 13: dhow.node.v1.TunnelResponse
 	(*PodUsage_Container)(nil),             // 14: dhow.node.v1.PodUsage.Container
-	(*UsageResponse_Node)(nil),             // 15: dhow.node.v1.UsageResponse.Node
-	(*v1.NodeStatus)(nil),                  // 16: dhow.core.v1.NodeStatus
-	(*v11.Time)(nil),                       // 17: dhow.meta.v1.Time
-	(*v1.Node)(nil),                        // 18: dhow.core.v1.Node
-	(*v1.PodLogRequest)(nil),               // 19: dhow.core.v1.PodLogRequest
-	(*v1.PodExecRequest_Start)(nil),        // 20: dhow.core.v1.PodExecRequest.Start
-	(*v1.PodAttachRequest_Start)(nil),      // 21: dhow.core.v1.PodAttachRequest.Start
-	(*v1.PodPortForwardRequest_Start)(nil), // 22: dhow.core.v1.PodPortForwardRequest.Start
-	(*v1.PodLogResponse)(nil),              // 23: dhow.core.v1.PodLogResponse
-	(*v1.PodExecResponse)(nil),             // 24: dhow.core.v1.PodExecResponse
-	(*v1.PodPortForwardResponse)(nil),      // 25: dhow.core.v1.PodPortForwardResponse
-	(*v1.PodExecRequest)(nil),              // 26: dhow.core.v1.PodExecRequest
-	(*v1.PodPortForwardRequest)(nil),       // 27: dhow.core.v1.PodPortForwardRequest
+	(*PodUsage_Volume)(nil),                // 15: dhow.node.v1.PodUsage.Volume
+	(*UsageResponse_Node)(nil),             // 16: dhow.node.v1.UsageResponse.Node
+	(*v1.NodeStatus)(nil),                  // 17: dhow.core.v1.NodeStatus
+	(*v11.Time)(nil),                       // 18: dhow.meta.v1.Time
+	(*v1.Node)(nil),                        // 19: dhow.core.v1.Node
+	(*v1.PodLogRequest)(nil),               // 20: dhow.core.v1.PodLogRequest
+	(*v1.PodExecRequest_Start)(nil),        // 21: dhow.core.v1.PodExecRequest.Start
+	(*v1.PodAttachRequest_Start)(nil),      // 22: dhow.core.v1.PodAttachRequest.Start
+	(*v1.PodPortForwardRequest_Start)(nil), // 23: dhow.core.v1.PodPortForwardRequest.Start
+	(*v1.PodLogResponse)(nil),              // 24: dhow.core.v1.PodLogResponse
+	(*v1.PodExecResponse)(nil),             // 25: dhow.core.v1.PodExecResponse
+	(*v1.PodPortForwardResponse)(nil),      // 26: dhow.core.v1.PodPortForwardResponse
+	(*v1.PodExecRequest)(nil),              // 27: dhow.core.v1.PodExecRequest
+	(*v1.PodPortForwardRequest)(nil),       // 28: dhow.core.v1.PodPortForwardRequest
 }
 var file_dhow_node_v1_session_proto_depIdxs = []int32{
 	6,  // 0: dhow.node.v1.AttachRequest.hello:type_name -> dhow.node.v1.Hello
 	7,  // 1: dhow.node.v1.AttachRequest.heartbeat:type_name -> dhow.node.v1.Heartbeat
-	16, // 2: dhow.node.v1.AttachRequest.status:type_name -> dhow.core.v1.NodeStatus
+	17, // 2: dhow.node.v1.AttachRequest.status:type_name -> dhow.core.v1.NodeStatus
 	1,  // 3: dhow.node.v1.AttachRequest.usage:type_name -> dhow.node.v1.NodeUsage
-	17, // 4: dhow.node.v1.NodeUsage.timestamp:type_name -> dhow.meta.v1.Time
+	18, // 4: dhow.node.v1.NodeUsage.timestamp:type_name -> dhow.meta.v1.Time
 	2,  // 5: dhow.node.v1.NodeUsage.node:type_name -> dhow.node.v1.Usage
 	3,  // 6: dhow.node.v1.NodeUsage.pods:type_name -> dhow.node.v1.PodUsage
 	14, // 7: dhow.node.v1.PodUsage.containers:type_name -> dhow.node.v1.PodUsage.Container
-	15, // 8: dhow.node.v1.UsageResponse.nodes:type_name -> dhow.node.v1.UsageResponse.Node
-	18, // 9: dhow.node.v1.Hello.node:type_name -> dhow.core.v1.Node
-	9,  // 10: dhow.node.v1.AttachResponse.attached:type_name -> dhow.node.v1.Attached
-	10, // 11: dhow.node.v1.AttachResponse.open_tunnel:type_name -> dhow.node.v1.OpenTunnel
-	18, // 12: dhow.node.v1.Attached.node:type_name -> dhow.core.v1.Node
-	19, // 13: dhow.node.v1.OpenTunnel.log:type_name -> dhow.core.v1.PodLogRequest
-	20, // 14: dhow.node.v1.OpenTunnel.exec:type_name -> dhow.core.v1.PodExecRequest.Start
-	21, // 15: dhow.node.v1.OpenTunnel.attach:type_name -> dhow.core.v1.PodAttachRequest.Start
-	22, // 16: dhow.node.v1.OpenTunnel.port_forward:type_name -> dhow.core.v1.PodPortForwardRequest.Start
-	23, // 17: dhow.node.v1.TunnelRequest.log:type_name -> dhow.core.v1.PodLogResponse
-	24, // 18: dhow.node.v1.TunnelRequest.exec:type_name -> dhow.core.v1.PodExecResponse
-	25, // 19: dhow.node.v1.TunnelRequest.port_forward:type_name -> dhow.core.v1.PodPortForwardResponse
-	12, // 20: dhow.node.v1.TunnelRequest.failure:type_name -> dhow.node.v1.Failure
-	26, // 21: dhow.node.v1.TunnelResponse.exec:type_name -> dhow.core.v1.PodExecRequest
-	27, // 22: dhow.node.v1.TunnelResponse.port_forward:type_name -> dhow.core.v1.PodPortForwardRequest
-	2,  // 23: dhow.node.v1.PodUsage.Container.usage:type_name -> dhow.node.v1.Usage
-	1,  // 24: dhow.node.v1.UsageResponse.Node.usage:type_name -> dhow.node.v1.NodeUsage
-	0,  // 25: dhow.node.v1.Sessions.Attach:input_type -> dhow.node.v1.AttachRequest
-	11, // 26: dhow.node.v1.Sessions.Tunnel:input_type -> dhow.node.v1.TunnelRequest
-	4,  // 27: dhow.node.v1.Sessions.Usage:input_type -> dhow.node.v1.UsageRequest
-	8,  // 28: dhow.node.v1.Sessions.Attach:output_type -> dhow.node.v1.AttachResponse
-	13, // 29: dhow.node.v1.Sessions.Tunnel:output_type -> dhow.node.v1.TunnelResponse
-	5,  // 30: dhow.node.v1.Sessions.Usage:output_type -> dhow.node.v1.UsageResponse
-	28, // [28:31] is the sub-list for method output_type
-	25, // [25:28] is the sub-list for method input_type
-	25, // [25:25] is the sub-list for extension type_name
-	25, // [25:25] is the sub-list for extension extendee
-	0,  // [0:25] is the sub-list for field type_name
+	15, // 8: dhow.node.v1.PodUsage.volumes:type_name -> dhow.node.v1.PodUsage.Volume
+	16, // 9: dhow.node.v1.UsageResponse.nodes:type_name -> dhow.node.v1.UsageResponse.Node
+	19, // 10: dhow.node.v1.Hello.node:type_name -> dhow.core.v1.Node
+	9,  // 11: dhow.node.v1.AttachResponse.attached:type_name -> dhow.node.v1.Attached
+	10, // 12: dhow.node.v1.AttachResponse.open_tunnel:type_name -> dhow.node.v1.OpenTunnel
+	19, // 13: dhow.node.v1.Attached.node:type_name -> dhow.core.v1.Node
+	20, // 14: dhow.node.v1.OpenTunnel.log:type_name -> dhow.core.v1.PodLogRequest
+	21, // 15: dhow.node.v1.OpenTunnel.exec:type_name -> dhow.core.v1.PodExecRequest.Start
+	22, // 16: dhow.node.v1.OpenTunnel.attach:type_name -> dhow.core.v1.PodAttachRequest.Start
+	23, // 17: dhow.node.v1.OpenTunnel.port_forward:type_name -> dhow.core.v1.PodPortForwardRequest.Start
+	24, // 18: dhow.node.v1.TunnelRequest.log:type_name -> dhow.core.v1.PodLogResponse
+	25, // 19: dhow.node.v1.TunnelRequest.exec:type_name -> dhow.core.v1.PodExecResponse
+	26, // 20: dhow.node.v1.TunnelRequest.port_forward:type_name -> dhow.core.v1.PodPortForwardResponse
+	12, // 21: dhow.node.v1.TunnelRequest.failure:type_name -> dhow.node.v1.Failure
+	27, // 22: dhow.node.v1.TunnelResponse.exec:type_name -> dhow.core.v1.PodExecRequest
+	28, // 23: dhow.node.v1.TunnelResponse.port_forward:type_name -> dhow.core.v1.PodPortForwardRequest
+	2,  // 24: dhow.node.v1.PodUsage.Container.usage:type_name -> dhow.node.v1.Usage
+	1,  // 25: dhow.node.v1.UsageResponse.Node.usage:type_name -> dhow.node.v1.NodeUsage
+	0,  // 26: dhow.node.v1.Sessions.Attach:input_type -> dhow.node.v1.AttachRequest
+	11, // 27: dhow.node.v1.Sessions.Tunnel:input_type -> dhow.node.v1.TunnelRequest
+	4,  // 28: dhow.node.v1.Sessions.Usage:input_type -> dhow.node.v1.UsageRequest
+	8,  // 29: dhow.node.v1.Sessions.Attach:output_type -> dhow.node.v1.AttachResponse
+	13, // 30: dhow.node.v1.Sessions.Tunnel:output_type -> dhow.node.v1.TunnelResponse
+	5,  // 31: dhow.node.v1.Sessions.Usage:output_type -> dhow.node.v1.UsageResponse
+	29, // [29:32] is the sub-list for method output_type
+	26, // [26:29] is the sub-list for method input_type
+	26, // [26:26] is the sub-list for extension type_name
+	26, // [26:26] is the sub-list for extension extendee
+	0,  // [0:26] is the sub-list for field type_name
 }
 
 func init() { file_dhow_node_v1_session_proto_init() }
@@ -2230,13 +2580,14 @@ func file_dhow_node_v1_session_proto_init() {
 		(*tunnelRequest_PortForward)(nil),
 		(*tunnelRequest_Failure)(nil),
 	}
+	file_dhow_node_v1_session_proto_msgTypes[15].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_dhow_node_v1_session_proto_rawDesc), len(file_dhow_node_v1_session_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   16,
+			NumMessages:   17,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
