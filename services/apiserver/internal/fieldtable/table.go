@@ -345,9 +345,9 @@ var table = map[string]message{
 	},
 	"storage.v1.CSIDriver": {accepted: "metadata spec"},
 	"storage.v1.CSIDriverSpec": {
-		accepted:    "attachRequired podInfoOnMount volumeLifecycleModes storageCapacity fsGroupPolicy tokenRequests requiresRepublish serviceAccountTokenInSecrets",
-		notEnforced: "seLinuxMount=true nodeAllocatableUpdatePeriodSeconds preventPodSchedulingIfMissing=true",
-		notes:       map[string]string{"requiresRepublish": "once a minute", "nodeAllocatableUpdatePeriodSeconds": "the limit is what the driver said when it registered"},
+		accepted:    "attachRequired podInfoOnMount volumeLifecycleModes storageCapacity fsGroupPolicy tokenRequests requiresRepublish serviceAccountTokenInSecrets nodeAllocatableUpdatePeriodSeconds",
+		notEnforced: "seLinuxMount=true preventPodSchedulingIfMissing=true",
+		notes:       map[string]string{"requiresRepublish": "once a minute", "seLinuxMount": "nodes do not label volumes", "preventPodSchedulingIfMissing": "alpha in Kubernetes, off by default"},
 	},
 	"storage.v1.TokenRequest":           {accepted: "audience expirationSeconds"},
 	"storage.v1.CSINode":                {accepted: "metadata spec"},

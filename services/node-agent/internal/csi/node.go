@@ -77,9 +77,7 @@ func (r *Registry) announce(ctx context.Context, driver string, self *csispec.No
 	entry := storagev1.CSINodeDriver_builder{
 		Name: proto.String(driver), NodeId: proto.String(self.GetNodeId()), TopologyKeys: slices.Sorted(maps.Keys(segments)),
 	}.Build()
-	if n := self.GetMaxVolumesPerNode(); n > 0 {
-		entry.SetAllocatable(storagev1.VolumeNodeResources_builder{Count: proto.Int32(int32(min(n, 1<<31-1)))}.Build())
-	}
+	entry.SetAllocatable(allocatable(self))
 	err := r.edit(ctx, func(node *storagev1.CSINode) {
 		drivers := slices.Clone(node.GetSpec().GetDrivers())
 		i := slices.IndexFunc(drivers, func(d *storagev1.CSINodeDriver) bool { return d.GetName() == driver })

@@ -53,6 +53,8 @@ type Registry struct {
 	Config
 	nodes    *client.Client[*corev1.Node]
 	csiNodes *client.Client[*storagev1.CSINode]
+	// csiDrivers say how drivers are to be treated.
+	csiDrivers *client.Client[*storagev1.CSIDriver]
 	// writing keeps what is said of drivers on the CSINode and the Node together.
 	writing sync.Mutex
 
@@ -72,7 +74,7 @@ type registration struct {
 
 // New returns a registry without drivers; Run finds them.
 func New(config Config) *Registry {
-	return &Registry{Config: config, nodes: client.For[*corev1.Node](config.Conn), csiNodes: client.For[*storagev1.CSINode](config.Conn),
+	return &Registry{Config: config, nodes: client.For[*corev1.Node](config.Conn), csiNodes: client.For[*storagev1.CSINode](config.Conn), csiDrivers: client.For[*storagev1.CSIDriver](config.Conn),
 		drivers: map[string]*Driver{}, coming: map[string]int{}, sockets: map[string]*registration{}}
 }
 
@@ -290,6 +292,7 @@ func (r *Registry) takeUp(ctx context.Context, one *registration, info *register
 		_ = before.conn.Close()
 	}
 	r.Logger.InfoContext(ctx, "CSI driver registered", "driver", name)
+	r.group.Go(func() { r.keepAllocatable(ctx, d) })
 	r.Changed()
 	return nil
 }

@@ -554,6 +554,25 @@ func TestVolumesGrowWhileTheyAreUsed(t *testing.T) {
 	n.nothingMounted()
 }
 
+// TestADriverThatCanHaveFewerVolumes is asked again as often as its CSIDriver says.
+func TestADriverThatCanHaveFewerVolumes(t *testing.T) {
+	n := newNode(t)
+	put[*storagev1.CSIDriver](n, &k8sstoragev1.CSIDriver{}, `{metadata: {name: folders.dhow.test}, spec: {nodeAllocatableUpdatePeriodSeconds: 1}}`)
+	n.drive()
+	most := func(want int32) func() bool {
+		return func() bool {
+			c, _ := apitest.Get[*storagev1.CSINode](n.api, "", "n1")
+			drivers := c.GetSpec().GetDrivers()
+			return len(drivers) == 1 && drivers[0].GetAllocatable().GetCount() == want && drivers[0].GetNodeId() == "n1" && len(drivers[0].GetTopologyKeys()) == 1
+		}
+	}
+	n.await("what it said at first", most(8))
+	if err := os.WriteFile(filepath.Join(n.root, "most"), []byte("3"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	n.await("what it says now", most(3))
+}
+
 // TestVolumesAreMeasured asks drivers, and the machine about its own folders.
 func TestVolumesAreMeasured(t *testing.T) {
 	n := newNode(t)

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
@@ -17,7 +18,13 @@ import (
 )
 
 func (d *driver) NodeGetInfo(context.Context, *csi.NodeGetInfoRequest) (*csi.NodeGetInfoResponse, error) {
-	return &csi.NodeGetInfoResponse{NodeId: d.node, MaxVolumesPerNode: 8, AccessibleTopology: &csi.Topology{Segments: map[string]string{topologyKey: d.node}}}, nil
+	most := int64(8)
+	if text, err := os.ReadFile(filepath.Join(d.root, "most")); err == nil {
+		if most, err = strconv.ParseInt(string(text), 10, 64); err != nil {
+			return nil, answerOf(err)
+		}
+	}
+	return &csi.NodeGetInfoResponse{NodeId: d.node, MaxVolumesPerNode: most, AccessibleTopology: &csi.Topology{Segments: map[string]string{topologyKey: d.node}}}, nil
 }
 
 func (d *driver) NodeGetCapabilities(context.Context, *csi.NodeGetCapabilitiesRequest) (*csi.NodeGetCapabilitiesResponse, error) {
