@@ -319,7 +319,7 @@ var table = map[string]message{
 			photonPersistentDisk portworxVolume scaleIO storageos`,
 		notes: volumeKinds,
 	},
-	"core.v1.LocalVolumeSource": {accepted: "path", notEnforced: "fsType", notes: map[string]string{"path": "a folder, or a block device for volumeMode Block", "fsType": "devices are not formatted"}},
+	"core.v1.LocalVolumeSource": {accepted: "path fsType", notes: map[string]string{"path": "a folder, or a block device", "fsType": "an empty device is formatted with the machine's mkfs"}},
 	"core.v1.CSIPersistentVolumeSource": {accepted: `driver volumeHandle readOnly fsType volumeAttributes controllerPublishSecretRef nodeStageSecretRef nodePublishSecretRef
 		controllerExpandSecretRef nodeExpandSecretRef`},
 	"core.v1.SecretReference":       {accepted: "name namespace"},

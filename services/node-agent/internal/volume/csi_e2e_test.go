@@ -13,6 +13,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"reflect"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -547,6 +548,90 @@ func TestVolumesGrowWhileTheyAreUsed(t *testing.T) {
 	}
 	if got := n.callNames("g"); !slices.Contains(got, "NodeExpandVolume") || !slices.Equal(events, []string{"FileSystemResizeSuccessful"}) {
 		t.Errorf("calls %v, events %v", got, events)
+	}
+	if err := n.volumes.Remove(n.ctx, "uid-of-pod"); err != nil {
+		t.Fatal(err)
+	}
+	n.nothingMounted()
+}
+
+// TestALocalDeviceGetsAFileSystem: it is formatted once, mounted once for all pods, and what is on it stays.
+func TestALocalDeviceGetsAFileSystem(t *testing.T) {
+	n := newNode(t)
+	file := filepath.Join(t.TempDir(), "disk")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Truncate(file, 64<<20); err != nil {
+		t.Fatal(err)
+	}
+	out, err := exec.Command("losetup", "--find", "--show", file).Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	device := strings.TrimSpace(string(out))
+	t.Cleanup(func() {
+		if out, err := exec.Command("losetup", "--detach", device).CombinedOutput(); err != nil {
+			t.Errorf("%v: %s", err, out)
+		}
+	})
+	n.persistent("disk", "Filesystem", `, mountOptions: [noatime], local: {path: `+device+`, fsType: ext3}`)
+	pod := func(name string) *corev1.Pod {
+		return podtest.Pod(t, `{metadata: {name: `+name+`, uid: uid-of-`+name+`}, spec: {securityContext: {fsGroup: 4000}, volumes: [{name: v, persistentVolumeClaim: {claimName: disk}}]}}`)
+	}
+	for _, name := range []string{"one", "two"} {
+		paths, err := n.volumes.Setup(n.ctx, pod(name), n.sources())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if want := filepath.Join(n.data, "plugins/kubernetes.io/local-volume/mounts/pv-disk"); paths["v"] != want {
+			t.Fatalf("it is at %s, want %s", paths["v"], want)
+		}
+		if name == "one" {
+			if err := os.WriteFile(filepath.Join(paths["v"], "file"), []byte("kept"), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	table := read(t, "/proc/self/mountinfo")
+	if line := regexp.MustCompile(`(?m)^.*/mounts/pv-disk .*noatime.* - ext3 `+device+` .*$`).FindAllString(table, -1); len(line) != 1 {
+		t.Errorf("mounted as %q", line)
+	}
+	if s := n.volumes.Stats(n.ctx); len(s) != 2 || s[0].Capacity > 64<<20 || s[0].Capacity < 32<<20 {
+		t.Errorf("the file system is not the device's: %+v", s)
+	}
+	target := filepath.Join(n.data, "plugins/kubernetes.io/local-volume/mounts/pv-disk")
+	if info, err := os.Stat(target); err != nil || info.Sys().(*syscall.Stat_t).Gid != 4000 {
+		t.Errorf("it is not the fsGroup's: %v, %v", info, err)
+	}
+	// An agent that knows nothing takes it down with the last pod.
+	n.stop()
+	n.start()
+	if err := n.volumes.Remove(n.ctx, "uid-of-one"); err != nil {
+		t.Fatal(err)
+	}
+	if got := read(t, filepath.Join(target, "file")); got != "kept" {
+		t.Errorf("while another pod has it there is %q", got)
+	}
+	if err := n.volumes.Remove(n.ctx, "uid-of-two"); err != nil {
+		t.Fatal(err)
+	}
+	n.nothingMounted()
+	paths, err := n.volumes.Setup(n.ctx, pod("three"), n.sources())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := read(t, filepath.Join(paths["v"], "file")); got != "kept" {
+		t.Errorf("the next pod finds %q", got)
+	}
+	if err := n.volumes.Remove(n.ctx, "uid-of-three"); err != nil {
+		t.Fatal(err)
+	}
+	// What is on it already is not overwritten.
+	n.persistent("other", "Filesystem", `, local: {path: `+device+`}`)
+	wrong := podtest.Pod(t, `{metadata: {name: p}, spec: {volumes: [{name: v, persistentVolumeClaim: {claimName: other}}]}}`)
+	if _, err := n.volumes.Setup(n.ctx, wrong, n.sources()); err == nil || !strings.Contains(err.Error(), "is to be mounted as ext4, but has a ext3 file system on it") {
+		t.Errorf("another file system: %v", err)
 	}
 	if err := n.volumes.Remove(n.ctx, "uid-of-pod"); err != nil {
 		t.Fatal(err)

@@ -273,6 +273,11 @@ func (m *Manager) claimed(ctx context.Context, pod *corev1.Pod, v *corev1.Volume
 				return "", err
 			}
 		}
+		if !block && isDevice(path) {
+			if path, err = m.mountDevice(ctx, pod.GetMetadata().GetUid(), pv, path, readOnly); err != nil {
+				return "", err
+			}
+		}
 		m.measure(pod.GetMetadata().GetUid(), v.GetName(), measurable{namespace: namespace, claim: name, path: path, block: block})
 		return path, m.local(pod, pv.GetMetadata().GetName(), path, block, readOnly)
 	case source.HasHostPath():
@@ -327,16 +332,13 @@ func (m *Manager) local(pod *corev1.Pod, name, path string, block, readOnly bool
 	if err != nil {
 		return fmt.Errorf("path %q does not exist on the node: %w", path, err)
 	}
-	device := info.Mode()&fs.ModeDevice != 0 && info.Mode()&fs.ModeCharDevice == 0
 	switch {
-	case block && !device:
+	case block && !blockDevice(info):
 		return fmt.Errorf("path %q is not a block device", path)
-	case !block && device:
-		return fmt.Errorf("path %q is a block device: mount its file system somewhere and name that folder, or use volumeMode Block", path)
 	case block:
 		return nil
 	}
-	done := filepath.Join(m.PodDir(pod.GetMetadata().GetUid()), "volumes/kubernetes.io~local-volume", name)
+	done := filepath.Join(m.PodDir(pod.GetMetadata().GetUid()), localVolumes, name)
 	if _, err := os.Stat(done); err == nil {
 		return nil
 	}
@@ -344,6 +346,15 @@ func (m *Manager) local(pod *corev1.Pod, name, path string, block, readOnly bool
 		return err
 	}
 	return os.MkdirAll(done, 0o750)
+}
+
+func blockDevice(info fs.FileInfo) bool {
+	return info.Mode()&fs.ModeDevice != 0 && info.Mode()&fs.ModeCharDevice == 0
+}
+
+func isDevice(path string) bool {
+	info, err := os.Stat(path)
+	return err == nil && blockDevice(info)
 }
 
 // makeFolder makes the folder of a volume of the built-in provisioner. Everybody may write to it, as to an emptyDir.

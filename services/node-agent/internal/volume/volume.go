@@ -289,6 +289,11 @@ func (m *Manager) Teardown(ctx context.Context, uid string) error {
 	if err := m.Unmount(uid); err != nil {
 		return err
 	}
+	if m.persistent != nil {
+		if err := m.releaseDevices(uid); err != nil {
+			return err
+		}
+	}
 	for _, part := range []string{"volumes", "volumeDevices", subPaths} {
 		if err := os.RemoveAll(filepath.Join(m.PodDir(uid), part)); err != nil {
 			return err
