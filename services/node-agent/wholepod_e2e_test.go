@@ -3,6 +3,7 @@
 package nodeagent_test
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -77,12 +78,45 @@ var wholePods = []string{
 	`{metadata: {name: astray}, spec: {terminationGracePeriodSeconds: 0, volumes: [{name: v, emptyDir: {}}],
 	  initContainers: [{name: i, image: "dhow.test/busybox:1", volumeMounts: [{name: v, mountPath: /v}], command: [sh, -c, "ln -s /etc/passwd /v/away"]}],
 	  containers: [{name: c, image: "dhow.test/busybox:1", command: [sleep, "1000000"], env: [{name: WORD, valueFrom: {fileKeyRef: {volumeName: v, path: away, key: WORD, optional: true}}}]}]}}`,
+	// What is mounted in one of them while all run: %[2]s is in the agent's folder, which is shared.
+	`{metadata: {name: mounts}, spec: {terminationGracePeriodSeconds: 0, volumes: [{name: v, hostPath: {path: %[2]s, type: DirectoryOrCreate}}], containers: [
+	  {name: giver, image: "dhow.test/busybox:1", command: [sleep, "1000000"], securityContext: {privileged: true}, volumeMounts: [{name: v, mountPath: /v, mountPropagation: Bidirectional}]},
+	  {name: taker, image: "dhow.test/busybox:1", command: [sleep, "1000000"], volumeMounts: [{name: v, mountPath: /v, mountPropagation: HostToContainer}]},
+	  {name: alone, image: "dhow.test/busybox:1", command: [sleep, "1000000"], volumeMounts: [{name: v, mountPath: /v, mountPropagation: None}]}]}}`,
+	`{metadata: {name: group-always}, spec: {terminationGracePeriodSeconds: 0, securityContext: {fsGroup: 3000, fsGroupChangePolicy: Always}, volumes: [{name: v, persistentVolumeClaim: {claimName: always}}],
+	  containers: [{name: c, image: "dhow.test/busybox:1", command: [sleep, "1000000"], volumeMounts: [{name: v, mountPath: /v}]}]}}`,
+	`{metadata: {name: group-once}, spec: {terminationGracePeriodSeconds: 0, securityContext: {fsGroup: 3000, fsGroupChangePolicy: OnRootMismatch}, volumes: [{name: v, persistentVolumeClaim: {claimName: once}}],
+	  containers: [{name: c, image: "dhow.test/busybox:1", command: [sleep, "1000000"], volumeMounts: [{name: v, mountPath: /v}]}]}}`,
+	`{metadata: {name: small}, spec: {terminationGracePeriodSeconds: 0, volumes: [{name: v, emptyDir: {medium: Memory, sizeLimit: 2Mi}}],
+	  containers: [{name: c, image: "dhow.test/busybox:1", command: [sleep, "1000000"], volumeMounts: [{name: v, mountPath: /v}]}]}}`,
 	`{metadata: {name: forbidden}, spec: {securityContext: {sysctls: [{name: kernel.msgmax, value: "1000"}]}, containers: [{name: c, image: "dhow.test/busybox:1", command: [sleep, "1000000"]}]}}`,
 }
 
 // resizing says whether a status tells of a resize that is under way or waits.
 func resizing(s *corev1.PodStatus) bool {
 	return slices.ContainsFunc(s.GetConditions(), func(c *corev1.PodCondition) bool { return strings.HasPrefix(c.GetType(), "PodResize") })
+}
+
+// ownedVolume makes a claim and a volume whose folder is group 3000's, with a file that is group 7's.
+func ownedVolume(t *testing.T, c *cluster, name string) {
+	t.Helper()
+	dir := filepath.Join(t.TempDir(), name)
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(dir, "file")
+	err := errors.Join(os.WriteFile(file, nil, 0o600), os.Chown(file, -1, 7), os.Chown(dir, -1, 3000), os.Chmod(dir, 0o775|os.ModeSetgid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ref := corev1.ObjectReference_builder{Namespace: proto.String("default"), Name: proto.String(name), Uid: proto.String("uid-of-" + name)}.Build()
+	c.api.Put(corev1.PersistentVolume_builder{Metadata: metav1.ObjectMeta_builder{Name: proto.String("pv-" + name)}.Build(), Spec: corev1.PersistentVolumeSpec_builder{
+		ClaimRef: ref, AccessModes: []string{"ReadWriteOnce"}, VolumeMode: proto.String("Filesystem"),
+		PersistentVolumeSource: corev1.PersistentVolumeSource_builder{Local: corev1.LocalVolumeSource_builder{Path: proto.String(dir)}.Build()}.Build()}.Build()}.Build())
+	c.api.Put(corev1.PersistentVolumeClaim_builder{
+		Metadata: metav1.ObjectMeta_builder{Namespace: proto.String("default"), Name: proto.String(name), Uid: proto.String("uid-of-" + name)}.Build(),
+		Spec:     corev1.PersistentVolumeClaimSpec_builder{VolumeName: proto.String("pv-" + name)}.Build(),
+		Status:   corev1.PersistentVolumeClaimStatus_builder{Phase: proto.String("Bound")}.Build()}.Build())
 }
 
 // TestTheWholePodOnTheRealRuntime has a pod for each thing that a pod can ask for, and looks from inside whether it got it.
@@ -101,14 +135,15 @@ func TestTheWholePodOnTheRealRuntime(t *testing.T) {
 	for name, handler := range map[string]string{"real": "runc", "unreal": "no-such-handler"} {
 		c.api.Put(runtimev1.RuntimeClass_builder{Metadata: metav1.ObjectMeta_builder{Name: proto.String(name)}.Build(), Handler: proto.String(handler)}.Build())
 	}
+	shared := filepath.Join(c.config.DataDir, "shared")
+	for _, name := range []string{"always", "once"} {
+		ownedVolume(t, c, name)
+	}
 	stop := c.start()
 	defer func() { stop(syscall.SIGTERM) }()
 	c.awaitNode()
 	for _, text := range wholePods {
-		if strings.Contains(text, "%[1]s") {
-			text = fmt.Sprintf(text, log)
-		}
-		c.run(text)
+		c.run(strings.NewReplacer("%[1]s", log, "%[2]s", shared).Replace(text))
 	}
 	running := func(t *testing.T, name string) *corev1.Pod {
 		t.Helper()
@@ -172,6 +207,20 @@ func TestTheWholePodOnTheRealRuntime(t *testing.T) {
 		}
 		wants["ip -4 -o addr show dev eth0 | grep -c "+running(t, "mighty").GetStatus().GetPodIp()] = "1"
 		sees(t, "mighty", "c", wants)
+	})
+	t.Run("mounts in the mounts of others", func(t *testing.T) {
+		sees(t, "mounts", "giver", map[string]string{"mkdir /v/m && mount -t tmpfs none /v/m && touch /v/m/inside && ls /v/m": "inside"})
+		// What it has mounted is on the machine, and stays there unless it is taken down.
+		defer sees(t, "mounts", "giver", map[string]string{"umount /v/m && ls /v/m": ""})
+		sees(t, "mounts", "taker", map[string]string{"ls /v/m": "inside"})
+		sees(t, "mounts", "alone", map[string]string{"ls /v; ls /v/m": "m"})
+	})
+	t.Run("groups of volumes", func(t *testing.T) {
+		sees(t, "group-always", "c", map[string]string{"stat -c %g /v/file": "3000"})
+		sees(t, "group-once", "c", map[string]string{"stat -c %g /v/file": "7"})
+	})
+	t.Run("a volume in memory is as large as its limit", func(t *testing.T) {
+		sees(t, "small", "c", map[string]string{"df -k /v | awk 'END {print $2}'": "2048", "head -c 3000000 /dev/zero > /v/x 2>/dev/null; stat -c %s /v/x": "2097152"})
 	})
 	t.Run("users of its own", func(t *testing.T) {
 		sees(t, "users", "c", map[string]string{
