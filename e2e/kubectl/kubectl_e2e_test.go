@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -20,9 +21,10 @@ import (
 // kubectl runs the program against a cluster, in a namespace of its own.
 type kubectl struct {
 	t       *testing.T
-	cluster *cluster.Cluster
 	program string
 	config  string
+	// home is a folder for what kubectl keeps.
+	home string
 	// context is one of config's; empty: the current one.
 	context   string
 	namespace string
@@ -34,38 +36,46 @@ type command struct {
 	run  func(*testing.T, kubectl)
 }
 
+// ordinary are the commands that any Kubernetes with the nodes n1 and n2 answers alike (TestKubernetes).
+var ordinary = []command{
+	{"discovery", discovery},
+	{"create", create},
+	{"apply", apply},
+	{"change", change},
+	{"look", look},
+	{"workloads", workloads},
+	{"sets", sets},
+	{"containers", containers},
+	{"network", network},
+	{"nodes", nodes},
+	{"access", access},
+}
+
 func TestKubectl(t *testing.T) {
-	run(t, cluster.Options{Nodes: 2}, "", []command{
-		{"discovery", discovery},
-		{"create", create},
-		{"apply", apply},
-		{"change", change},
-		{"look", look},
-		{"workloads", workloads},
-		{"sets", sets},
-		{"containers", containers},
-		{"network", network},
-		{"nodes", nodes},
-		{"access", access},
-	})
+	onDhow(t, cluster.Options{Nodes: 2}, "", append(slices.Clip(ordinary), command{"metrics", metrics}))
 }
 
 // TestKubectlSeparate runs what goes other ways when there are two API servers, against the one that the controllers do not use: its cache is told of what they write,
 // and containers are reached through the one that has their node's session.
 func TestKubectlSeparate(t *testing.T) {
-	run(t, cluster.Options{Nodes: 2, Separate: true}, "dhow-2", []command{{"discovery", discovery}, {"change", change}, {"containers", containers}, {"network", network}})
+	onDhow(t, cluster.Options{Nodes: 2, Separate: true}, "dhow-2", []command{{"discovery", discovery}, {"change", change}, {"containers", containers}, {"network", network}})
 }
 
-func run(t *testing.T, options cluster.Options, context string, commands []command) {
+func onDhow(t *testing.T, options cluster.Options, context string, commands []command) {
 	c := cluster.Start(t, options)
 	c.Images(t)
+	run(t, filepath.Join(c.DataDir, "kubeconfig"), context, commands)
+}
+
+func run(t *testing.T, config, context string, commands []command) {
 	program, err := filepath.Abs("../../bin/dhow-kubectl")
 	if err != nil {
 		t.Fatal(err)
 	}
+	home := t.TempDir()
 	for _, s := range commands {
 		t.Run(s.name, func(t *testing.T) {
-			k := kubectl{t: t, cluster: c, program: program, config: filepath.Join(c.DataDir, "kubeconfig"), context: context, namespace: "kubectl-" + s.name}
+			k := kubectl{t: t, program: program, config: config, home: home, context: context, namespace: "kubectl-" + s.name}
 			k.says(`^namespace/`+k.namespace+` created$`, "create", "namespace", k.namespace)
 			t.Cleanup(func() {
 				if t.Failed() {
@@ -87,7 +97,7 @@ func (k kubectl) command(ctx context.Context, args ...string) *exec.Cmd {
 	}
 	cmd := exec.CommandContext(ctx, k.program, append(where, args...)...)
 	// A home of its own: kubectl keeps what it has discovered there.
-	cmd.Env = append(os.Environ(), "KUBECONFIG="+k.config, "HOME="+filepath.Join(k.cluster.DataDir, "home"), "KUBE_EDITOR=sed -i s/green/blue/")
+	cmd.Env = append(os.Environ(), "KUBECONFIG="+k.config, "HOME="+k.home, "KUBE_EDITOR=sed -i s/green/blue/")
 	return cmd
 }
 
