@@ -73,7 +73,7 @@ bundle_stamp() {
   {
     go env GOVERSION GOOS
     echo "$architecture"
-    cat "$pins/go.mod" "$pins/go.sum" "$pins"/pause/pause.c "${BASH_SOURCE[0]}"
+    cat "$pins/go.mod" "$pins/go.sum" "$pins"/pause/pause.c "$pins"/shim/work.go "${BASH_SOURCE[0]}"
     find "$repo/pkg/image" -name '*.go' ! -name '*_test.go' -print0 | LC_ALL=C sort -z | xargs -0 cat
   } | sha256sum | cut -d' ' -f1
 }
@@ -98,6 +98,23 @@ build() {
   fi
   cd "$pins" && GOWORK=off GOFLAGS=-mod=readonly CGO_ENABLED=$cgo GOARCH=$architecture \
     go build -trimpath -buildvcs=false -tags "$tags" -ldflags "-s -w ${cross:+-buildid= }$ldflags" -o "$stage/" "$@")
+}
+
+# The shim gives its memory back every 30 s, which is most of what a quiet node with many pods does: docs/decisions/0011-quiet-shims.md. It is built of containerd's source with
+# one line of it changed. The folder's name is part of what is built, so it is the same everywhere.
+quiet_shim() {
+  local source line='for range time.Tick(30 * time.Second) {' file=containerd/pkg/shim/shim.go
+  source=$(cd "$pins" && GOWORK=off GOFLAGS=-mod=readonly go list -m -f '{{.Dir}}' $containerd_pkg)
+  mkdir "$stage/shim"
+  cp "$pins/go.mod" "$pins/go.sum" "$stage/shim/"
+  cp -r --no-preserve=mode "$source" "$stage/shim/containerd" # Go keeps it read-only
+  cp "$pins/shim/work.go" "$stage/shim/containerd/pkg/shim/work.go"
+  cd "$stage/shim"
+  [ "$(grep -cF "$line" $file)" = 1 ] || fail "containerd's pkg/shim/shim.go does not give memory back as it used to: see docs/decisions/0011-quiet-shims.md"
+  sed -i "s/range time\.Tick(30 \* time\.Second) {/range afterWork(30 * time.Second) {/" $file
+  grep -qF 'range afterWork(30 * time.Second) {' $file || fail "containerd's pkg/shim/shim.go was not changed"
+  go mod edit -replace "$containerd_pkg=./containerd"
+  cd "$repo"
 }
 
 install_packages() {
@@ -135,7 +152,8 @@ build_bundle() {
   say "building containerd $version, its runc shim and ctr (two to four minutes on two cores, the first time)"
   build 0 "$containerd_tags" "-X $containerd_pkg/version.Version=$version" \
     $containerd_pkg/cmd/containerd $containerd_pkg/cmd/ctr
-  build 0 "$containerd_tags no_grpc" "-X $containerd_pkg/version.Version=$version" $containerd_pkg/cmd/containerd-shim-runc-v2
+  quiet_shim
+  (pins=$stage/shim; build 0 "$containerd_tags no_grpc" "-X $containerd_pkg/version.Version=$version" $containerd_pkg/cmd/containerd-shim-runc-v2)
 
   # Static, so that the bundle also runs on hosts without libseccomp.
   say "building runc $(pinned $runc_pkg) with seccomp"
@@ -167,6 +185,7 @@ check_bundle() {
   for file in containerd ctr runc bridge; do
     go version -m "$stage/$file" | grep -q "GOARCH=$architecture" || fail "the built $file is not for $architecture"
   done
+  grep -aqF pkg/shim/work.go "$stage/containerd-shim-runc-v2" || fail "the built shim is not the quiet one"
   # Programs of another architecture cannot be asked.
   [ -z "$cross" ] || return 0
   "$stage/containerd" --version >/dev/null || fail "the built containerd does not start"
