@@ -10,6 +10,7 @@ import (
 	autoscalingv2 "dhow.dev/gen/go/dhow/autoscaling/v2"
 	batchv1 "dhow.dev/gen/go/dhow/batch/v1"
 	certificatesv1 "dhow.dev/gen/go/dhow/certificates/v1"
+	certificatesv1beta1 "dhow.dev/gen/go/dhow/certificates/v1beta1"
 	coordinationv1 "dhow.dev/gen/go/dhow/coordination/v1"
 	corev1 "dhow.dev/gen/go/dhow/core/v1"
 	discoveryv1 "dhow.dev/gen/go/dhow/discovery/v1"
@@ -91,6 +92,7 @@ var table = []Resource{
 	{Group: "events.k8s.io", Version: "v1", Kind: "Event", Plural: "events", ShortNames: []string{"ev"}, message: (*eventsv1.Event)(nil), Namespaced: true,
 		storedAs: schema.GroupVersionKind{Version: "v1", Kind: "Event"}},
 	{Group: "certificates.k8s.io", Version: "v1", Kind: "CertificateSigningRequest", Plural: "certificatesigningrequests", message: (*certificatesv1.CertificateSigningRequest)(nil), ShortNames: []string{"csr"}, HasStatus: true},
+	{Group: "certificates.k8s.io", Version: "v1beta1", Kind: "ClusterTrustBundle", Plural: "clustertrustbundles", message: (*certificatesv1beta1.ClusterTrustBundle)(nil)},
 	{Group: "node.k8s.io", Version: "v1", Kind: "RuntimeClass", Plural: "runtimeclasses", message: (*runtimev1.RuntimeClass)(nil)},
 	{Group: "resource.k8s.io", Version: "v1", Kind: "DeviceClass", Plural: "deviceclasses", message: (*resourcev1.DeviceClass)(nil)},
 	{Group: "resource.k8s.io", Version: "v1", Kind: "ResourceClaim", Plural: "resourceclaims", message: (*resourcev1.ResourceClaim)(nil), Namespaced: true, HasStatus: true},

@@ -1,6 +1,7 @@
 package apiserver_test
 
 import (
+	"strconv"
 	"testing"
 
 	"google.golang.org/protobuf/encoding/protojson"
@@ -18,6 +19,7 @@ var specs = map[string]string{
 	"endpoints":            `{}`,
 	"events":               `{"involvedObject":{"kind":"Pod","namespace":"default","name":"x"},"reason":"Tested","type":"Normal"}`,
 	"events.events.k8s.io": `{"reason":"Tested","action":"Test","reportingController":"test","reportingInstance":"t-1","type":"Normal","eventTime":{"seconds":"1"}}`,
+	"clustertrustbundles.certificates.k8s.io":                  `{"spec":{"trustBundle":` + strconv.Quote(trustAnchor) + `}}`,
 	"certificatesigningrequests.certificates.k8s.io":           `{"spec":{"request":"` + signingRequest + `","signerName":"example.com/x","usages":["client auth"]}}`,
 	"runtimeclasses.node.k8s.io":                               `{"handler":"x"}`,
 	"deviceclasses.resource.k8s.io":                            `{"spec":{"selectors":[{"cel":{"expression":"device.driver == \"d.example.com\""}}]}}`,
@@ -93,6 +95,18 @@ func sampleName(r *resource.Resource) string {
 	}
 	return "sample"
 }
+
+// trustAnchor is the certificate of an authority.
+const trustAnchor = `-----BEGIN CERTIFICATE-----
+MIIBLjCB4aADAgECAhQ/zP2SPhRgL1T1U8VQuSNLvApTYzAFBgMrZXAwDDEKMAgG
+A1UEAwwBeDAgFw0yNjExMjIwMjQwNThaGA8yMTI2MTAyOTAyNDA1OFowDDEKMAgG
+A1UEAwwBeDAqMAUGAytlcAMhAEMxBYgck8Bp6qSeUV021zDi9k7QZb8pdblTaPNn
+4LTao1MwUTAdBgNVHQ4EFgQU0XjHZPkiJs71/kClKxFcAtFQpFEwHwYDVR0jBBgw
+FoAU0XjHZPkiJs71/kClKxFcAtFQpFEwDwYDVR0TAQH/BAUwAwEB/zAFBgMrZXAD
+QQDNlIPkmTtZHSJVS9eI8ivjKYFlx6Pwfzi6mRyuzb4lDbYYEoSD9HnFhYIvi9/p
+HY7T+eI5fT79GT5Q9wHXfQUA
+-----END CERTIFICATE-----
+`
 
 // TestEveryKind holds all kinds of the resource table that hold objects, in all their versions, to one life: create, read, list, watch, patch, dry run, apply,
 // update, delete.

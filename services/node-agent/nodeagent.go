@@ -52,6 +52,7 @@ import (
 	"dhow.dev/services/node-agent/internal/static"
 	"dhow.dev/services/node-agent/internal/status"
 	"dhow.dev/services/node-agent/internal/token"
+	"dhow.dev/services/node-agent/internal/trust"
 	"dhow.dev/services/node-agent/internal/usage"
 	"dhow.dev/services/node-agent/internal/volume"
 )
@@ -290,6 +291,7 @@ func Run(ctx context.Context, config Config) error {
 	}
 	references := reference.New(config.APIServer, logger, func(uids []string) { manager.Changed(uids) })
 	tokens := token.New(token.Config{Conn: config.APIServer, Logger: logger, Changed: func(uids []string) { manager.Changed(uids) }})
+	bundles := trust.New(trust.Config{Conn: config.APIServer, Logger: logger, Pods: func() []*corev1.Pod { return manager.Pods() }, Changed: func(uids []string) { manager.Changed(uids) }})
 	resolver := pod.DNS{Domain: config.Network.Domain, ResolvConf: config.ResolvConf}
 	if config.Network.DNS.IsValid() {
 		resolver.Servers = []string{config.Network.DNS.String()}
@@ -336,7 +338,7 @@ func Run(ctx context.Context, config Config) error {
 			c, ok := classes.Get("", class)
 			return c.GetHandler(), ok
 		},
-		References: references, Tokens: tokens, Services: services.List, Reporter: statics, Events: events, State: saved, Listed: listed, DNS: resolver,
+		References: references, Tokens: tokens, Trust: bundles.Get, Services: services.List, Reporter: statics, Events: events, State: saved, Listed: listed, DNS: resolver,
 		LogDir: config.logDir(), SeccompDir: filepath.Join(config.DataDir, "seccomp"), SeccompDefault: config.SeccompDefault,
 		ParallelStarts: config.ParallelStarts, Logger: logger, Tracer: telemetry.Tracer(scope), Meter: telemetry.Meter(scope),
 	})
@@ -418,6 +420,7 @@ func Run(ctx context.Context, config Config) error {
 			return connection.Run(ctx)
 		}},
 		{"node status", health.run},
+		{"bundles of certificates", bundles.Run},
 		{"volumes", volumes.Run},
 		{"CSI drivers", drivers.Run},
 		{"usage", func(ctx context.Context) error { return after(ctx, runtimeReady, meter.Run) }},

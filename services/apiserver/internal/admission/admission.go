@@ -149,6 +149,7 @@ func New(cfg Config) *Chain {
 		certificateApproval{authorizer: cfg.Authorizer},
 		certificateSigning{authorizer: cfg.Authorizer},
 		certificateSubject{},
+		trustBundles{authorizer: cfg.Authorizer},
 		escalation{check: cfg.Escalation},
 		defaultIngressClass{},
 		topologyLabels{},

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	certificatesv1 "k8s.io/api/certificates/v1"
+	certificatesv1beta1 "k8s.io/api/certificates/v1beta1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
 	"dhow.dev/pkg/identity"
@@ -71,6 +72,24 @@ func (c certificateSigning) validate(ctx context.Context, q *Request) error {
 	allowed, err := maySign(ctx, c.authorizer, "sign", old.Spec.SignerName)
 	if err == nil && !allowed {
 		err = q.forbidden("user not permitted to sign requests with signerName %q", old.Spec.SignerName)
+	}
+	return err
+}
+
+// trustBundles lets those write a signer's bundles of certificates who may attest for the signer.
+type trustBundles struct{ authorizer authorizer.Authorizer }
+
+func (t trustBundles) validate(ctx context.Context, q *Request) error {
+	bundle, ok := q.Object.(*certificatesv1beta1.ClusterTrustBundle)
+	if t.authorizer == nil || !ok || q.Operation != Create && q.Operation != Update || bundle.Spec.SignerName == "" {
+		return nil
+	}
+	if old, ok := q.Old.(*certificatesv1beta1.ClusterTrustBundle); ok && old.Spec == bundle.Spec {
+		return nil // the garbage collector and others write metadata
+	}
+	allowed, err := maySign(ctx, t.authorizer, "attest", bundle.Spec.SignerName)
+	if err == nil && !allowed {
+		err = q.forbidden("user not permitted to attest for signerName %q", bundle.Spec.SignerName)
 	}
 	return err
 }

@@ -74,7 +74,9 @@ var nodeReads = map[string][]string{
 	"":                 {"services", "endpoints", "nodes", "namespaces"},
 	"discovery.k8s.io": {"endpointslices"},
 	"storage.k8s.io":   {"csidrivers"},
-	"node.k8s.io":      {"runtimeclasses"},
+	// They are public, and pods of every node may show them.
+	"certificates.k8s.io": {"clustertrustbundles"},
+	"node.k8s.io":         {"runtimeclasses"},
 }
 
 // nodeCreates are what a node asks of the API server: who a caller is and what he may do, and certificates for itself.

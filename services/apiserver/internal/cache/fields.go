@@ -75,6 +75,7 @@ var selectables = map[string][]selectable{
 	"jobs.batch":             {{label: "status.successful", path: "status.succeeded"}},
 
 	"certificatesigningrequests.certificates.k8s.io": {{label: "spec.signerName"}},
+	"clustertrustbundles.certificates.k8s.io":        {{label: "spec.signerName"}},
 	"resourceslices.resource.k8s.io":                 {{label: "spec.nodeName", indexed: true}, {label: "spec.driver"}},
 }
 

@@ -41,6 +41,8 @@ var bases = map[string]string{
 
 	"CertificateSigningRequest.certificates.k8s.io": `spec: {signerName: example.com/x, usages: [client auth], request: ` + signingRequest + `}`,
 
+	"ClusterTrustBundle.certificates.k8s.io": `{metadata: {name: "example.com:s:x"}, spec: {signerName: example.com/s, trustBundle: ` + trustAnchor + `}}`,
+
 	"FlowSchema.flowcontrol.apiserver.k8s.io":                 `spec: {priorityLevelConfiguration: {name: l}}`,
 	"PriorityLevelConfiguration.flowcontrol.apiserver.k8s.io": `spec: {type: Limited, limited: {limitResponse: {type: Reject}}}`,
 }
@@ -150,10 +152,14 @@ var values = map[string]string{
 
 	"CertificateSigningRequestSpec.request": signingRequest, "CertificateSigningRequestSpec.signerName": "example.com/y", "CertificateSigningRequestSpec.usages": "[server auth]",
 	"CertificateSigningRequestSpec.expirationSeconds": "700",
+	"ClusterTrustBundleSpec.signerName":               "example.com/s", "ClusterTrustBundleSpec.trustBundle": trustAnchor,
 }
 
 // signingRequest is a PKCS#10 request of no use, in PEM, as JSON has bytes.
 const signingRequest = "LS0tLS1CRUdJTiBDRVJUSUZJQ0FURSBSRVFVRVNULS0tLS0KTUlIR01HNENBUUF3RERFS01BZ0dBMVVFQXhNQmVEQlpNQk1HQnlxR1NNNDlBZ0VHQ0NxR1NNNDlBd0VIQTBJQQpCQmNvRjU5TlRsY2l0RHowaWlpNE9ReTFGRVl4QlFpU1d0VGVTZmozSHRYSm9mb0J5dUdsN3RSOTYwSzJLaDlKCmdjQzdCcURleGRmQ3hEYkJ0U1JoY0lhZ0FEQUtCZ2dxaGtqT1BRUURBZ05JQURCRkFpRUFoZ0dBT2UyWUV0UWQKblNxVWdwM1RKZyt1eWM2enVNWkxjbWwzVUZ5d21YSUNJQi9pUjdGVFVsWnhXaG00dkF6VEpBN2VBWnZDYjJZeQpsL01ySGh6VmRNSDMKLS0tLS1FTkQgQ0VSVElGSUNBVEUgUkVRVUVTVC0tLS0tCg=="
+
+// trustAnchor is the certificate of an authority.
+const trustAnchor = `"-----BEGIN CERTIFICATE-----\nMIIBLjCB4aADAgECAhQ/zP2SPhRgL1T1U8VQuSNLvApTYzAFBgMrZXAwDDEKMAgG\nA1UEAwwBeDAgFw0yNjExMjIwMjQwNThaGA8yMTI2MTAyOTAyNDA1OFowDDEKMAgG\nA1UEAwwBeDAqMAUGAytlcAMhAEMxBYgck8Bp6qSeUV021zDi9k7QZb8pdblTaPNn\n4LTao1MwUTAdBgNVHQ4EFgQU0XjHZPkiJs71/kClKxFcAtFQpFEwHwYDVR0jBBgw\nFoAU0XjHZPkiJs71/kClKxFcAtFQpFEwDwYDVR0TAQH/BAUwAwEB/zAFBgMrZXAD\nQQDNlIPkmTtZHSJVS9eI8ivjKYFlx6Pwfzi6mRyuzb4lDbYYEoSD9HnFhYIvi9/p\nHY7T+eI5fT79GT5Q9wHXfQUA\n-----END CERTIFICATE-----\n"`
 
 // endings are the values of fields that mean something else where they are.
 var endings = map[string]string{
@@ -237,7 +243,9 @@ func (b builder) base() document {
 		meta = document{}
 		doc["metadata"] = meta
 	}
-	meta["name"] = "x"
+	if meta["name"] == nil {
+		meta["name"] = "x"
+	}
 	if b.namespaced {
 		meta["namespace"] = "default"
 	}

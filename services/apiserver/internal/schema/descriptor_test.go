@@ -30,6 +30,7 @@ var kubernetesPackages = map[protoreflect.FullName]protoreflect.FullName{
 	"k8s.io.api.node.v1":                      "dhow.runtime.v1",
 	"k8s.io.api.flowcontrol.v1":               "dhow.flowcontrol.v1",
 	"k8s.io.api.certificates.v1":              "dhow.certificates.v1",
+	"k8s.io.api.certificates.v1beta1":         "dhow.certificates.v1beta1",
 	"k8s.io.api.authorization.v1":             "dhow.authorization.v1",
 	"k8s.io.api.authentication.v1":            "dhow.authentication.v1",
 	"k8s.io.api.apps.v1":                      "dhow.apps.v1",
@@ -52,10 +53,21 @@ var kubernetesPackages = map[protoreflect.FullName]protoreflect.FullName{
 	"k8s.io.apimachinery.pkg.util.intstr":     "dhow.meta.v1",
 }
 
-// notCarried are Kubernetes messages without a counterpart: the envelope of its protobuf encoding, which the REST door reads with apimachinery.
+// notCarried are Kubernetes messages without a counterpart: the envelope of its protobuf encoding, which the REST door reads with apimachinery, and kinds that
+// are served in another version, or that Kubernetes has off by default.
 var notCarried = []protoreflect.FullName{
 	"k8s.io.apimachinery.pkg.runtime.TypeMeta",
 	"k8s.io.apimachinery.pkg.runtime.Unknown",
+	"k8s.io.api.certificates.v1beta1.CertificateSigningRequest",
+	"k8s.io.api.certificates.v1beta1.CertificateSigningRequestCondition",
+	"k8s.io.api.certificates.v1beta1.CertificateSigningRequestList",
+	"k8s.io.api.certificates.v1beta1.CertificateSigningRequestSpec",
+	"k8s.io.api.certificates.v1beta1.CertificateSigningRequestStatus",
+	"k8s.io.api.certificates.v1beta1.ExtraValue",
+	"k8s.io.api.certificates.v1beta1.PodCertificateRequest",
+	"k8s.io.api.certificates.v1beta1.PodCertificateRequestList",
+	"k8s.io.api.certificates.v1beta1.PodCertificateRequestSpec",
+	"k8s.io.api.certificates.v1beta1.PodCertificateRequestStatus",
 }
 
 // ownMessages are Dhow's messages in packages that mirror Kubernetes', beside the WriteRequest and WatchResponse of each kind.

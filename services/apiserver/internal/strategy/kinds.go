@@ -5,6 +5,7 @@ import (
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
 	batchv1 "k8s.io/api/batch/v1"
 	certificatesv1 "k8s.io/api/certificates/v1"
+	certificatesv1beta1 "k8s.io/api/certificates/v1beta1"
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
@@ -88,7 +89,10 @@ func kinds(cfg Config) map[schema.GroupKind]Strategy {
 		{Kind: "PodTemplate"}:                          rules[*corev1.PodTemplate]{defaults: defaulting.StoredTemplate, validate: validation.StoredTemplate},
 
 		{Group: certificatesv1.GroupName, Kind: "CertificateSigningRequest"}: certificateStrategy{rules: certificateRules},
-		{Group: nodev1.GroupName, Kind: "RuntimeClass"}:                      rules[*nodev1.RuntimeClass]{validate: validation.RuntimeClass, validateNext: validation.RuntimeClassUpdate},
+		{Group: certificatesv1beta1.GroupName, Kind: "ClusterTrustBundle"}: rules[*certificatesv1beta1.ClusterTrustBundle]{
+			validate: validation.ClusterTrustBundle, validateNext: validation.ClusterTrustBundleUpdate,
+		},
+		{Group: nodev1.GroupName, Kind: "RuntimeClass"}: rules[*nodev1.RuntimeClass]{validate: validation.RuntimeClass, validateNext: validation.RuntimeClassUpdate},
 		{Group: flowcontrolv1.GroupName, Kind: "FlowSchema"}: rules[*flowcontrolv1.FlowSchema]{
 			defaults: defaulting.FlowSchema, validate: validation.FlowSchema, validateState: validation.FlowSchemaStatus,
 		},

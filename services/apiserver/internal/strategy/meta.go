@@ -27,6 +27,8 @@ var nameRules = map[schema.GroupKind]validation.ValidateNameFunc{
 	{Group: "networking.k8s.io", Kind: "IPAddress"}:                  ipName,
 	// Kubernetes takes any name for a request.
 	{Group: "certificates.k8s.io", Kind: "CertificateSigningRequest"}: path.ValidatePathSegmentName,
+	// Its rules look at the rest of the name, which depends on the signer.
+	{Group: "certificates.k8s.io", Kind: "ClusterTrustBundle"}: path.ValidatePathSegmentName,
 }
 
 // cronJobNameMax leaves room in a job's name (63) for the 11 characters that the controller appends.

@@ -91,6 +91,8 @@ type Config struct {
 	Cgroups    Cgroups
 	References References
 	Tokens     Tokens
+	// Trust returns certificates of authorities, in PEM.
+	Trust func(ctx context.Context, from *corev1.ClusterTrustBundleProjection) ([]byte, error)
 	// Services returns all services, for variables.
 	Services func() []*corev1.Service
 	Reporter Reporter

@@ -103,7 +103,8 @@ func (w *worker) volumeSources(ctx context.Context, p *corev1.Pod, ips []string)
 		defer cancel()
 		return w.m.Tokens.Get(ctx, p, audience, seconds)
 	}
-	return volume.Sources{Facts: w.m.facts(p, ips), ConfigMap: configMap, Secret: secret, Token: token, Event: func(warning bool, reason, message string) {
+	trust := func(from *corev1.ClusterTrustBundleProjection) ([]byte, error) { return w.m.Trust(ctx, from) }
+	return volume.Sources{Trust: trust, Facts: w.m.facts(p, ips), ConfigMap: configMap, Secret: secret, Token: token, Event: func(warning bool, reason, message string) {
 		w.m.Events.Event(p, "", warning, reason, message)
 	}}
 }

@@ -76,8 +76,10 @@ func contents(pod *corev1.Pod, source *corev1.VolumeSource, s Sources) (payload,
 		case part.HasServiceAccountToken():
 			secret = true
 			err = p.token(part.GetServiceAccountToken(), mode, fsGroup(pod) >= 0, s)
+		case part.HasClusterTrustBundle():
+			err = p.trust(part.GetClusterTrustBundle(), mode, fsGroup(pod) >= 0, s)
 		default:
-			err = errors.New("projected.sources: only configMap, secret, downwardAPI and serviceAccountToken are supported by the node")
+			err = errors.New("projected.sources: only configMap, secret, downwardAPI, serviceAccountToken and clusterTrustBundle are supported by the node")
 		}
 		if err != nil {
 			return nil, secret, err
@@ -103,6 +105,18 @@ func (p payload) token(from *corev1.ServiceAccountTokenProjection, mode os.FileM
 		mode = 0o600
 	}
 	return p.put(from.GetPath(), file{data: []byte(token), mode: mode})
+}
+
+// trust adds certificates of authorities.
+func (p payload) trust(from *corev1.ClusterTrustBundleProjection, mode os.FileMode, grouped bool, s Sources) error {
+	certificates, err := s.Trust(from)
+	if err != nil {
+		return err
+	}
+	if grouped {
+		mode = 0o600
+	}
+	return p.put(from.GetPath(), file{data: certificates, mode: mode})
 }
 
 func modeOf(set bool, mode int32) os.FileMode {

@@ -29,6 +29,8 @@ type Sources struct {
 	Secret    func(name string) (*corev1.Secret, error)
 	// Token returns a token of the pod's service account for an audience; empty: the API server.
 	Token func(audience string, seconds int64) (string, error)
+	// Trust returns the certificates that a volume asks for, in PEM.
+	Trust func(*corev1.ClusterTrustBundleProjection) ([]byte, error)
 	// Event tells the user what happens to a volume. Nil: nobody is told.
 	Event func(warning bool, reason, message string)
 }

@@ -109,7 +109,7 @@ func node() *rbacv1.ClusterRole {
 		on(look, "core", "services"), on("create get list watch", "core", "nodes"), on("patch update", "core", "nodes/status"), on("patch update", "core", "nodes"),
 		event(), on(look, "core", "pods"), on("create delete", "core", "pods"), on("patch update", "core", "pods/status"), on("create", "core", "pods/eviction"),
 		on(look, "core", "configmaps secrets"), on("get", "core", "persistentvolumeclaims persistentvolumes"), on("get", "core", "endpoints"),
-		on("create get list watch", "certificates.k8s.io", "certificatesigningrequests"),
+		on("create get list watch", "certificates.k8s.io", "certificatesigningrequests"), on(look, "certificates.k8s.io", "clustertrustbundles"),
 		on("create delete get patch update", "coordination.k8s.io", "leases"), on("get", "storage.k8s.io", "volumeattachments"),
 		on("create", "core", "serviceaccounts/token"), on("get patch update", "core", "persistentvolumeclaims/status"),
 		on(look, "storage.k8s.io", "csidrivers"), on("create delete get patch update", "storage.k8s.io", "csinodes"), on(look, "node.k8s.io", "runtimeclasses"),
