@@ -44,7 +44,7 @@ var table = map[string]message{
 		notes: map[string]string{
 			"serviceAccount": "older name of serviceAccountName, kept equal to it",
 			"hostUsers":      "false needs a runtime and a kernel that map users",
-			"resourceClaims": "devices are not allocated", "schedulingGroup": "pods are placed one by one",
+			"resourceClaims": "devices are not allocated", "schedulingGroup": "alpha in Kubernetes v1.36 and off there: pods are placed one by one",
 			"runtimeClassName": "a class that is not there, or a handler that the runtime does not have, keeps the pod from starting",
 		},
 	},
@@ -120,7 +120,7 @@ var table = map[string]message{
 	"core.v1.PodSecurityContext": {
 		accepted:    "seLinuxOptions runAsUser runAsGroup runAsNonRoot supplementalGroups supplementalGroupsPolicy fsGroup sysctls seccompProfile appArmorProfile fsGroupChangePolicy",
 		notEnforced: "windowsOptions seLinuxChangePolicy",
-		notes:       map[string]string{"windowsOptions": "nodes run Linux"},
+		notes:       map[string]string{"windowsOptions": "nodes run Linux", "seLinuxChangePolicy": "runtimes label what they mount file by file, as Recursive says"},
 	},
 
 	"core.v1.Volume": {accepted: "name volumeSource"},
