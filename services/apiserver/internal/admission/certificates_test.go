@@ -46,7 +46,7 @@ func TestWhoWritesTrustBundles(t *testing.T) {
 		if c.was != nil {
 			q.Operation, q.Old = Update, c.was
 		}
-		err := trustBundles{authorizer: c.may}.validate(t.Context(), q)
+		err := New(Config{Authorizer: c.may}).Validate(t.Context(), q)
 		if refused := err != nil && strings.Contains(err.Error(), `user not permitted to attest for signerName "example.com/s"`); refused != c.refused || err != nil && !refused {
 			t.Errorf("%s: %v", name, err)
 		}
