@@ -127,6 +127,30 @@ func TestResizeOfTheWholePod(t *testing.T) {
 	})
 }
 
+// TestResizeOfThePodAlone: no container has anything of it.
+func TestResizeOfThePodAlone(t *testing.T) {
+	test(t, func(t *testing.T, w *world) {
+		p := podtest.Pod(t, `{metadata: {name: p}, spec: {resources: {requests: {cpu: 500m}, limits: {memory: 64Mi}}, containers: [
+		  {name: c, image: "app:1", resources: {requests: {cpu: 100m, memory: 16Mi}, limits: {cpu: 1, memory: 32Mi}}}]}}`)
+		w.set(p)
+		p = proto.CloneOf(p)
+		p.GetSpec().GetResources().GetLimits()["memory"] = metav1.Quantity_builder{String: proto.String("96Mi")}.Build()
+		w.cgroups.uses(100 << 20)
+		w.set(p)
+		if c := condition(w.is(), k8scorev1.PodResizeInProgress); c == nil || c.Reason != "Error" {
+			t.Errorf("%+v", w.is().Conditions)
+		}
+		w.cgroups.uses(10 << 20)
+		time.Sleep(time.Minute)
+		if s := w.is(); condition(s, k8scorev1.PodResizeInProgress) != nil || s.Resources.Limits.Memory().String() != "96Mi" || w.cgroups.of(uid).MemoryLimit != 96<<20 {
+			t.Errorf("%+v, the cgroup %+v", s, w.cgroups.of(uid))
+		}
+		if slices.Contains(w.runtime.Calls(), "UpdateResources c") {
+			t.Errorf("%q", w.runtime.Calls())
+		}
+	})
+}
+
 func TestAResizeWaitsForRoom(t *testing.T) {
 	test(t, func(t *testing.T, w *world) {
 		other := podtest.Pod(t, `{metadata: {name: other, uid: other}, spec: {terminationGracePeriodSeconds: 0, containers: [{name: c, image: "app:1", resources: {requests: {cpu: 1500m}}}]}}`)
