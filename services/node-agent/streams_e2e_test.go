@@ -9,6 +9,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"google.golang.org/protobuf/proto"
 
@@ -75,6 +76,7 @@ func resize(width, height uint32) *nodev1.TunnelResponse {
 // TestStreamsOnTheRealRuntime reaches into a running pod in all the ways there are.
 func TestStreamsOnTheRealRuntime(t *testing.T) {
 	c := newCluster(t)
+	c.api.ShortTokens(15 * time.Second)
 	stop := c.start()
 	defer func() { stop(syscall.SIGTERM) }()
 	c.awaitNode()
@@ -121,6 +123,14 @@ func TestStreamsOnTheRealRuntime(t *testing.T) {
 	})
 	t.Run("the token of the service account", func(t *testing.T) {
 		exec := corev1.PodExecRequest_Start_builder{Namespace: "default", Name: "shell", Container: "web", Stdout: true, Command: []string{"cat", "/token/token"}}.Build()
+		heard, err := c.talk(nodev1.OpenTunnel_builder{Exec: exec}.Build(), nil, never)
+		if err != nil || !strings.HasSuffix(heard, "default/robot for [vault] bound to Pod shell uid-of-shell") {
+			t.Errorf("%q %v", heard, err)
+		}
+	})
+	t.Run("a token is replaced before it ends", func(t *testing.T) {
+		command := []string{"sh", "-c", `before=$(cat /token/token); while test "$(cat /token/token)" = "$before"; do usleep 50000; done; cat /token/token`}
+		exec := corev1.PodExecRequest_Start_builder{Namespace: "default", Name: "shell", Container: "web", Stdout: true, Command: command}.Build()
 		heard, err := c.talk(nodev1.OpenTunnel_builder{Exec: exec}.Build(), nil, never)
 		if err != nil || !strings.HasSuffix(heard, "default/robot for [vault] bound to Pod shell uid-of-shell") {
 			t.Errorf("%q %v", heard, err)

@@ -3,6 +3,7 @@
 package nodeagent_test
 
 import (
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"os"
@@ -14,6 +15,7 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
+	certificatesv1beta1 "dhow.dev/gen/go/dhow/certificates/v1beta1"
 	corev1 "dhow.dev/gen/go/dhow/core/v1"
 	metav1 "dhow.dev/gen/go/dhow/meta/v1"
 	runtimev1 "dhow.dev/gen/go/dhow/runtime/v1"
@@ -89,12 +91,29 @@ var wholePods = []string{
 	  containers: [{name: c, image: "dhow.test/busybox:1", command: [sleep, "1000000"], volumeMounts: [{name: v, mountPath: /v}]}]}}`,
 	`{metadata: {name: small}, spec: {terminationGracePeriodSeconds: 0, volumes: [{name: v, emptyDir: {medium: Memory, sizeLimit: 2Mi}}],
 	  containers: [{name: c, image: "dhow.test/busybox:1", command: [sleep, "1000000"], volumeMounts: [{name: v, mountPath: /v}]}]}}`,
+	`{metadata: {name: trusting}, spec: {terminationGracePeriodSeconds: 0, volumes: [{name: v, projected: {sources: [
+	    {clusterTrustBundle: {name: public, path: public.pem}}, {clusterTrustBundle: {signerName: example.com/signer, labelSelector: {matchLabels: {use: this}}, path: signer.pem}},
+	    {clusterTrustBundle: {name: missing, optional: true, path: missing.pem}}]}}],
+	  containers: [{name: c, image: "dhow.test/busybox:1", command: [sleep, "1000000"], volumeMounts: [{name: v, mountPath: /v}]}]}}`,
 	`{metadata: {name: forbidden}, spec: {securityContext: {sysctls: [{name: kernel.msgmax, value: "1000"}]}, containers: [{name: c, image: "dhow.test/busybox:1", command: [sleep, "1000000"]}]}}`,
 }
 
 // resizing says whether a status tells of a resize that is under way or waits.
 func resizing(s *corev1.PodStatus) bool {
 	return slices.ContainsFunc(s.GetConditions(), func(c *corev1.PodCondition) bool { return strings.HasPrefix(c.GetType(), "PodResize") })
+}
+
+// anchor returns a block of PEM. The API server, which the one of this test is not, looks whether it is a certificate.
+func anchor(text string) string {
+	return string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: []byte(text)}))
+}
+
+func trustBundle(c *cluster, name, signer, use, text string) {
+	spec := certificatesv1beta1.ClusterTrustBundleSpec_builder{TrustBundle: proto.String(text)}.Build()
+	if signer != "" {
+		spec.SetSignerName(signer)
+	}
+	c.api.Put(certificatesv1beta1.ClusterTrustBundle_builder{Metadata: metav1.ObjectMeta_builder{Name: proto.String(name), Labels: map[string]string{"use": use}}.Build(), Spec: spec}.Build())
 }
 
 // ownedVolume makes a claim and a volume whose folder is group 3000's, with a file that is group 7's.
@@ -139,6 +158,10 @@ func TestTheWholePodOnTheRealRuntime(t *testing.T) {
 	for _, name := range []string{"always", "once"} {
 		ownedVolume(t, c, name)
 	}
+	first, second := anchor("first"), anchor("second")
+	trustBundle(c, "public", "", "none", "# of the public\n"+first+first)
+	trustBundle(c, "example.com:signer:a", "example.com/signer", "this", second)
+	trustBundle(c, "example.com:signer:b", "example.com/signer", "other", first)
 	stop := c.start()
 	defer func() { stop(syscall.SIGTERM) }()
 	c.awaitNode()
@@ -218,6 +241,12 @@ func TestTheWholePodOnTheRealRuntime(t *testing.T) {
 	t.Run("groups of volumes", func(t *testing.T) {
 		sees(t, "group-always", "c", map[string]string{"stat -c %g /v/file": "3000"})
 		sees(t, "group-once", "c", map[string]string{"stat -c %g /v/file": "7"})
+	})
+	t.Run("certificates of authorities", func(t *testing.T) {
+		sees(t, "trusting", "c", map[string]string{"cat /v/public.pem": strings.TrimSpace(first), "cat /v/signer.pem": strings.TrimSpace(second), "cat /v/missing.pem; ls /v": "missing.pem\npublic.pem\nsigner.pem"})
+		trustBundle(c, "public", "", "none", second)
+		// The container waits for it by itself.
+		sees(t, "trusting", "c", map[string]string{`while test "$(cat /v/public.pem)" != "$(cat /v/signer.pem)"; do usleep 50000; done; echo new`: "new"})
 	})
 	t.Run("a volume in memory is as large as its limit", func(t *testing.T) {
 		sees(t, "small", "c", map[string]string{"df -k /v | awk 'END {print $2}'": "2048", "head -c 3000000 /dev/zero > /v/x 2>/dev/null; stat -c %s /v/x": "2097152"})
