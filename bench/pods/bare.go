@@ -61,10 +61,28 @@ func (b *bare) close() error {
 	return err
 }
 
+// What Kubernetes asks of every runtime for a pod that says nothing of its own, so that bare pods are the same pods: process namespaces of the containers' own, a seccomp profile for the
+// sandbox, parts of /proc and /sys out of the container's reach, and shares of the processor.
+var (
+	namespaces    = &runtimev1.NamespaceOption{Pid: runtimev1.NamespaceMode_CONTAINER}
+	maskedPaths   = []string{"/proc/asound", "/proc/acpi", "/proc/interrupts", "/proc/kcore", "/proc/keys", "/proc/latency_stats", "/proc/timer_list", "/proc/timer_stats", "/proc/sched_debug", "/proc/scsi", "/sys/firmware", "/sys/devices/virtual/powercap"}
+	readonlyPaths = []string{"/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"}
+	resources     = &runtimev1.LinuxContainerResources{CpuShares: 2}
+)
+
 func (b *bare) sandbox(i int) *runtimev1.PodSandboxConfig {
 	name := fmt.Sprintf("bare-%d", i)
-	return &runtimev1.PodSandboxConfig{Metadata: &runtimev1.PodSandboxMetadata{Name: name, Namespace: "bench", Uid: name}, LogDirectory: b.logs,
-		Linux: &runtimev1.LinuxPodSandboxConfig{CgroupParent: cgroupParent}}
+	return &runtimev1.PodSandboxConfig{Metadata: &runtimev1.PodSandboxMetadata{Name: name, Namespace: "bench", Uid: name}, Hostname: name, LogDirectory: b.logs,
+		Linux: &runtimev1.LinuxPodSandboxConfig{CgroupParent: cgroupParent, Resources: resources, SecurityContext: &runtimev1.LinuxSandboxSecurityContext{
+			NamespaceOptions: namespaces, Seccomp: &runtimev1.SecurityProfile{ProfileType: runtimev1.SecurityProfile_RuntimeDefault}}}}
+}
+
+func (b *bare) container(i int, image string, command []string) *runtimev1.ContainerConfig {
+	return &runtimev1.ContainerConfig{
+		Metadata: &runtimev1.ContainerMetadata{Name: "main"}, Image: &runtimev1.ImageSpec{Image: image}, Command: command, LogPath: fmt.Sprintf("%d.log", i),
+		Linux: &runtimev1.LinuxContainerConfig{Resources: resources, SecurityContext: &runtimev1.LinuxContainerSecurityContext{
+			NamespaceOptions: namespaces, Seccomp: &runtimev1.SecurityProfile{ProfileType: runtimev1.SecurityProfile_Unconfined},
+			MaskedPaths: maskedPaths, ReadonlyPaths: readonlyPaths}}}
 }
 
 // pull has the image on the node before anything is measured.
@@ -82,8 +100,7 @@ func (b *bare) start(ctx context.Context, i int, image string, command []string)
 	if err != nil {
 		return "", fmt.Errorf("bare pod %d: sandbox: %w", i, err)
 	}
-	made, err := b.runtime.CreateContainer(ctx, &runtimev1.CreateContainerRequest{PodSandboxId: sandbox.GetPodSandboxId(), SandboxConfig: config, Config: &runtimev1.ContainerConfig{
-		Metadata: &runtimev1.ContainerMetadata{Name: "main"}, Image: &runtimev1.ImageSpec{Image: image}, Command: command, LogPath: fmt.Sprintf("%d.log", i), Linux: &runtimev1.LinuxContainerConfig{}}})
+	made, err := b.runtime.CreateContainer(ctx, &runtimev1.CreateContainerRequest{PodSandboxId: sandbox.GetPodSandboxId(), SandboxConfig: config, Config: b.container(i, image, command)})
 	if err == nil {
 		_, err = b.runtime.StartContainer(ctx, &runtimev1.StartContainerRequest{ContainerId: made.GetContainerId()})
 	}

@@ -27,6 +27,9 @@ const (
 	grace = 5
 	// look is how often the runtime is asked for what it cannot tell by itself. It bounds how exactly an end is known; starts are by the runtime's own clock.
 	look = 20 * time.Millisecond
+	// settle is what starts are given to have their consequences behind them, which are not idleness: shims give memory back once, half a minute after their containers started,
+	// and events are kept together for a moment.
+	settle = 45 * time.Second
 	// writers create and delete at once, so that the API is not what is waited for.
 	writers = 16
 )
@@ -299,8 +302,7 @@ func (r *run) idle(ctx context.Context) (all float64, by string, err error) {
 	if r.Idle == 0 {
 		return 0, "", nil
 	}
-	// What the starts have left to do, as events that are kept together for a moment, is not idleness.
-	if err := pause(ctx, r.Idle/4); err != nil {
+	if err := pause(ctx, settle); err != nil {
 		return 0, "", err
 	}
 	pids, err := processes(r.Folders...)
