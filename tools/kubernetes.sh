@@ -272,6 +272,8 @@ down() {
   done
   ip link delete kbr0 2>/dev/null || true
   rm -rf "$state" "$dir/kubeconfig" "$dir/module"
+  # Where nodes had mounts; on a machine that uses them they are not empty.
+  rmdir /var/lib/kubelet /var/lib/dhow-e2e /var/log/pods /var/log/containers 2>/dev/null || true
 }
 
 run() {

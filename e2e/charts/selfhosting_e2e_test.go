@@ -315,6 +315,10 @@ func agents(t *testing.T, p *plane) {
 	if out, err := nodes[0].Shell(t.Context(), "ls "+nodes[0].Data+"/logs"); err != nil || !strings.Contains(out, "nested") {
 		t.Errorf("logs in the node's folder: %q, %v", out, err)
 	}
+	// The runtime outlives its container, so what it remembers of networks is on the machine.
+	if out, err := nodes[0].Shell(t.Context(), "ls "+nodes[0].Data+"/cni-cache/results"); err != nil || !strings.Contains(out, "eth0") {
+		t.Errorf("the network's records in the node's folder: %q, %v", out, err)
+	}
 	p.kubectl(t, "delete", "pod", "nested", "--wait", "--timeout", cluster.Deadline.String())
 }
 
