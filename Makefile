@@ -45,6 +45,7 @@ lint: ## formatting, vet, the repository's own rules, schema lint and breaking c
 test-unit: ## unit and integration tests (no root)
 	@for m in $(MODULES); do (cd $$m && go test -timeout 20m ./...); done
 	@cd deploy && GOWORK=off go test ./...
+	@cd tools/runtime && GOWORK=off go test ./...
 
 .PHONY: test-race
 test-race: ## the concurrent packages under the race detector

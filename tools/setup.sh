@@ -31,6 +31,8 @@ iproute2          network namespaces and routes, for people who look at them
 util-linux        nsenter and setsid, to start processes in a node's network namespace
 conntrack         connection tracking entries of removed endpoints
 procps            process listings
+e2fsprogs         file systems of local volumes that are empty devices
+dbus-daemon       the test of a machine that shuts down
 busybox-static    the programs inside the example and test images
 python3-grpcio    the Python example client
 python3-protobuf  the Python example client
