@@ -36,6 +36,19 @@ func (m *machine) note(format string, arguments ...any) {
 	m.log = append(m.log, fmt.Sprintf("%ds ", int(time.Since(m.t0).Seconds()))+fmt.Sprintf(format, arguments...))
 }
 
+// begin counts seconds from now.
+func (m *machine) begin() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.t0 = time.Now()
+}
+
+func (m *machine) noted() []string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return slices.Clone(m.log)
+}
+
 func (m *machine) delay() (time.Duration, error) { return m.longest, nil }
 func (m *machine) extend(_ context.Context, d time.Duration) error {
 	m.note("extend %s", d)
@@ -109,8 +122,8 @@ func run(t *testing.T, m *machine, f func(*Manager)) {
 			}
 		}()
 		time.Sleep(5 * time.Second)
-		m.t0 = time.Now()
 		synctest.Wait()
+		m.begin()
 		f(manager)
 		cancel()
 		<-done
@@ -130,8 +143,8 @@ func TestPodsEndInOrderAndInTheirTime(t *testing.T) {
 		}
 		want := []string{"1s extend 30s", "1s inhibit", "0s changed", "0s NodeShutdown: Shutdown manager detected shutdown event", "0s end web within 20s: Terminated", "0s end important within 20s: Terminated",
 			"4s end network within 10s: Terminated", "5s told", "5s let go"}
-		if !slices.Equal(m.log, want) {
-			t.Errorf("got\n%s\nwant\n%s", strings.Join(m.log, "\n"), strings.Join(want, "\n"))
+		if got := m.noted(); !slices.Equal(got, want) {
+			t.Errorf("got\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
 		}
 	})
 }
@@ -141,7 +154,7 @@ func TestWhoDoesNotEndKeepsNobody(t *testing.T) {
 	run(t, m, func(*Manager) {
 		m.announced <- true
 		time.Sleep(2 * time.Hour)
-		got := strings.Join(m.log, "\n")
+		got := strings.Join(m.noted(), "\n")
 		for _, want := range []string{"20s end network", "30s told", "30s let go"} {
 			if !strings.Contains(got, want) {
 				t.Errorf("lacks %q:\n%s", want, got)
@@ -160,7 +173,7 @@ func TestAShutdownIsCalledOff(t *testing.T) {
 		time.Sleep(5 * time.Second)
 		m.announced <- false
 		time.Sleep(time.Minute)
-		got := strings.Join(m.log, "\n")
+		got := strings.Join(m.noted(), "\n")
 		if manager.Now() || strings.Contains(got, "end network") || !strings.HasSuffix(got, "5s NodeShutdown: Shutdown manager detected shutdown cancellation\n5s inhibit\n5s let go") {
 			t.Errorf("%v:\n%s", manager.Now(), got)
 		}
