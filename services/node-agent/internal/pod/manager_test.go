@@ -644,3 +644,34 @@ func TestPostStartFailureStops(t *testing.T) {
 		}
 	})
 }
+
+// Hooks with tcpSocket fail when they are due: after a start the container is killed and started again, before a stop it is stopped all the same.
+func TestHooksByTCPFail(t *testing.T) {
+	test(t, func(t *testing.T, w *world) {
+		w.set(podtest.Pod(t, `{metadata: {name: p}, spec: {containers: [{name: c, image: "app:1", lifecycle: {postStart: {tcpSocket: {port: 80}}}}]}}`))
+		time.Sleep(time.Minute)
+		if s := w.is(); isReady(s) || s.ContainerStatuses[0].RestartCount == 0 || !w.happened("FailedPostStartHook: PostStartHook failed: invalid handler: tcpSocket") ||
+			!w.happened("Killing: FailedPostStartHook") {
+			t.Errorf("%+v %q", s, w.events)
+		}
+	})
+	test(t, func(t *testing.T, w *world) {
+		p := podtest.Pod(t, `{metadata: {name: p}, spec: {containers: [{name: c, image: "app:1", lifecycle: {preStop: {tcpSocket: {port: 80}}}}]}}`)
+		w.set(p)
+		w.set(deleting(p, 30))
+		if !w.isFinished() || !w.happened("FailedPreStopHook: PreStopHook failed: invalid handler: tcpSocket") {
+			t.Errorf("%q", w.events)
+		}
+	})
+}
+
+// A pod with a volume whose plugin Kubernetes has removed waits and says why.
+func TestVolumeOfARemovedKind(t *testing.T) {
+	test(t, func(t *testing.T, w *world) {
+		w.set(podtest.Pod(t, `{metadata: {name: p}, spec: {containers: [{name: c, image: "app:1"}], volumes: [{name: v, glusterfs: {endpoints: e, path: /x}}]}}`))
+		time.Sleep(time.Minute)
+		if s := w.is(); s.Phase != "Pending" || !w.happened("FailedMount: Unable to attach or mount volumes: ") || !w.happened("no volume plugin matched") {
+			t.Errorf("%+v %q", s, w.events)
+		}
+	})
+}

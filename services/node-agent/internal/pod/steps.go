@@ -394,8 +394,11 @@ func (w *worker) hook(ctx context.Context, h *corev1.LifecycleHandler, target pr
 		case <-ctx.Done():
 			return ctx.Err()
 		}
+	case h.HasTcpSocket():
+		// The API takes it for compatibility alone; Kubernetes' nodes fail such hooks when they are due.
+		return errors.New("invalid handler: tcpSocket is not run in hooks; use exec, httpGet or sleep")
 	default:
-		return errors.New("the hook has no handler that the node supports; use exec, httpGet or sleep")
+		return errors.New("invalid handler: use exec, httpGet or sleep")
 	}
 	if !r.OK {
 		return errors.New(r.Output)

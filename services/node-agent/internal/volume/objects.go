@@ -78,8 +78,9 @@ func contents(pod *corev1.Pod, source *corev1.VolumeSource, s Sources) (payload,
 			err = p.token(part.GetServiceAccountToken(), mode, fsGroup(pod) >= 0, s)
 		case part.HasClusterTrustBundle():
 			err = p.trust(part.GetClusterTrustBundle(), mode, fsGroup(pod) >= 0, s)
-		default:
-			err = errors.New("projected.sources: only configMap, secret, downwardAPI, serviceAccountToken and clusterTrustBundle are supported by the node")
+		case part.HasPodCertificate():
+			// API servers drop it; this one is older than that.
+			err = errors.New("projected.sources: podCertificate is off in Kubernetes v1.36 and not supported by the node")
 		}
 		if err != nil {
 			return nil, secret, err

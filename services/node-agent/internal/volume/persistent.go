@@ -287,6 +287,9 @@ func (m *Manager) claimed(ctx context.Context, pod *corev1.Pod, v *corev1.Volume
 	case source.HasCsi():
 		return m.csiClaim(ctx, pod, v, claim, pv, readOnly, s)
 	}
+	if isRemovedPersistent(source) {
+		return "", unmatched{spec: pv.GetMetadata().GetName()}
+	}
 	return "", fmt.Errorf("volume %s: this kind of volume is not supported by the node; use csi, local or hostPath", pv.GetMetadata().GetName())
 }
 

@@ -80,7 +80,7 @@ func (m *Manager) Setup(ctx context.Context, pod *corev1.Pod, s Sources) (map[st
 		}
 		path, err := m.setup(ctx, pod, v, s)
 		if err != nil {
-			return nil, fmt.Errorf("MountVolume.SetUp failed for volume %q : %w", v.GetName(), err)
+			return nil, setupError(v, err)
 		}
 		paths[v.GetName()] = path
 	}
@@ -127,6 +127,12 @@ func (m *Manager) setup(ctx context.Context, pod *corev1.Pod, v *corev1.Volume, 
 	case source.HasConfigMap(), source.HasSecret(), source.HasDownwardApi(), source.HasProjected():
 		_, err := m.objects(pod, v, s)
 		return m.objectsDir(uid, v), err
+	}
+	if source.HasGitRepo() {
+		return "", errGitRepo
+	}
+	if isRemoved(source) {
+		return "", unmatched{spec: v.GetName()}
 	}
 	return "", errors.New("this kind of volume is not supported by the node; use a claim, csi, emptyDir, hostPath, configMap, secret, downwardAPI, projected or image")
 }
