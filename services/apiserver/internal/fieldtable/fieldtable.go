@@ -1,5 +1,5 @@
 // Package fieldtable knows of every field of every kind what Dhow does with it: what Kubernetes says, nothing yet, or refuse it. What has no
-// effect yet is answered with a warning, never silently ignored.
+// effect yet, what nodes refuse, and what is dropped is answered with a warning, never silently ignored.
 package fieldtable
 
 import (
@@ -25,11 +25,16 @@ const (
 	NotEnforced
 	// Rejected fields may not be set.
 	Rejected
+	// Refused fields are stored, and nodes refuse what they ask for, as Kubernetes' nodes do. They are answered with a warning.
+	Refused
+	// Dropped fields are taken away when they are written, because Kubernetes has them behind a gate that is closed by default. They are kept where the
+	// object before had them, and answered with a warning.
+	Dropped
 )
 
 // String returns the verdict in words.
 func (v Verdict) String() string {
-	return [...]string{"accepted", "not enforced yet", "rejected"}[v]
+	return [...]string{"accepted", "not enforced yet", "rejected", "refused by nodes, as in Kubernetes v1.36", "dropped, off by default in Kubernetes v1.36"}[v]
 }
 
 // Field is one field of a kind.
@@ -43,7 +48,7 @@ type Field struct {
 	Verdict Verdict
 	// Condition, when there is one, has to be true for the verdict NotEnforced; else the field is accepted.
 	Condition Condition
-	// Detail is the rejection's message, or a note for the reader.
+	// Detail is the rejection's message, what the warning says of a field that nodes refuse, the closed gate, or a note for the reader.
 	Detail string
 	// Whole says that all below the field shares its verdict.
 	Whole bool
@@ -104,8 +109,10 @@ func rulesOf(name string, m message) (map[string]rule, error) {
 		field, condition := parseCondition(word)
 		set(field, rule{verdict: NotEnforced, whole: true, condition: condition})
 	}
-	for field, detail := range m.rejected {
-		set(field, rule{verdict: Rejected, whole: true, detail: detail})
+	for verdict, list := range map[Verdict]map[string]string{Rejected: m.rejected, Refused: m.refused, Dropped: m.dropped} {
+		for field, detail := range list {
+			set(field, rule{verdict: verdict, whole: true, detail: detail})
+		}
 	}
 	for field := range m.notes {
 		if _, ok := rules[field]; !ok {
@@ -143,8 +150,9 @@ type Kind struct {
 	// Reason says why nothing acts on the kind yet, and is empty for kinds that Dhow acts on.
 	Reason string
 	fields []Field
-	root   *node
-	name   string
+	// told leads to the fields that are warned of, dropped to those that are taken away.
+	told, dropped *node
+	name          string
 }
 
 // Fields returns the kind's fields, each before those below it.
@@ -154,7 +162,7 @@ func (k *Kind) Fields() []Field { return k.fields }
 func Of(res *resource.Resource, t reflect.Type) (*Kind, error) {
 	k := &Kind{name: kindName(res), Reason: storedOnly[kindName(res)]}
 	w := walker{kind: k, origins: map[string]bool{}}
-	k.root = w.message(res.Descriptor(), t, "", nil, Field{})
+	root := w.message(res.Descriptor(), t, "", nil, Field{})
 	for origin, used := range w.origins {
 		if !used {
 			w.problems = append(w.problems, origin+" does not exist")
@@ -164,7 +172,8 @@ func Of(res *resource.Resource, t reflect.Type) (*Kind, error) {
 		slices.Sort(w.problems)
 		return nil, fmt.Errorf("table of fields: %s: %s", k.name, strings.Join(slices.Compact(w.problems), "; "))
 	}
-	k.root.prune()
+	k.told = root.pruned(func(v Verdict) bool { return v == NotEnforced || v == Refused || v == Dropped })
+	k.dropped = root.pruned(func(v Verdict) bool { return v == Dropped })
 	return k, nil
 }
 

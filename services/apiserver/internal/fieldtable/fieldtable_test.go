@@ -68,3 +68,28 @@ func TestMistakes(t *testing.T) {
 		})
 	}
 }
+
+// What an object has from a time when it was on stays, and is not said to be dropped.
+func TestDropKeepsWhatWasThere(t *testing.T) {
+	kind := kindOf(t, resource.Lookup("", "pods"))
+	pod := func() *corev1.Pod {
+		return &corev1.Pod{Spec: corev1.PodSpec{
+			SchedulingGroup: &corev1.PodSchedulingGroup{PodGroupName: new("g")},
+			Volumes: []corev1.Volume{{}, {VolumeSource: corev1.VolumeSource{Projected: &corev1.ProjectedVolumeSource{Sources: []corev1.VolumeProjection{
+				{PodCertificate: &corev1.PodCertificateProjection{SignerName: "a.b/c"}}, {PodCertificate: &corev1.PodCertificateProjection{SignerName: "a.b/d"}}}}}}},
+		}}
+	}
+	fresh := pod()
+	if told := kind.Drop(fresh, &corev1.Pod{}); len(told) != 2 || fresh.Spec.SchedulingGroup != nil || fresh.Spec.Volumes[1].Projected.Sources[1].PodCertificate != nil {
+		t.Errorf("%q %+v", told, fresh)
+	}
+	old := pod()
+	old.Spec.SchedulingGroup = nil
+	kept := pod()
+	if told := kind.Drop(kept, old); len(told) != 1 || kept.Spec.SchedulingGroup != nil || kept.Spec.Volumes[1].Projected.Sources[0].PodCertificate == nil {
+		t.Errorf("%q %+v", told, kept)
+	}
+	if told := kind.Warnings(kept); len(told) != 1 || !strings.HasPrefix(told[0], "spec.volumes[].projected.sources[].podCertificate: accepted and stored, but not enforced yet") {
+		t.Errorf("what is kept has no effect: %q", told)
+	}
+}

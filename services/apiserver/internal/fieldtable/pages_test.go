@@ -32,10 +32,12 @@ func TestPages(t *testing.T) {
 Generated from services/apiserver/internal/fieldtable/table.go: `+"`go test ./apiserver/internal/fieldtable -run TestPages -update`"+` in services/ writes these pages.
 
 **Accepted** fields do what Kubernetes v1.36 says. **Not enforced yet** means: stored, served, without effect, and answered with a warning.
-**Rejected** fields may not be set. What is not listed below a field that is not enforced shares its verdict.
+**Rejected** fields may not be set. What nodes **refuse** is stored, and the pod's events say that it is refused, as on Kubernetes' nodes. **Dropped** fields are taken away when they are
+written, with a warning, because Kubernetes v1.36 has them behind a feature gate that is closed by default; an object that has one already keeps it.
+What is not listed below a field that is not enforced, rejected, refused or dropped shares its verdict.
 
-| kind | fields | not enforced yet | rejected |
-|---|---|---|---|
+| kind | fields | not enforced yet | rejected | refused by nodes | dropped |
+|---|---|---|---|---|---|
 `)
 	stored := &bytes.Buffer{}
 	for _, res := range resource.All() {
@@ -53,7 +55,12 @@ Generated from services/apiserver/internal/fieldtable/table.go: `+"`go test ./ap
 		name := pageName(res)
 		page, counts := render(res, kind)
 		written[name] = page
-		fmt.Fprintf(index, "| [%s](%s) | %d | %d | %d |\n", kindName(res), name, counts[0]+counts[1]+counts[2], counts[fieldtable.NotEnforced], counts[fieldtable.Rejected])
+		all := 0
+		for _, n := range counts {
+			all += n
+		}
+		fmt.Fprintf(index, "| [%s](%s) | %d | %d | %d | %d | %d |\n", kindName(res), name, all, counts[fieldtable.NotEnforced], counts[fieldtable.Rejected],
+			counts[fieldtable.Refused], counts[fieldtable.Dropped])
 	}
 	fmt.Fprintf(index, "\n## Kinds that are stored and served, and that nothing acts on yet\n\nWriting one is answered with a warning.\n\n| kind | why |\n|---|---|\n%s", stored)
 	written["README.md"] = index.Bytes()
@@ -89,9 +96,9 @@ func pageName(res *resource.Resource) string {
 }
 
 // render writes a kind's page. The pod of a template is on the page of pods; here stands what differs.
-func render(res *resource.Resource, kind *fieldtable.Kind) ([]byte, [3]int) {
+func render(res *resource.Resource, kind *fieldtable.Kind) ([]byte, [5]int) {
 	page := &bytes.Buffer{}
-	var counts [3]int
+	var counts [5]int
 	fmt.Fprintf(page, "# %s\n\nWhat becomes of each field: see [README.md](README.md), from which this page is generated too.\n\n| field | type | verdict | |\n|---|---|---|---|\n", kindName(res))
 	hidden := ""
 	for _, f := range kind.Fields() {

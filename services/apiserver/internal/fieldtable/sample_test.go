@@ -17,7 +17,7 @@ type document = map[string]any
 // bases are valid objects of each kind, to which fields are added.
 var bases = map[string]string{
 	"Pod":                                 `spec: {containers: [{name: c, image: "web:1"}], volumes: [{name: v, emptyDir: {}}]}`,
-	"PodTemplate":                         `template: {spec: {containers: [{name: c, image: "web:1"}]}}`,
+	"PodTemplate":                         `template: {spec: {containers: [{name: c, image: "web:1"}], volumes: [{name: v, emptyDir: {}}]}}`,
 	"Deployment.apps":                     `spec: {selector: {matchLabels: {a: b}}, template: {metadata: {labels: {a: b}}, spec: {containers: [{name: c, image: "web:1"}], volumes: [{name: v, emptyDir: {}}]}}}`,
 	"StatefulSet.apps":                    `spec: {selector: {matchLabels: {a: b}}, template: {metadata: {labels: {a: b}}, spec: {containers: [{name: c, image: "web:1"}], volumes: [{name: v, emptyDir: {}}]}}}`,
 	"DaemonSet.apps":                      `spec: {selector: {matchLabels: {a: b}}, template: {metadata: {labels: {a: b}}, spec: {containers: [{name: c, image: "web:1"}], volumes: [{name: v, emptyDir: {}}]}}}`,

@@ -1,5 +1,7 @@
 package fieldtable
 
+import "maps"
+
 // fields are JSON names, divided by blanks. Behind a name may stand what has to be true for the verdict to hold:
 //
 //	name=value            the field has the value
@@ -19,6 +21,10 @@ type message struct {
 	notEnforced fields
 	// rejected fields may not be set here; Kubernetes' message says why.
 	rejected map[string]string
+	// refused fields are for nodes, which refuse them as Kubernetes' do; the warning says since when, or what happens.
+	refused map[string]string
+	// dropped fields are taken away when they are written; Kubernetes' gate is named.
+	dropped map[string]string
 	// notes are for the reader of the documentation: what is missing, or what differs.
 	notes map[string]string
 }
@@ -35,16 +41,17 @@ var table = map[string]message{
 			hostIPC shareProcessNamespace securityContext imagePullSecrets hostname subdomain affinity schedulerName tolerations hostAliases priorityClassName
 			priority preemptionPolicy dnsConfig readinessGates runtimeClassName enableServiceLinks topologySpreadConstraints setHostnameAsFQDN schedulingGates resources
 			hostnameOverride serviceAccount serviceAccountName automountServiceAccountToken nodeSelector overhead os hostUsers`,
-		notEnforced: "resourceClaims schedulingGroup",
+		notEnforced: "resourceClaims",
+		dropped:     map[string]string{"schedulingGroup": "gate GenericWorkload"},
 		rejected: map[string]string{
 			"ephemeralContainers": "cannot be set on create", "resources.claims": "claims may not be set for Resources at pod-level",
 			"containers.readinessProbe.terminationGracePeriodSeconds":     "must not be set for readinessProbes",
 			"initContainers.readinessProbe.terminationGracePeriodSeconds": "must not be set for readinessProbes",
 		},
 		notes: map[string]string{
-			"serviceAccount": "older name of serviceAccountName, kept equal to it",
-			"hostUsers":      "false needs a runtime and a kernel that map users",
-			"resourceClaims": "devices are not allocated", "schedulingGroup": "alpha in Kubernetes v1.36 and off there: pods are placed one by one",
+			"serviceAccount":   "older name of serviceAccountName, kept equal to it",
+			"hostUsers":        "false needs a runtime and a kernel that map users",
+			"resourceClaims":   "devices are not allocated",
 			"runtimeClassName": "a class that is not there, or a handler that the runtime does not have, keeps the pod from starting",
 		},
 	},
@@ -104,7 +111,7 @@ var table = map[string]message{
 	"core.v1.GRPCAction":                      {accepted: "port service"},
 	"core.v1.SleepAction":                     {accepted: "seconds"},
 	"core.v1.Lifecycle":                       {accepted: "postStart preStop stopSignal"},
-	"core.v1.LifecycleHandler":                {accepted: "exec httpGet sleep", notEnforced: "tcpSocket", notes: map[string]string{"tcpSocket": "Kubernetes takes it for compatibility alone"}},
+	"core.v1.LifecycleHandler":                {accepted: "exec httpGet sleep", refused: map[string]string{"tcpSocket": "the hook fails when it is due, as in Kubernetes; use exec, httpGet or sleep"}},
 	"core.v1.VolumeMount":                     {accepted: "name readOnly mountPath subPath mountPropagation subPathExpr recursiveReadOnly"},
 	"core.v1.SELinuxOptions":                  {accepted: "user role type level"},
 	"core.v1.SeccompProfile":                  {accepted: "type localhostProfile"},
@@ -125,10 +132,10 @@ var table = map[string]message{
 
 	"core.v1.Volume": {accepted: "name volumeSource"},
 	"core.v1.VolumeSource": {
-		accepted: "hostPath emptyDir secret configMap downwardAPI projected persistentVolumeClaim csi ephemeral image",
-		notEnforced: `gcePersistentDisk awsElasticBlockStore gitRepo nfs iscsi glusterfs rbd flexVolume cinder cephfs flocker fc azureFile vsphereVolume
-			quobyte azureDisk photonPersistentDisk portworxVolume scaleIO storageos`,
-		notes: volumeKinds,
+		accepted:    "hostPath emptyDir secret configMap downwardAPI projected persistentVolumeClaim csi ephemeral image",
+		notEnforced: "gcePersistentDisk awsElasticBlockStore nfs iscsi flexVolume cinder fc azureFile vsphereVolume azureDisk portworxVolume",
+		refused:     with(removedVolumes, "gitRepo", "deprecated in v1.11, and disabled by default in v1.33+"),
+		notes:       volumeKinds,
 	},
 	"core.v1.VolumeDevice":                      {accepted: "name devicePath"},
 	"core.v1.PersistentVolumeClaimVolumeSource": {accepted: "claimName readOnly"},
@@ -145,8 +152,8 @@ var table = map[string]message{
 	"core.v1.DownwardAPIVolumeFile":             {accepted: "path fieldRef resourceFieldRef mode"},
 	"core.v1.ProjectedVolumeSource":             {accepted: "sources defaultMode"},
 	"core.v1.VolumeProjection": {
-		accepted: "secret configMap downwardAPI serviceAccountToken clusterTrustBundle", notEnforced: "podCertificate",
-		notes: map[string]string{"podCertificate": "off by default in Kubernetes v1.36"},
+		accepted: "secret configMap downwardAPI serviceAccountToken clusterTrustBundle",
+		dropped:  map[string]string{"podCertificate": "gate PodCertificateRequest"},
 	},
 	"core.v1.ClusterTrustBundleProjection":  {accepted: "name signerName optional path", whole: "labelSelector"},
 	"core.v1.ServiceAccountTokenProjection": {accepted: "audience expirationSeconds path"},
@@ -284,8 +291,8 @@ var table = map[string]message{
 
 	"coordination.v1.Lease": {accepted: "metadata spec"},
 	"coordination.v1.LeaseSpec": {
-		accepted: "holderIdentity leaseDurationSeconds acquireTime renewTime leaseTransitions", notEnforced: "strategy preferredHolder",
-		notes: map[string]string{"strategy": "nothing coordinates candidates", "preferredHolder": "nothing coordinates candidates"},
+		accepted: "holderIdentity leaseDurationSeconds acquireTime renewTime leaseTransitions",
+		dropped:  map[string]string{"strategy": "gate CoordinatedLeaderElection", "preferredHolder": "gate CoordinatedLeaderElection"},
 	},
 	"scheduling.v1.PriorityClass": {
 		accepted: "metadata value globalDefault description preemptionPolicy",
@@ -318,10 +325,10 @@ var table = map[string]message{
 		notes: map[string]string{"persistentVolumeReclaimPolicy": "Recycle, which Kubernetes has deprecated, fails with a message", "mountOptions": "are the driver's"},
 	},
 	"core.v1.PersistentVolumeSource": {
-		accepted: "hostPath local csi",
-		notEnforced: `gcePersistentDisk awsElasticBlockStore glusterfs nfs rbd iscsi cinder cephfs fc flocker flexVolume azureFile vsphereVolume quobyte azureDisk
-			photonPersistentDisk portworxVolume scaleIO storageos`,
-		notes: volumeKinds,
+		accepted:    "hostPath local csi",
+		notEnforced: "gcePersistentDisk awsElasticBlockStore nfs iscsi cinder fc flexVolume azureFile vsphereVolume azureDisk portworxVolume",
+		refused:     removedVolumes,
+		notes:       volumeKinds,
 	},
 	"core.v1.LocalVolumeSource": {accepted: "path fsType", notes: map[string]string{"path": "a folder, or a block device", "fsType": "an empty device is formatted with the machine's mkfs"}},
 	"core.v1.CSIPersistentVolumeSource": {accepted: `driver volumeHandle readOnly fsType volumeAttributes controllerPublishSecretRef nodeStageSecretRef nodePublishSecretRef
@@ -350,8 +357,9 @@ var table = map[string]message{
 	"storage.v1.CSIDriver": {accepted: "metadata spec"},
 	"storage.v1.CSIDriverSpec": {
 		accepted:    "attachRequired podInfoOnMount volumeLifecycleModes storageCapacity fsGroupPolicy tokenRequests requiresRepublish serviceAccountTokenInSecrets nodeAllocatableUpdatePeriodSeconds",
-		notEnforced: "seLinuxMount=true preventPodSchedulingIfMissing=true",
-		notes:       map[string]string{"requiresRepublish": "once a minute", "seLinuxMount": "nodes do not label volumes", "preventPodSchedulingIfMissing": "alpha in Kubernetes, off by default"},
+		notEnforced: "seLinuxMount=true",
+		dropped:     map[string]string{"preventPodSchedulingIfMissing": "gate VolumeLimitScaling"},
+		notes:       map[string]string{"requiresRepublish": "once a minute", "seLinuxMount": "nodes do not label volumes"},
 	},
 	"storage.v1.TokenRequest":           {accepted: "audience expirationSeconds"},
 	"storage.v1.CSINode":                {accepted: "metadata spec"},
@@ -366,7 +374,7 @@ var table = map[string]message{
 		"parameters": "are carried out by the driver's own resizer; binding compares the class' name"}},
 
 	// Kinds that are data in Kubernetes too.
-	"core.v1.PodTemplate":        {accepted: "metadata", whole: "template"},
+	"core.v1.PodTemplate":        {accepted: "metadata template"},
 	"apps.v1.ControllerRevision": {accepted: "metadata data revision"},
 }
 
@@ -376,11 +384,23 @@ var volumeKinds = map[string]string{
 	"azureDisk": "served by the CSI driver disk.csi.azure.com in Kubernetes: use that", "azureFile": "served by the CSI driver file.csi.azure.com in Kubernetes: use that",
 	"cinder": "served by the CSI driver cinder.csi.openstack.org in Kubernetes: use that", "vsphereVolume": "served by the CSI driver csi.vsphere.vmware.com in Kubernetes: use that",
 	"portworxVolume": "served by the CSI driver pxd.portworx.com in Kubernetes: use that",
-	"glusterfs":      "removed from Kubernetes", "quobyte": "removed from Kubernetes", "flocker": "removed from Kubernetes", "scaleIO": "removed from Kubernetes",
-	"storageos": "removed from Kubernetes", "photonPersistentDisk": "removed from Kubernetes", "rbd": "removed from Kubernetes; use a CSI driver", "cephfs": "removed from Kubernetes; use a CSI driver",
-	"flexVolume": "deprecated in Kubernetes: use a CSI driver",
-	"nfs":        "the pod does not start: use a CSI driver", "iscsi": "the pod does not start: use a CSI driver", "fc": "the pod does not start: use a CSI driver",
+	"flexVolume":     "deprecated in Kubernetes: use a CSI driver",
+	"nfs":            "the pod does not start: use a CSI driver", "iscsi": "the pod does not start: use a CSI driver", "fc": "the pod does not start: use a CSI driver",
 	"csi": "by drivers that register as with a kubelet",
+}
+
+// removedVolumes are of plugins that Kubernetes has removed, with its warnings: pods with them wait on their nodes, where no volume plugin matches.
+var removedVolumes = map[string]string{
+	"photonPersistentDisk": "deprecated in v1.11, non-functional in v1.16+", "scaleIO": "deprecated in v1.16, non-functional in v1.22+",
+	"flocker": "deprecated in v1.22, non-functional in v1.25+", "storageos": "deprecated in v1.22, non-functional in v1.25+", "quobyte": "deprecated in v1.22, non-functional in v1.25+",
+	"glusterfs": "deprecated in v1.25, non-functional in v1.26+", "cephfs": "deprecated in v1.28, non-functional in v1.31+", "rbd": "deprecated in v1.28, non-functional in v1.31+",
+}
+
+// with returns a list with one more field.
+func with(list map[string]string, field, detail string) map[string]string {
+	list = maps.Clone(list)
+	list[field] = detail
+	return list
 }
 
 // leaves are messages that are one value in JSON.

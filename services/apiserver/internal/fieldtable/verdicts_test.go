@@ -3,6 +3,7 @@ package fieldtable_test
 import (
 	"reflect"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -56,12 +57,13 @@ func (s server) create(t *testing.T, res *resource.Resource, data []byte) (field
 	rules.Default(obj)
 	strategy.PrepareForCreate(res, obj)
 	rules.PrepareForCreate(obj)
+	warnings := rules.Drop(obj, nil)
 	if a, ok := rules.(strategy.Admitter); ok {
 		if err := a.Admit(t.Context(), obj, nil); err != nil {
 			t.Fatal(err)
 		}
 	}
-	return append(strategy.ValidateMeta(res, obj), rules.Validate(obj)...), rules.Warnings(obj, nil)
+	return append(strategy.ValidateMeta(res, obj), rules.Validate(obj)...), append(warnings, rules.Warnings(obj, nil)...)
 }
 
 func kindName(res *resource.Resource) string {
@@ -148,6 +150,14 @@ func verdict(t *testing.T, s server, res *resource.Resource, b builder, f fieldt
 			if errs, warnings := s.create(t, res, data); len(errs) > 0 || warned(warnings, f.Path) {
 				t.Errorf("%s\n%v\n%v", data, errs, warnings)
 			}
+		}
+	case fieldtable.Refused:
+		if len(errs) > 0 || !slices.Contains(warnings, f.Path+": "+f.Detail) {
+			t.Errorf("%s\n%v\n%v", data, errs, warnings)
+		}
+	case fieldtable.Dropped:
+		if len(errs) > 0 || !slices.Contains(warnings, f.Path+": dropped: off by default in Kubernetes v1.36 ("+f.Detail+")") || warned(warnings, f.Path) {
+			t.Errorf("%s\n%v\n%v", data, errs, warnings)
 		}
 	case fieldtable.Rejected:
 		for _, err := range errs {

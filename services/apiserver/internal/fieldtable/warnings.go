@@ -45,32 +45,57 @@ func lastName(path string) string {
 	return path
 }
 
-// prune keeps what leads to fields that are not enforced, and returns whether there is any.
-func (n *node) prune() bool {
-	kept := n.children[:0:0]
+// pruned returns what leads to the fields with some verdicts.
+func (n *node) pruned(keep func(Verdict) bool) *node {
+	p := *n
+	p.children = nil
 	for _, c := range n.children {
-		if c.verdict == NotEnforced {
-			c.children = nil
-			kept = append(kept, c)
-		} else if c.prune() {
-			kept = append(kept, c)
+		if keep(c.verdict) {
+			leaf := *c
+			leaf.children = nil
+			p.children = append(p.children, &leaf)
+		} else if below := c.pruned(keep); len(below.children) > 0 {
+			p.children = append(p.children, below)
 		}
 	}
-	n.children = kept
-	return len(kept) > 0
+	return &p
 }
 
-// Warnings names the fields of an object that are set and not enforced, each once.
+// Warnings names the fields of an object that are set and not enforced, or refused by nodes, each once.
 func (k *Kind) Warnings(obj runtime.Object) []string {
 	if k.Reason != "" {
 		return []string{warning("kind "+k.name, k.Reason)}
 	}
-	if len(k.root.children) == 0 {
+	if len(k.told.children) == 0 {
 		return nil
 	}
 	c := collector{}
-	c.fields(k.root, reflect.ValueOf(obj).Elem())
+	c.fields(k.told, reflect.ValueOf(obj).Elem())
 	return c.warnings
+}
+
+// Drop takes from an object what is off by default in Kubernetes and names it, each field once. What old, which may be nil, has set anywhere stays, as in
+// Kubernetes: it was on when that was written.
+func (k *Kind) Drop(obj, old runtime.Object) []string {
+	if len(k.dropped.children) == 0 {
+		return nil
+	}
+	c := collector{drop: true}
+	if old != nil {
+		before := collector{}
+		before.fields(k.dropped, reflect.ValueOf(old).Elem())
+		c.kept = before.seen
+	}
+	c.fields(k.dropped, reflect.ValueOf(obj).Elem())
+	return c.warnings
+}
+
+// told is what the user hears of a field that is set.
+func (n *node) told() string {
+	if n.verdict == Refused {
+		return n.path + ": " + n.detail
+	}
+	return warning(n.path, n.detail)
 }
 
 func warning(path, reason string) string {
@@ -84,6 +109,9 @@ func warning(path, reason string) string {
 type collector struct {
 	warnings []string
 	seen     map[string]bool
+	// drop says that fields are taken away that are not in kept.
+	drop bool
+	kept map[string]bool
 }
 
 func (c *collector) fields(n *node, v reflect.Value) {
@@ -92,19 +120,24 @@ func (c *collector) fields(n *node, v reflect.Value) {
 		if isUnset(value) {
 			continue
 		}
-		if child.verdict != NotEnforced {
+		if child.verdict == Accepted {
 			c.below(child, value)
 			continue
 		}
-		if child.condition.Field != "" && !child.condition.holds(n, v) {
+		if child.condition.Field != "" && !child.condition.holds(n, v) || c.kept[child.path] {
 			continue
+		}
+		text := child.told()
+		if c.drop {
+			value.SetZero()
+			text = child.path + ": dropped: off by default in Kubernetes v1.36 (" + child.detail + ")"
 		}
 		if !c.seen[child.path] {
 			if c.seen == nil {
 				c.seen = map[string]bool{}
 			}
 			c.seen[child.path] = true
-			c.warnings = append(c.warnings, warning(child.path, child.detail))
+			c.warnings = append(c.warnings, text)
 		}
 	}
 }
@@ -170,8 +203,14 @@ type Warner struct {
 // NewWarner returns the warner of a kind.
 func NewWarner(res *resource.Resource) *Warner { return &Warner{resource: res} }
 
-// Warnings names the fields of an object that are set and not enforced. The table is tested for every kind, so a mistake in it cannot show here.
-func (w *Warner) Warnings(obj runtime.Object) []string {
+// Warnings names the fields of an object that are set and not enforced, or refused by nodes.
+func (w *Warner) Warnings(obj runtime.Object) []string { return w.of(obj).Warnings(obj) }
+
+// Drop takes from an object what is off by default in Kubernetes and names it. Old is nil on create.
+func (w *Warner) Drop(obj, old runtime.Object) []string { return w.of(obj).Drop(obj, old) }
+
+// of reads the table for the kind. The table is tested for every kind, so a mistake in it cannot show here.
+func (w *Warner) of(obj runtime.Object) *Kind {
 	w.once.Do(func() {
 		kind, err := Of(w.resource, reflect.TypeOf(obj).Elem())
 		if err != nil {
@@ -179,5 +218,5 @@ func (w *Warner) Warnings(obj runtime.Object) []string {
 		}
 		w.kind = kind
 	})
-	return w.kind.Warnings(obj)
+	return w.kind
 }

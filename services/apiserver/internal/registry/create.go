@@ -92,6 +92,7 @@ func (r *Registry) create(ctx context.Context, tx *txn, res *resource.Resource, 
 	r.timed(ctx, "prepare", func() {
 		strategy.PrepareForCreate(res, obj)
 		s.PrepareForCreate(obj)
+		warnings = append(warnings, s.Drop(obj, nil)...)
 		if a := r.allocators[res.GroupResource()]; a != nil {
 			a.Prepare(obj, nil)
 		}

@@ -282,6 +282,10 @@ func (r *Registry) update(ctx context.Context, tx *txn, c change) (*outcome, err
 	if err := r.mutate(ctx, q); err != nil {
 		return nil, err
 	}
+	warnings := c.warnings
+	if c.options.Subresource == "" {
+		warnings = append(warnings, s.Drop(obj, old)...)
+	}
 	var errs field.ErrorList
 	r.timed(ctx, "validate", func() {
 		errs = append(strategy.ValidateMetaUpdate(res, obj, old), validateUpdate(s, c.options.Subresource, obj, old)...)
@@ -298,7 +302,7 @@ func (r *Registry) update(ctx context.Context, tx *txn, c change) (*outcome, err
 	if err := r.admitted(ctx, q); err != nil {
 		return nil, err
 	}
-	warnings := append(c.warnings, q.Warnings...)
+	warnings = append(warnings, q.Warnings...)
 	if changesSpec(c.options.Subresource) {
 		warnings = append(warnings, s.Warnings(obj, old)...)
 	}

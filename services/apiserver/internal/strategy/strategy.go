@@ -36,6 +36,14 @@ type Strategy interface {
 	Warnings(obj, old runtime.Object) []string
 }
 
+// Written is the rules of one kind with what the table of fields adds to them.
+type Written interface {
+	Strategy
+	// Drop takes from an object what Kubernetes has behind gates that are closed by default, and returns what the user is told of it. It runs for creations
+	// and updates of the whole object, after what else changes it. Old is nil on create.
+	Drop(obj, old runtime.Object) []string
+}
+
 // Admitter is implemented by strategies whose rules look at other objects or answer with other errors than field errors. Admit runs after
 // PrepareForCreate or PrepareForUpdate and before validation; it may change obj. Old is nil on create. Errors are API errors.
 type Admitter interface {
@@ -60,12 +68,12 @@ type Lookup interface {
 
 // Set is the strategies of all kinds.
 type Set struct {
-	byKind map[schema.GroupKind]Strategy
+	byKind map[schema.GroupKind]Written
 }
 
 // New returns the strategies of all kinds of the resource table that are written.
 func New(cfg Config) *Set {
-	s := &Set{byKind: map[schema.GroupKind]Strategy{}}
+	s := &Set{byKind: map[schema.GroupKind]Written{}}
 	special := kinds(cfg)
 	for _, res := range resource.All() {
 		// Nothing of a virtual kind is written, and objects of another version are written as those of the preferred one.
@@ -94,7 +102,7 @@ type warnedAdmitter struct {
 	Admitter
 }
 
-func warn(s Strategy, warner *fieldtable.Warner) Strategy {
+func warn(s Strategy, warner *fieldtable.Warner) Written {
 	w := warned{Strategy: s, warner: warner}
 	if a, ok := s.(Admitter); ok {
 		return warnedAdmitter{warned: w, Admitter: a}
@@ -107,8 +115,11 @@ func (w warned) Warnings(obj, old runtime.Object) []string {
 	return append(w.warner.Warnings(obj), w.Strategy.Warnings(obj, old)...)
 }
 
+// Drop takes away what is off by default in Kubernetes.
+func (w warned) Drop(obj, old runtime.Object) []string { return w.warner.Drop(obj, old) }
+
 // For returns the rules of a kind of the resource table: not of a virtual one, nor of one that is written in another version.
-func (s *Set) For(res *resource.Resource) Strategy {
+func (s *Set) For(res *resource.Resource) Written {
 	return s.byKind[res.GroupVersionKind().GroupKind()]
 }
 

@@ -228,11 +228,9 @@ func projected(at *field.Path, p *corev1.ProjectedVolumeSource) field.ErrorList 
 		if source.PodCertificate != nil {
 			count++
 		}
-		switch {
-		case count == 0:
-			errs = append(errs, field.Required(at, "must specify a volume type"))
-		case count > 1:
-			errs = append(errs, field.Forbidden(at, "may not specify more than 1 volume type"))
+		// None is valid, as in Kubernetes: what is off there was taken out before.
+		if count > 1 {
+			errs = append(errs, field.Forbidden(at, "may not specify more than 1 volume type per source"))
 		}
 	}
 	return errs
