@@ -5,6 +5,8 @@ import (
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
+
+	"dhow.dev/pkg/demand"
 )
 
 // Requests picks what is requested, for PodTotal.
@@ -13,33 +15,37 @@ func Requests(r *corev1.ResourceRequirements) corev1.ResourceList { return r.Req
 // Limits picks what is limited, for PodTotal.
 func Limits(r *corev1.ResourceRequirements) corev1.ResourceList { return r.Limits }
 
-// PodTotal is what a pod needs at once: its containers together, or an init container with the sidecars before it when that is more. What the pod asks for
-// as a whole replaces the sum of its parts. The runtime's overhead is not in it.
+// PodTotal is what a pod needs at once. What the pod asks for as a whole replaces the sum of its parts. The runtime's overhead is not in it.
 func PodTotal(spec *corev1.PodSpec, pick func(*corev1.ResourceRequirements) corev1.ResourceList) corev1.ResourceList {
-	total, sidecars, peak := corev1.ResourceList{}, corev1.ResourceList{}, corev1.ResourceList{}
-	for i := range spec.Containers {
-		Add(total, pick(&spec.Containers[i].Resources))
+	isSidecar := func(c corev1.Container) bool {
+		return c.RestartPolicy != nil && *c.RestartPolicy == corev1.ContainerRestartPolicyAlways
 	}
-	for i := range spec.InitContainers {
-		c := &spec.InitContainers[i]
-		needs := pick(&c.Resources)
-		if c.RestartPolicy != nil && *c.RestartPolicy == corev1.ContainerRestartPolicyAlways {
-			Add(total, needs)
-			Add(sidecars, needs)
-			raise(peak, sidecars)
-			continue
-		}
-		together := sidecars.DeepCopy()
-		Add(together, needs)
-		raise(peak, together)
-	}
-	raise(total, peak)
+	total := demand.AtOnce(spec.Containers, spec.InitContainers, isSidecar, func(c corev1.Container) list {
+		needs := list{}
+		needs.Add(list(pick(&c.Resources)))
+		return needs
+	})
 	if spec.Resources != nil {
 		for name, q := range pick(spec.Resources) {
 			total[name] = q.DeepCopy()
 		}
 	}
-	return total
+	return corev1.ResourceList(total)
+}
+
+// list is a list of quantities to sum up.
+type list corev1.ResourceList
+
+// Add implements demand.List.
+func (l list) Add(more list) { Add(corev1.ResourceList(l), corev1.ResourceList(more)) }
+
+// Raise implements demand.List.
+func (l list) Raise(other list) {
+	for name, q := range other {
+		if was, ok := l[name]; !ok || q.Cmp(was) > 0 {
+			l[name] = q.DeepCopy()
+		}
+	}
 }
 
 // Add adds to a sum.
@@ -48,14 +54,6 @@ func Add(sum, more corev1.ResourceList) {
 		s := sum[name].DeepCopy()
 		s.Add(q)
 		sum[name] = s
-	}
-}
-
-func raise(list, other corev1.ResourceList) {
-	for name, q := range other {
-		if was, ok := list[name]; !ok || q.Cmp(was) > 0 {
-			list[name] = q.DeepCopy()
-		}
 	}
 }
 

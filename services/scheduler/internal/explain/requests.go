@@ -11,8 +11,8 @@ import (
 
 	corev1 "dhow.dev/gen/go/dhow/core/v1"
 	metav1 "dhow.dev/gen/go/dhow/meta/v1"
+	"dhow.dev/pkg/demand"
 	"dhow.dev/services/scheduler/internal/loop"
-	"dhow.dev/services/scheduler/internal/snapshot"
 )
 
 // lowerRequests lowers what the pod requests to what the node has left.
@@ -47,19 +47,19 @@ type claim struct {
 // the sidecars before it.
 func (e *podEdit) lower(c *change, name string, target int64) bool {
 	spec := e.pod.GetSpec()
-	target -= snapshot.AmountOf(name, spec.GetOverhead()[name])
+	target -= demand.Of(name, spec.GetOverhead()[name])
 	if target < 0 {
 		return false
 	}
-	total := snapshot.AmountOf(name, spec.GetResources().GetRequests()[name])
+	total := demand.Of(name, spec.GetResources().GetRequests()[name])
 	podLevel := total > target
 	var together []claim
 	for i, container := range spec.GetContainers() {
-		together = append(together, claim{"containers", i, container, snapshot.AmountOf(name, container.GetResources().GetRequests()[name])})
+		together = append(together, claim{"containers", i, container, demand.Of(name, container.GetResources().GetRequests()[name])})
 	}
 	for i, container := range spec.GetInitContainers() {
 		if container.GetRestartPolicy() == "Always" {
-			together = append(together, claim{"initContainers", i, container, snapshot.AmountOf(name, container.GetResources().GetRequests()[name])})
+			together = append(together, claim{"initContainers", i, container, demand.Of(name, container.GetResources().GetRequests()[name])})
 		}
 	}
 	var sum int64
@@ -80,7 +80,7 @@ func (e *podEdit) lower(c *change, name string, target int64) bool {
 	}
 	var sidecars int64
 	for i, container := range spec.GetInitContainers() {
-		value := snapshot.AmountOf(name, container.GetResources().GetRequests()[name])
+		value := demand.Of(name, container.GetResources().GetRequests()[name])
 		if container.GetRestartPolicy() == "Always" {
 			sidecars += value
 		} else if value > target-sidecars {

@@ -8,6 +8,7 @@ import (
 
 	corev1 "dhow.dev/gen/go/dhow/core/v1"
 	metav1 "dhow.dev/gen/go/dhow/meta/v1"
+	"dhow.dev/pkg/demand"
 	"dhow.dev/pkg/object"
 )
 
@@ -22,10 +23,10 @@ func ClassKey(pod *corev1.Pod, services []*corev1.Service) string {
 	b = appendString(b, owner.GetUid())
 	b = appendString(b, owner.GetKind())
 	b = appendMap(b, spec.GetNodeSelector())
-	held := newHoldings(pod)
+	held := demand.HeldBy(pod)
 	b = appendContainers(b, &held, spec.GetContainers())
 	b = appendContainers(b, &held, spec.GetInitContainers())
-	b = appendQuantities(b, held.pod())
+	b = appendQuantities(b, held.Whole())
 	b = appendQuantities(b, spec.GetOverhead())
 	// Nested structures go in as their deterministic encoding, which is stable within a process.
 	b = appendMessage(b, spec.GetAffinity())
@@ -57,11 +58,11 @@ func ClassKey(pod *corev1.Pod, services []*corev1.Service) string {
 	return string(b)
 }
 
-func appendContainers(b []byte, held *holdings, containers []*corev1.Container) []byte {
+func appendContainers(b []byte, held *demand.Held, containers []*corev1.Container) []byte {
 	b = strconv.AppendInt(b, int64(len(containers)), 10)
 	for _, c := range containers {
 		b = append(b, '{')
-		b = appendQuantities(b, held.of(c))
+		b = appendQuantities(b, held.Of(c))
 		b = appendString(b, c.GetRestartPolicy())
 		b = appendString(b, c.GetImage())
 		for _, p := range c.GetPorts() {

@@ -5,10 +5,8 @@ import (
 	"math"
 	"strconv"
 
-	"k8s.io/apimachinery/pkg/api/resource"
-
 	corev1 "dhow.dev/gen/go/dhow/core/v1"
-	metav1 "dhow.dev/gen/go/dhow/meta/v1"
+	"dhow.dev/pkg/demand"
 )
 
 // Labels and taints that Kubernetes gives a meaning.
@@ -100,26 +98,14 @@ func CompileNode(r Resolver, n *corev1.Node) *Node {
 	}
 	for resourceName, q := range n.GetStatus().GetAllocatable() {
 		if resourceName == "pods" {
-			out.AllowedPods = int32(min(AmountOf(resourceName, q), math.MaxInt32))
+			out.AllowedPods = int32(min(demand.Of(resourceName, q), math.MaxInt32))
 			continue
 		}
 		if column := r.ResolveColumn(resourceName); column >= 0 {
-			out.Allocatable = append(out.Allocatable, Amount{Column: column, Value: AmountOf(resourceName, q)})
+			out.Allocatable = append(out.Allocatable, Amount{Column: column, Value: demand.Of(resourceName, q)})
 		}
 	}
 	return out
-}
-
-// AmountOf reads a quantity in the resource's unit, rounded up as Kubernetes does. What cannot be read, which the API does not let in, is nothing.
-func AmountOf(name string, q *metav1.Quantity) int64 {
-	parsed, err := resource.ParseQuantity(q.GetString())
-	if err != nil {
-		return 0
-	}
-	if name == "cpu" {
-		return parsed.MilliValue()
-	}
-	return parsed.Value()
 }
 
 // ResolveColumn finds a resource's column.

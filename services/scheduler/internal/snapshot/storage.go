@@ -8,6 +8,7 @@ import (
 	corev1 "dhow.dev/gen/go/dhow/core/v1"
 	metav1 "dhow.dev/gen/go/dhow/meta/v1"
 	storagev1 "dhow.dev/gen/go/dhow/storage/v1"
+	"dhow.dev/pkg/demand"
 	"dhow.dev/pkg/object"
 )
 
@@ -145,7 +146,7 @@ func CompileClaim(o *corev1.PersistentVolumeClaim) *Claim {
 	m, spec := o.GetMetadata(), o.GetSpec()
 	c := &Claim{
 		Key: object.KeyOf(o).String(), Name: m.GetName(), UID: m.GetUid(), Class: spec.GetStorageClassName(), AttributesClass: spec.GetVolumeAttributesClassName(),
-		Size: AmountOf("storage", spec.GetResources().GetRequests()["storage"]), Modes: spec.GetAccessModes(), Block: spec.GetVolumeMode() == "Block",
+		Size: demand.Of("storage", spec.GetResources().GetRequests()["storage"]), Modes: spec.GetAccessModes(), Block: spec.GetVolumeMode() == "Block",
 		Volume: spec.GetVolumeName(), Lost: o.GetStatus().GetPhase() == "Lost", Deleting: object.IsDeleted(o),
 		SelectedNode: m.GetAnnotations()[AnnotationSelectedNode], Owner: object.ControllerOf(o).GetUid(),
 	}
@@ -165,7 +166,7 @@ func CompileVolume(o *corev1.PersistentVolume) *Volume {
 	m, spec := o.GetMetadata(), o.GetSpec()
 	v := &Volume{
 		Name: m.GetName(), Class: spec.GetStorageClassName(), AttributesClass: spec.GetVolumeAttributesClassName(),
-		Size: AmountOf("storage", spec.GetCapacity()["storage"]), Modes: spec.GetAccessModes(), Block: spec.GetVolumeMode() == "Block", Labels: m.GetLabels(),
+		Size: demand.Of("storage", spec.GetCapacity()["storage"]), Modes: spec.GetAccessModes(), Block: spec.GetVolumeMode() == "Block", Labels: m.GetLabels(),
 		Available: o.GetStatus().GetPhase() == "Available", Deleting: object.IsDeleted(o),
 		Driver: spec.GetPersistentVolumeSource().GetCsi().GetDriver(), Handle: spec.GetPersistentVolumeSource().GetCsi().GetVolumeHandle(),
 	}
@@ -214,9 +215,9 @@ func CompileCapacity(o *storagev1.CSIStorageCapacity) *Capacity {
 	c.Nodes, c.Nothing = labelRequirements(o.GetNodeTopology())
 	switch {
 	case o.HasMaximumVolumeSize():
-		c.Largest = AmountOf("storage", o.GetMaximumVolumeSize())
+		c.Largest = demand.Of("storage", o.GetMaximumVolumeSize())
 	case o.HasCapacity():
-		c.Largest = AmountOf("storage", o.GetCapacity())
+		c.Largest = demand.Of("storage", o.GetCapacity())
 	default:
 		c.Unknown = true
 	}
