@@ -52,6 +52,8 @@ type Manager struct {
 	version     Version
 	// controllers are the folders of version 1, with "" for version 2.
 	controllers []string
+	// hybrid says that a hierarchy of version 2 is mounted beside those of version 1. Runtimes put containers into it too, and it has the controllers that version 1 has not mounted.
+	hybrid bool
 
 	mu sync.Mutex
 	// burstable holds the CPU requests of burstable pods, whose sum is the class' weight against guaranteed pods.
@@ -69,6 +71,8 @@ func New(mount, root string) (*Manager, error) {
 		if m.controllers, err = controllers(mount); err != nil {
 			return nil, err
 		}
+		_, err := os.Stat(filepath.Join(mount, unified, "cgroup.controllers"))
+		m.hybrid = err == nil
 	}
 	for _, class := range []QoS{Guaranteed, Burstable, BestEffort} {
 		if err := m.make(m.classPath(class)); err != nil {
@@ -81,6 +85,17 @@ func New(mount, root string) (*Manager, error) {
 	return m, nil
 }
 
+// unified is where version 2 is mounted beside version 1, as systemd has it.
+const unified = "unified"
+
+// trees are the folders of all hierarchies that have pods.
+func (m *Manager) trees() []string {
+	if m.hybrid {
+		return append(slices.Clone(m.controllers), unified)
+	}
+	return m.controllers
+}
+
 // controllers lists the mounted hierarchies of version 1, without links such as cpu → cpu,cpuacct.
 func controllers(mount string) ([]string, error) {
 	entries, err := os.ReadDir(mount)
@@ -89,7 +104,7 @@ func controllers(mount string) ([]string, error) {
 	}
 	var list []string
 	for _, e := range entries {
-		if !e.IsDir() || e.Name() == "unified" {
+		if !e.IsDir() || e.Name() == unified {
 			continue
 		}
 		if _, err := os.Stat(filepath.Join(mount, e.Name(), "cgroup.procs")); err == nil {
@@ -161,7 +176,7 @@ func (m *Manager) account(uid string, milli int64) error {
 func (m *Manager) Remove(uid string) error {
 	var failed error
 	for _, class := range []QoS{Guaranteed, Burstable, BestEffort} {
-		for _, controller := range m.controllers {
+		for _, controller := range m.trees() {
 			if err := removeTree(filepath.Join(m.mount, controller, m.Path(uid, class))); err != nil {
 				failed = errors.Join(failed, err)
 			}
@@ -180,7 +195,7 @@ func (m *Manager) Remove(uid string) error {
 func (m *Manager) Pods() ([]string, error) {
 	found := map[string]bool{}
 	for _, class := range []QoS{Guaranteed, Burstable, BestEffort} {
-		for _, controller := range m.controllers {
+		for _, controller := range m.trees() {
 			entries, err := os.ReadDir(filepath.Join(m.mount, controller, m.classPath(class)))
 			if err != nil && !errors.Is(err, fs.ErrNotExist) {
 				return nil, fmt.Errorf("cgroups: %w", err)
@@ -203,7 +218,7 @@ func (m *Manager) Pods() ([]string, error) {
 // Destroy removes the whole tree below the root; it must be empty of processes.
 func (m *Manager) Destroy() error {
 	var failed error
-	for _, controller := range m.controllers {
+	for _, controller := range m.trees() {
 		failed = errors.Join(failed, removeTree(filepath.Join(m.mount, controller, m.root)))
 	}
 	return failed
@@ -231,17 +246,24 @@ func removeTree(dir string) error {
 	return nil
 }
 
-// make makes a cgroup in all hierarchies. In version 2 each level must hand its controllers down.
+// make makes a cgroup in all hierarchies.
 func (m *Manager) make(p string) error {
-	if m.version == V1 {
-		for _, controller := range m.controllers {
-			if err := m.makeV1(controller, p); err != nil {
-				return err
-			}
-		}
-		return nil
+	if m.version == V2 {
+		return makeV2(m.mount, p)
 	}
-	current := m.mount
+	for _, controller := range m.controllers {
+		if err := m.makeV1(controller, p); err != nil {
+			return err
+		}
+	}
+	if m.hybrid {
+		return makeV2(filepath.Join(m.mount, unified), p)
+	}
+	return nil
+}
+
+// makeV2 makes a cgroup of version 2, where each level must hand its controllers down.
+func makeV2(current, p string) error {
 	for _, part := range strings.Split(strings.Trim(p, "/"), "/") {
 		available, err := os.ReadFile(filepath.Join(current, "cgroup.controllers"))
 		if err != nil {
@@ -323,32 +345,27 @@ func (m *Manager) setQuota(p string, quota int64) error {
 
 // setHugePages bounds a pod's huge pages of each size that the kernel counts; without a limit it may have none, as in Kubernetes.
 func (m *Manager) setHugePages(pod *corev1.Pod, p string) error {
-	folder := "hugetlb"
-	suffix := ".limit_in_bytes"
-	if m.version == V2 {
+	folder, suffix := "hugetlb", ".limit_in_bytes"
+	switch {
+	case m.version == V2:
 		folder, suffix = "", ".max"
+	case !slices.Contains(m.controllers, folder):
+		folder, suffix = unified, ".max"
 	}
 	files, err := filepath.Glob(filepath.Join(m.mount, folder, p, "hugetlb.*B"+suffix))
 	if err != nil || len(files) == 0 {
 		return err
 	}
 	limits := map[string]int64{}
-	for _, c := range slices.Concat(pod.GetSpec().GetInitContainers(), pod.GetSpec().GetContainers()) {
-		for name := range c.GetResources().GetLimits() {
-			if size, ok := PageSize(name); ok {
-				limits[size] = Counted(pod, name)
-			}
-		}
-	}
-	for name := range pod.GetSpec().GetResources().GetLimits() {
+	for name, amount := range Requests(pod) {
 		if size, ok := PageSize(name); ok {
-			limits[size] = Counted(pod, name)
+			limits[size] = amount
 		}
 	}
 	for _, file := range files {
 		size := strings.TrimSuffix(strings.TrimPrefix(filepath.Base(file), "hugetlb."), suffix)
-		if err := m.write("hugetlb", p, filepath.Base(file), strconv.FormatInt(limits[size], 10)); err != nil {
-			return err
+		if err := os.WriteFile(file, []byte(strconv.FormatInt(limits[size], 10)), 0o644); err != nil {
+			return fmt.Errorf("cgroup: limit of huge pages of %s: %w", size, err)
 		}
 	}
 	return nil

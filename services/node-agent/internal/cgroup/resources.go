@@ -4,16 +4,15 @@ package cgroup
 
 import (
 	"fmt"
-	"maps"
 	"math"
 	"slices"
 	"strings"
 
-	"google.golang.org/protobuf/proto"
 	"k8s.io/apimachinery/pkg/api/resource"
 
 	corev1 "dhow.dev/gen/go/dhow/core/v1"
 	metav1 "dhow.dev/gen/go/dhow/meta/v1"
+	"dhow.dev/pkg/demand"
 )
 
 // The kernel's bounds and Kubernetes' period.
@@ -42,20 +41,12 @@ type Amount struct {
 	StorageRequest             int64 // bytes
 }
 
-// value reads a quantity; the API server has validated it, so what cannot be read counts as nothing.
+// value reads a quantity, zero when there is none.
 func value(list map[string]*metav1.Quantity, name string) int64 {
-	q := list[name]
-	if q == nil {
+	if list[name] == nil {
 		return 0
 	}
-	parsed, err := resource.ParseQuantity(q.GetString())
-	if err != nil {
-		return 0
-	}
-	if name == "cpu" {
-		return parsed.MilliValue()
-	}
-	return parsed.Value()
+	return demand.Of(name, list[name])
 }
 
 // Of returns a container's amounts. A limit without a request is also the request.
@@ -90,173 +81,31 @@ func OfContainer(pod *corev1.Pod, c *corev1.Container) Amount {
 	return a
 }
 
-// Requests returns all that a pod requests, as quantities, with Kubernetes' sums.
-func Requests(pod *corev1.Pod) map[string]*metav1.Quantity {
-	spec := pod.GetSpec()
-	if len(spec.GetContainers()) == 1 && len(spec.GetInitContainers()) == 0 && len(spec.GetOverhead()) == 0 && len(spec.GetResources().GetRequests()) == 0 {
-		return spec.GetContainers()[0].GetResources().GetRequests()
-	}
-	total, sidecars, peak := sums{}, sums{}, sums{}
-	for _, c := range spec.GetContainers() {
-		total.add(c.GetResources().GetRequests())
-	}
-	for _, c := range spec.GetInitContainers() {
-		requests := c.GetResources().GetRequests()
-		if c.GetRestartPolicy() == "Always" {
-			total.add(requests)
-			sidecars.add(requests)
-			peak.raise(sidecars)
-			continue
-		}
-		beside := maps.Clone(sidecars)
-		beside.add(requests)
-		peak.raise(beside)
-	}
-	total.raise(peak)
-	for name, q := range spec.GetResources().GetRequests() {
-		delete(total, name)
-		total.add(map[string]*metav1.Quantity{name: q})
-	}
-	total.add(spec.GetOverhead())
-	if len(total) == 0 {
-		return nil
-	}
-	out := map[string]*metav1.Quantity{}
-	for name, q := range total {
-		out[name] = metav1.Quantity_builder{String: proto.String(q.String())}.Build()
-	}
-	return out
-}
-
-// sums are amounts by the name of their resource.
-type sums map[string]resource.Quantity
-
-func (s sums) add(list map[string]*metav1.Quantity) {
-	for name, q := range list {
-		if parsed, err := resource.ParseQuantity(q.GetString()); err == nil {
-			sum := s[name].DeepCopy()
-			if sum.IsZero() {
-				sum.Format = parsed.Format
-			}
-			sum.Add(parsed)
-			s[name] = sum
-		}
-	}
-}
-
-func (s sums) raise(other sums) {
-	for name, q := range other {
-		if own, ok := s[name]; !ok || q.Cmp(own) > 0 {
-			s[name] = q
-		}
-	}
-}
-
-// OfPod returns what a pod needs at its peak: its containers and sidecars together, or an init container with the sidecars before it if that is
-// more; and the overhead. A limit is one only if every container has it.
+// OfPod returns what a pod needs at its peak, and its limits: one is a limit only if every container has it, or the pod as a whole.
 func OfPod(pod *corev1.Pod) Amount {
-	total := containers(pod)
-	cpuLimited, memoryLimited := true, true
-	for _, list := range [][]*corev1.Container{pod.GetSpec().GetInitContainers(), pod.GetSpec().GetContainers()} {
-		for _, c := range list {
-			limits := c.GetResources().GetLimits()
-			cpuLimited = cpuLimited && value(limits, "cpu") > 0
-			memoryLimited = memoryLimited && value(limits, "memory") > 0
+	requests, limits := Requests(pod), demand.Limits(pod)
+	a := Amount{
+		CPURequest: requests["cpu"], CPULimit: limits["cpu"], MemoryRequest: requests["memory"], MemoryLimit: limits["memory"],
+		StorageRequest: requests["ephemeral-storage"],
+	}
+	whole := pod.GetSpec().GetResources().GetLimits()
+	for _, containers := range [][]*corev1.Container{pod.GetSpec().GetInitContainers(), pod.GetSpec().GetContainers()} {
+		for _, c := range containers {
+			own := c.GetResources().GetLimits()
+			if value(own, "cpu") == 0 && value(whole, "cpu") == 0 {
+				a.CPULimit = 0
+			}
+			if value(own, "memory") == 0 && value(whole, "memory") == 0 {
+				a.MemoryLimit = 0
+			}
 		}
 	}
-	if r := pod.GetSpec().GetResources(); r != nil {
-		// Resources of the whole pod replace the sums.
-		whole := Of(r)
-		if whole.CPURequest > 0 {
-			total.CPURequest = whole.CPURequest
-		}
-		if whole.MemoryRequest > 0 {
-			total.MemoryRequest = whole.MemoryRequest
-		}
-		if whole.CPULimit > 0 {
-			total.CPULimit, cpuLimited = whole.CPULimit, true
-		}
-		if whole.MemoryLimit > 0 {
-			total.MemoryLimit, memoryLimited = whole.MemoryLimit, true
-		}
-	}
-	overhead := Amount{CPURequest: value(pod.GetSpec().GetOverhead(), "cpu"), MemoryRequest: value(pod.GetSpec().GetOverhead(), "memory")}
-	total.CPURequest += overhead.CPURequest
-	total.MemoryRequest += overhead.MemoryRequest
-	if cpuLimited {
-		total.CPULimit += overhead.CPURequest
-	} else {
-		total.CPULimit = 0
-	}
-	if memoryLimited {
-		total.MemoryLimit += overhead.MemoryRequest
-	} else {
-		total.MemoryLimit = 0
-	}
-	return total
+	return a
 }
 
-// containers sums what a pod's containers need at its peak.
-func containers(pod *corev1.Pod) Amount {
-	var sum, sidecars, peak Amount
-	for _, c := range pod.GetSpec().GetInitContainers() {
-		a := Of(c.GetResources())
-		if c.GetRestartPolicy() == "Always" {
-			sidecars = sidecars.plus(a)
-			peak = peak.max(sidecars)
-			continue
-		}
-		peak = peak.max(sidecars.plus(a))
-	}
-	for _, c := range pod.GetSpec().GetContainers() {
-		a := Of(c.GetResources())
-		sum = sum.plus(a)
-	}
-	return peak.max(sum.plus(sidecars))
-}
-
-func (a Amount) plus(b Amount) Amount {
-	return Amount{
-		CPURequest: a.CPURequest + b.CPURequest, CPULimit: a.CPULimit + b.CPULimit,
-		MemoryRequest: a.MemoryRequest + b.MemoryRequest, MemoryLimit: a.MemoryLimit + b.MemoryLimit,
-		StorageRequest: a.StorageRequest + b.StorageRequest,
-	}
-}
-
-func (a Amount) max(b Amount) Amount {
-	return Amount{
-		CPURequest: max(a.CPURequest, b.CPURequest), CPULimit: max(a.CPULimit, b.CPULimit),
-		MemoryRequest: max(a.MemoryRequest, b.MemoryRequest), MemoryLimit: max(a.MemoryLimit, b.MemoryLimit),
-		StorageRequest: max(a.StorageRequest, b.StorageRequest),
-	}
-}
-
-// Counted returns how much a pod asks for of a resource that is neither CPU, memory nor disk, such as huge pages: what its containers and sidecars ask for
-// together, or an init container with the sidecars before it.
-func Counted(pod *corev1.Pod, name string) int64 {
-	of := func(c *corev1.Container) int64 {
-		if _, set := c.GetResources().GetRequests()[name]; set {
-			return value(c.GetResources().GetRequests(), name)
-		}
-		return value(c.GetResources().GetLimits(), name)
-	}
-	var sum, sidecars, peak int64
-	for _, c := range pod.GetSpec().GetInitContainers() {
-		if c.GetRestartPolicy() == "Always" {
-			sidecars += of(c)
-			peak = max(peak, sidecars)
-			continue
-		}
-		peak = max(peak, sidecars+of(c))
-	}
-	for _, c := range pod.GetSpec().GetContainers() {
-		sum += of(c)
-	}
-	total := max(peak, sum+sidecars)
-	if r := pod.GetSpec().GetResources(); value(r.GetRequests(), name) > 0 {
-		total = value(r.GetRequests(), name)
-	}
-	return total + value(pod.GetSpec().GetOverhead(), name)
+// Requests returns all that a pod asks the node for. Limits without requests count as such: the node's own pods have not come through an API server, which would have written them down.
+func Requests(pod *corev1.Pod) demand.Amounts {
+	return demand.Requests(pod, demand.Options{OwnLimits: true})
 }
 
 // hugePrefix begins the names of resources that are huge pages of a size.
@@ -332,6 +181,13 @@ func Class(pod *corev1.Pod) QoS {
 	return Burstable
 }
 
+// ofContainers is what a pod's containers request together, whatever the pod asks for as a whole.
+func ofContainers(pod *corev1.Pod) demand.Amounts {
+	return demand.AtOnce(pod.GetSpec().GetContainers(), pod.GetSpec().GetInitContainers(), demand.IsSidecar, func(c *corev1.Container) demand.Amounts {
+		return demand.Amounts{"memory": Of(c.GetResources()).MemoryRequest}
+	})
+}
+
 // Shares converts millicores to cpu.shares (cgroup v1; runtimes convert further for v2).
 func Shares(milli int64) int64 {
 	return min(max(milli*1024/1000, minShares), maxShares)
@@ -375,7 +231,7 @@ func OOMScoreAdj(pod *corev1.Pod, c *corev1.Container, nodeMemory int64) int64 {
 	// What the pod requests and none of its containers does is shared out.
 	spare := int64(0)
 	if whole := Of(pod.GetSpec().GetResources()).MemoryRequest; whole > 0 {
-		spare = (whole - containers(pod).MemoryRequest) / int64(len(pod.GetSpec().GetContainers())+len(pod.GetSpec().GetInitContainers()))
+		spare = (whole - ofContainers(pod)["memory"]) / int64(len(pod.GetSpec().GetContainers())+len(pod.GetSpec().GetInitContainers()))
 	}
 	request := Of(c.GetResources()).MemoryRequest
 	if c.GetRestartPolicy() == "Always" && slices.ContainsFunc(pod.GetSpec().GetInitContainers(), func(i *corev1.Container) bool { return i.GetName() == c.GetName() }) {

@@ -1,9 +1,6 @@
 package cgroup_test
 
 import (
-	"maps"
-	"slices"
-	"strings"
 	"testing"
 
 	"dhow.dev/services/node-agent/internal/cgroup"
@@ -42,25 +39,6 @@ spec:
 	want := cgroup.Amount{CPURequest: 910, CPULimit: 0, MemoryRequest: 56 << 20, MemoryLimit: 76 << 20}
 	if got != want {
 		t.Errorf("got %+v, want %+v", got, want)
-	}
-}
-
-func TestRequestsOfPod(t *testing.T) {
-	for spec, want := range map[string]string{
-		`{containers: [{name: a, resources: {requests: {cpu: 100m, example.com/x: 2}}}]}`: "cpu=100m example.com/x=2",
-		`{containers: [{name: a}]}`: "",
-		`{overhead: {cpu: 10m}, initContainers: [{name: i, resources: {requests: {cpu: 900m, memory: 1Mi}}}, {name: s, restartPolicy: Always, resources: {requests: {cpu: 100m}}}],
-		  containers: [{name: a, resources: {requests: {cpu: 200m, memory: 20Mi}}}, {name: b, resources: {requests: {memory: 30Mi}}}]}`: "cpu=910m memory=50Mi",
-		`{overhead: {memory: 1Mi}, resources: {requests: {cpu: 2}}, containers: [{name: a, resources: {requests: {cpu: 200m, memory: 20Mi}}}]}`: "cpu=2 memory=21Mi",
-	} {
-		requests := cgroup.Requests(podtest.Pod(t, "{metadata: {name: p}, spec: "+spec+"}"))
-		var got []string
-		for _, name := range slices.Sorted(maps.Keys(requests)) {
-			got = append(got, name+"="+requests[name].GetString())
-		}
-		if strings.Join(got, " ") != want {
-			t.Errorf("%s: %s, want %s", spec, got, want)
-		}
 	}
 }
 

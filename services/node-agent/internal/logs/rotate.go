@@ -113,6 +113,23 @@ func tidy(path string, keep int) error {
 	return nil
 }
 
+// Remove removes a log with all that was rotated of it.
+func Remove(path string) error {
+	parts, err := filepath.Glob(path + "*")
+	if err != nil {
+		return err
+	}
+	for _, name := range parts {
+		if name != path && !strings.HasPrefix(name, path+".") {
+			continue
+		}
+		if err := os.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	return nil
+}
+
 func compress(name string) (err error) {
 	from, err := os.Open(name)
 	if err != nil {

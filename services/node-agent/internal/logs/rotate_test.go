@@ -55,3 +55,22 @@ func TestALogStaysWithinItsBounds(t *testing.T) {
 		t.Errorf("%d files, and %d compressed ones", plain, packed)
 	}
 }
+
+// TestARunsLogGoesWithAllItsParts and leaves the logs of other runs.
+func TestARunsLogGoesWithAllItsParts(t *testing.T) {
+	dir := t.TempDir()
+	for _, name := range []string{"1.log", "1.log.20260101-000000", "1.log.20260101-000000.gz", "11.log", "1.logs"} {
+		if err := os.WriteFile(filepath.Join(dir, name), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for range 2 { // what is gone is no error
+		if err := logs.Remove(filepath.Join(dir, "1.log")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	left, err := filepath.Glob(filepath.Join(dir, "*"))
+	if err != nil || len(left) != 2 || filepath.Base(left[0]) != "1.logs" || filepath.Base(left[1]) != "11.log" {
+		t.Errorf("%q, %v", left, err)
+	}
+}

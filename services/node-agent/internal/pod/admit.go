@@ -6,10 +6,9 @@ import (
 	"slices"
 	"strings"
 
-	"k8s.io/apimachinery/pkg/api/resource"
-
 	corev1 "dhow.dev/gen/go/dhow/core/v1"
 	metav1 "dhow.dev/gen/go/dhow/meta/v1"
+	"dhow.dev/pkg/demand"
 	"dhow.dev/services/node-agent/internal/cgroup"
 	"dhow.dev/services/node-agent/internal/status"
 )
@@ -29,13 +28,21 @@ func (m *Manager) admit(p *corev1.Pod) *status.End {
 	if m.NodeLabels != nil {
 		labels = m.NodeLabels()
 	}
-	end := Admit(m.NodeName, labels, m.allocatable(), others, p)
-	if end == nil || !IsCritical(p) || !strings.HasPrefix(end.Reason, "OutOf") {
+	allocatable := m.allocatable()
+	if !IsCritical(p) {
+		return Admit(m.NodeName, labels, allocatable, others, p)
+	}
+	// What is only short of room takes it from others.
+	if end := misplaced(m.NodeName, labels, p); end != nil {
 		return end
 	}
-	victims, ok := m.victims(labels, others, p)
-	if !ok {
+	if end := portsTaken(others, p); end != nil {
 		return end
+	}
+	short := shortages(allocatable, others, p)
+	victims, ok := victims(p, others, short)
+	if !ok {
+		return short[0].refusal()
 	}
 	for _, v := range victims {
 		m.evict(v.GetMetadata().GetUid(), &status.End{Reason: "Preempting", Message: "Preempted in order to admit critical pod", Disrupted: true})
@@ -66,6 +73,17 @@ func (m *Manager) others(but string) []*corev1.Pod {
 
 // Admit says whether a pod fits on a node beside others, and if not, why, in Kubernetes' words. Without labels the node selector is not looked at.
 func Admit(node string, labels map[string]string, allocatable map[string]*metav1.Quantity, others []*corev1.Pod, p *corev1.Pod) *status.End {
+	if end := misplaced(node, labels, p); end != nil {
+		return end
+	}
+	if short := shortages(allocatable, others, p); len(short) > 0 {
+		return short[0].refusal()
+	}
+	return portsTaken(others, p)
+}
+
+// misplaced says that the node is none of those that a pod may be on.
+func misplaced(node string, labels map[string]string, p *corev1.Pod) *status.End {
 	for k, v := range p.GetSpec().GetNodeSelector() {
 		if have, ok := labels[k]; labels != nil && (!ok || have != v) {
 			return &status.End{Reason: "NodeAffinity", Message: fmt.Sprintf("Pod was rejected: Predicate NodeAffinity failed: node %q has no label %s=%s", node, k, v)}
@@ -74,36 +92,13 @@ func Admit(node string, labels map[string]string, allocatable map[string]*metav1
 	if required := p.GetSpec().GetAffinity().GetNodeAffinity().GetRequiredDuringSchedulingIgnoredDuringExecution(); labels != nil && required != nil && !matches(required, node, labels) {
 		return &status.End{Reason: "NodeAffinity", Message: "Pod was rejected: Predicate NodeAffinity failed: node(s) didn't match Pod's node affinity/selector"}
 	}
-	var used cgroup.Amount
-	for _, o := range others {
-		a := cgroup.OfPod(o)
-		used.CPURequest += a.CPURequest
-		used.MemoryRequest += a.MemoryRequest
-		used.StorageRequest += a.StorageRequest
-	}
-	need := cgroup.OfPod(p)
-	if limit, ok := amount(allocatable, "pods"); ok && int64(len(others))+1 > limit {
-		return outOf("pods", 1, int64(len(others)), limit)
-	}
-	for _, r := range []struct {
-		name       string
-		need, used int64
-	}{{"cpu", need.CPURequest, used.CPURequest}, {"memory", need.MemoryRequest, used.MemoryRequest}, {"ephemeral-storage", need.StorageRequest, used.StorageRequest}} {
-		if limit, ok := amount(allocatable, r.name); ok && r.need > 0 && r.need > limit-r.used {
-			return outOf(r.name, r.need, r.used, limit)
-		}
-	}
-	for _, name := range slices.Sorted(maps.Keys(allocatable)) {
-		if !strings.HasPrefix(name, "hugepages-") && !strings.Contains(name, "/") {
-			continue
-		}
-		need, used := cgroup.Counted(p, name), int64(0)
-		for _, o := range others {
-			used += cgroup.Counted(o, name)
-		}
-		if limit, ok := amount(allocatable, name); ok && need > 0 && need > limit-used {
-			return outOf(name, need, used, limit)
-		}
+	return nil
+}
+
+func portsTaken(others []*corev1.Pod, p *corev1.Pod) *status.End {
+	wanted := hostPorts(p)
+	if len(wanted) == 0 {
+		return nil
 	}
 	taken := map[string]bool{}
 	for _, o := range others {
@@ -111,16 +106,59 @@ func Admit(node string, labels map[string]string, allocatable map[string]*metav1
 			taken[port] = true
 		}
 	}
-	if i := slices.IndexFunc(hostPorts(p), func(port string) bool { return taken[port] }); i >= 0 {
+	if i := slices.IndexFunc(wanted, func(port string) bool { return taken[port] }); i >= 0 {
 		return &status.End{Reason: "NodePorts", Message: fmt.Sprintf(
-			"Pod was rejected: Predicate NodePorts failed: node(s) didn't have free ports for the requested pod ports: %s", hostPorts(p)[i])}
+			"Pod was rejected: Predicate NodePorts failed: node(s) didn't have free ports for the requested pod ports: %s", wanted[i])}
 	}
 	return nil
 }
 
-func outOf(name string, need, used, limit int64) *status.End {
-	return &status.End{Reason: "OutOf" + name, Message: fmt.Sprintf(
-		"Pod was rejected: Node didn't have enough resource: %s, requested: %d, used: %d, capacity: %d", name, need, used, limit)}
+// shortage is a resource of which the node has not enough left.
+type shortage struct {
+	name              string
+	need, used, limit int64
+}
+
+// missing is how much more there would have to be.
+func (s shortage) missing() int64 { return s.need - (s.limit - s.used) }
+
+func (s shortage) refusal() *status.End {
+	return &status.End{Reason: "OutOf" + s.name, Message: fmt.Sprintf(
+		"Pod was rejected: Node didn't have enough resource: %s, requested: %d, used: %d, capacity: %d", s.name, s.need, s.used, s.limit)}
+}
+
+// requested is all that a pod takes of its node, itself as one of so many pods.
+func requested(p *corev1.Pod) demand.Amounts {
+	all := cgroup.Requests(p)
+	all["pods"] = 1
+	return all
+}
+
+// shortages lists what is too little for a pod beside others: how many pods there may be, then cpu, memory and disk, then the rest by name.
+func shortages(allocatable map[string]*metav1.Quantity, others []*corev1.Pod, p *corev1.Pod) []shortage {
+	needs, used := requested(p), demand.Amounts{}
+	for _, o := range others {
+		used.Add(requested(o))
+	}
+	first := []string{"pods", "cpu", "memory", "ephemeral-storage"}
+	names := slices.Clone(first)
+	for _, name := range slices.Sorted(maps.Keys(needs)) {
+		if !slices.Contains(first, name) {
+			names = append(names, name)
+		}
+	}
+	var short []shortage
+	for _, name := range names {
+		limit, has := amount(allocatable, name)
+		// Of huge pages the node says all that it has. What others count it need not have heard of yet.
+		if !has && !strings.HasPrefix(name, "hugepages-") {
+			continue
+		}
+		if need := needs[name]; need > 0 && need > limit-used[name] {
+			short = append(short, shortage{name, need, used[name], limit})
+		}
+	}
+	return short
 }
 
 func amount(list map[string]*metav1.Quantity, name string) (int64, bool) {
@@ -128,14 +166,7 @@ func amount(list map[string]*metav1.Quantity, name string) (int64, bool) {
 	if !ok {
 		return 0, false
 	}
-	parsed, err := resource.ParseQuantity(q.GetString())
-	if err != nil {
-		return 0, false
-	}
-	if name == "cpu" {
-		return parsed.MilliValue(), true
-	}
-	return parsed.Value(), true
+	return demand.Of(name, q), true
 }
 
 // hostPorts lists a pod's ports on the node, as protocol/port and the host address if one is named. That 0.0.0.0 overlaps with every

@@ -36,6 +36,8 @@ func TestAdmit(t *testing.T) {
 		{spec: `{nodeSelector: {disk: ssd}, containers: [{name: c}]}`, labels: map[string]string{"disk": "hdd"}, want: "NodeAffinity"},
 		{spec: `{containers: [{name: c, resources: {limits: {hugepages-2Mi: 4Mi}}}]}`},
 		{spec: `{containers: [{name: c, resources: {limits: {hugepages-2Mi: 4Mi}}}, {name: d, resources: {limits: {hugepages-2Mi: 2Mi}}}]}`, want: "OutOfhugepages-2Mi"},
+		{spec: `{containers: [{name: c, resources: {limits: {hugepages-1Gi: 1Gi}}}]}`, want: "OutOfhugepages-1Gi"},
+		{spec: `{containers: [{name: c, resources: {limits: {example.com/unheard-of: 1}}}]}`},
 		{spec: affinity("{key: disk, operator: In, values: [ssd]}"), labels: map[string]string{"disk": "ssd"}},
 		{spec: affinity("{key: disk, operator: In, values: [ssd]}"), labels: map[string]string{"disk": "hdd"}, want: "NodeAffinity"},
 		{spec: affinity("{key: disk, operator: NotIn, values: [ssd]}"), labels: map[string]string{}},
@@ -101,12 +103,12 @@ func TestOthersCountSomeResources(t *testing.T) {
 	})
 }
 
-// TestACriticalPodTakesTheRoomOfOthers sends away the pod of the lowest priority that makes room, and no other.
+// TestACriticalPodTakesTheRoomOfOthers sends away the smallest pod that makes room, whatever its priority, and no other.
 func TestACriticalPodTakesTheRoomOfOthers(t *testing.T) {
 	test(t, func(t *testing.T, w *world) {
 		for _, text := range []string{
 			`{metadata: {name: small, uid: small}, spec: {priority: 1, containers: [{name: c, image: "app:1", resources: {requests: {cpu: 200m}}}]}}`,
-			`{metadata: {name: low, uid: low}, spec: {priority: 1, containers: [{name: c, image: "app:1", resources: {requests: {cpu: 800m}}}]}}`,
+			`{metadata: {name: low, uid: low}, spec: {priority: 9, containers: [{name: c, image: "app:1", resources: {requests: {cpu: 800m}}}]}}`,
 			`{metadata: {name: high, uid: high}, spec: {priority: 5, containers: [{name: c, image: "app:1", resources: {requests: {cpu: "1"}}}]}}`,
 		} {
 			w.set(podtest.Pod(t, text))

@@ -1,13 +1,10 @@
 package pod
 
 import (
-	"cmp"
 	"context"
 	"fmt"
-	"slices"
 
 	corev1 "dhow.dev/gen/go/dhow/core/v1"
-	"dhow.dev/services/node-agent/internal/cgroup"
 	"dhow.dev/services/node-agent/internal/status"
 )
 
@@ -33,44 +30,6 @@ func IsStatic(p *corev1.Pod) bool {
 func IsCritical(p *corev1.Pod) bool {
 	_, mirror := p.GetMetadata().GetAnnotations()[AnnotationMirror]
 	return IsStatic(p) || mirror || p.GetSpec().GetPriority() >= systemCritical
-}
-
-// victims returns the pods that have to go for a critical one: those of the lowest priority, and of these the ones that were promised least. No
-// critical pod goes. ok is false when that is not enough.
-func (m *Manager) victims(labels map[string]string, others []*corev1.Pod, p *corev1.Pod) (victims []*corev1.Pod, ok bool) {
-	var lower []*corev1.Pod
-	for _, o := range others {
-		if !IsCritical(o) && o.GetSpec().GetPriority() < max(p.GetSpec().GetPriority(), systemCritical) {
-			lower = append(lower, o)
-		}
-	}
-	rank := map[cgroup.QoS]int{cgroup.BestEffort: 0, cgroup.Burstable: 1, cgroup.Guaranteed: 2}
-	slices.SortStableFunc(lower, func(a, b *corev1.Pod) int {
-		return cmp.Or(cmp.Compare(a.GetSpec().GetPriority(), b.GetSpec().GetPriority()), cmp.Compare(rank[cgroup.Class(a)], rank[cgroup.Class(b)]),
-			cmp.Compare(cgroup.OfPod(a).MemoryRequest, cgroup.OfPod(b).MemoryRequest))
-	})
-	fits := func(gone []*corev1.Pod) bool {
-		left := slices.DeleteFunc(slices.Clone(others), func(o *corev1.Pod) bool { return slices.Contains(gone, o) })
-		return Admit(m.NodeName, labels, m.allocatable(), left, p) == nil
-	}
-	n := 1
-	for n <= len(lower) && !fits(lower[:n]) {
-		n++
-	}
-	if n > len(lower) {
-		return nil, false
-	}
-	victims = slices.Clone(lower[:n])
-	// Whoever was taken before the one that made the difference may be spared again.
-	for i := 0; i < len(victims); {
-		without := slices.Delete(slices.Clone(victims), i, i+1)
-		if fits(without) {
-			victims = without
-			continue
-		}
-		i++
-	}
-	return victims, true
 }
 
 // Evict ends a pod for a reason of the node's. It says whether there was such a pod to end.

@@ -52,7 +52,7 @@ func (w *worker) prepareStep(step Step) perform {
 	case StopContainer:
 		return func(ctx context.Context) (func(), error) { return nil, w.stopContainer(ctx, p, state, step) }
 	case RemoveContainer:
-		return func(ctx context.Context) (func(), error) { return nil, w.m.Runtime.RemoveContainer(ctx, step.Subject) }
+		return func(ctx context.Context) (func(), error) { return nil, w.removeContainer(ctx, state, step.Subject) }
 	case StopSandbox:
 		return func(ctx context.Context) (func(), error) { return nil, w.m.Runtime.StopSandbox(ctx, step.Subject) }
 	case RemoveSandbox:
@@ -436,6 +436,16 @@ func (w *worker) tearDown(ctx context.Context) error {
 		return nil
 	}
 	return w.m.Cgroups.Remove(w.uid)
+}
+
+// removeContainer removes a run of a container, and first its log, which the runtime leaves: it would stay as long as the pod, however often the container ends.
+func (w *worker) removeContainer(ctx context.Context, state cri.PodState, id string) error {
+	if c := state.ByID(id); c != nil && c.LogPath != "" {
+		if err := logs.Remove(c.LogPath); err != nil {
+			return err
+		}
+	}
+	return w.m.Runtime.RemoveContainer(ctx, id)
 }
 
 // remove removes what a pod that nobody knows any more has left: containers, sandboxes, folders, logs.

@@ -11,6 +11,7 @@ import (
 
 	corev1 "dhow.dev/gen/go/dhow/core/v1"
 	metav1 "dhow.dev/gen/go/dhow/meta/v1"
+	"dhow.dev/pkg/demand"
 	"dhow.dev/services/node-agent/internal/cgroup"
 	"dhow.dev/services/node-agent/internal/cri"
 )
@@ -289,7 +290,7 @@ func mounts(c *corev1.Container) []*corev1.VolumeMountStatus {
 
 // resources tells what the whole pod was allotted and, where its spec has resources of the whole pod, what it has.
 func (in *Input) resources(s *corev1.PodStatus) {
-	s.SetAllocatedResources(cgroup.Requests(in.Pod))
+	s.SetAllocatedResources(demand.Quantities(in.Pod))
 	r := in.Pod.GetSpec().GetResources()
 	switch {
 	case len(r.GetRequests()) == 0 && len(r.GetLimits()) == 0:
