@@ -20,6 +20,7 @@ import (
 	"dhow.dev/services/node-agent/internal/credential"
 	"dhow.dev/services/node-agent/internal/image"
 	"dhow.dev/services/node-agent/internal/logs"
+	"dhow.dev/services/node-agent/internal/volume"
 )
 
 // Main runs the agent of a process of its own, with flags instead of a Config.
@@ -134,6 +135,7 @@ func parse(flags *daemon.Daemon, arguments []string) (c Config, apiServers *stri
 	flags.DurationVar(&c.ShutdownGrace, "shutdown-grace-period", 0, "how long a shutdown of the machine waits for pods to end, by an inhibitor of systemd-logind; 0: not at all")
 	flags.DurationVar(&c.ShutdownGraceCritical, "shutdown-grace-period-critical-pods", 0, "the part of it that is kept for critical pods, which end last")
 	flags.StringVar(&c.StaticPods, "static-pods", "", "folder with pods that the node runs by itself; empty: static-pods in the data folder")
+	flags.StringVar(&c.VolumePlugins, "volume-plugin-dir", volume.FlexVolumeDir, "folder of the FlexVolume drivers, VENDOR~DRIVER/DRIVER")
 	flags.IntVar(&c.ImageHigh, "image-gc-high-threshold", image.DefaultHigh, "percentage of the disk from which on unused images are removed")
 	flags.IntVar(&c.ImageLow, "image-gc-low-threshold", image.DefaultLow, "percentage of the disk down to which unused images are removed")
 	flags.Int64Var(&c.LogSize, "container-log-max-size", logs.MaxSize, "size in bytes from which on a container's log is begun anew")

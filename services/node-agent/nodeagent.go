@@ -124,6 +124,8 @@ type Config struct {
 	Eviction      Eviction
 	// ShutdownGrace is how long a shutdown of the machine waits for pods to end, ShutdownGraceCritical the part of it that is kept for critical pods. 0: it does not wait.
 	ShutdownGrace, ShutdownGraceCritical time.Duration
+	// VolumePlugins has the FlexVolume drivers; empty: where Kubernetes' installers put them.
+	VolumePlugins string
 	// StaticPods is a folder with pods that the node runs by itself; empty: DataDir/static-pods.
 	StaticPods string
 	// ImageHigh and ImageLow are percentages of the images' disk: from the first on unused images are removed, down to the second. 0: Kubernetes' 85 and 80.
@@ -301,7 +303,7 @@ func Run(ctx context.Context, config Config) error {
 	changed := func(uids []string) { manager.Changed(uids) }
 	volumes, err := volume.NewNode(volume.Config{
 		NodeName: config.NodeName, DataDir: config.DataDir, Conn: config.APIServer, Changed: changed, InUse: func() { health.lookAgain() },
-		Driver: func(name string) (*csi.Driver, error) { return drivers.Driver(name) },
+		FlexVolumeDir: config.VolumePlugins, Driver: func(name string) (*csi.Driver, error) { return drivers.Driver(name) },
 		Evict: func(uid, message string) {
 			manager.Evict(uid, &status.End{Reason: "Evicted", Message: message})
 		},

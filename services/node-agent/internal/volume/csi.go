@@ -91,6 +91,12 @@ func (m *Manager) csiClaim(ctx context.Context, pod *corev1.Pod, v *corev1.Volum
 		if gid := fsGroup(pod); gid >= 0 && r.driver.SetsGroup() {
 			mount.VolumeMountGroup = fmt.Sprint(gid)
 		}
+		if info.GetSpec().GetSeLinuxMount() {
+			if r.record.Context, err = m.mountContext(pod, v.GetName(), pv); err != nil {
+				return "", err
+			}
+			mount.MountFlags = withContext(mount.MountFlags, r.record.Context)
+		}
 		r.capability.AccessType = &csispec.VolumeCapability_Mount{Mount: mount}
 	}
 	if r.driver.Stages() {
@@ -107,6 +113,9 @@ func (m *Manager) csiClaim(ctx context.Context, pod *corev1.Pod, v *corev1.Volum
 	}
 	path, err := m.publish(ctx, r)
 	if err == nil {
+		if err := m.relabelByMount(r, v.GetName(), path); err != nil {
+			return "", err
+		}
 		m.measure(uid, v.GetName(), measurable{namespace: claim.GetMetadata().GetNamespace(), claim: claim.GetMetadata().GetName(), path: path, block: r.record.Block, csi: r.record})
 	}
 	return path, err
@@ -190,7 +199,11 @@ func (m *Manager) csiInline(ctx context.Context, pod *corev1.Pod, v *corev1.Volu
 	if r.driver, err = m.config.Driver(source.GetDriver()); err != nil {
 		return "", err
 	}
-	return m.publish(ctx, r)
+	path, err := m.publish(ctx, r)
+	if err != nil {
+		return "", err
+	}
+	return path, m.relabelByMount(r, v.GetName(), path)
 }
 
 // publish stages a volume, unless it is, and publishes it to the pod. It returns where the agent finds it.
@@ -199,6 +212,9 @@ func (m *Manager) publish(ctx context.Context, r *request) (string, error) {
 	target := m.Host(r.record.Target)
 	there, err := isMountPoint(target)
 	if err != nil {
+		return "", err
+	}
+	if err := m.sameDriverContext(r.record); err != nil {
 		return "", err
 	}
 	if err := r.record.save(); err != nil {

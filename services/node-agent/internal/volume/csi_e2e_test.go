@@ -74,6 +74,10 @@ type node struct {
 	// data is the agent's folder, root the driver's.
 	data, root string
 
+	// flex has the FlexVolume drivers, machine what the machine says that it has.
+	flex    string
+	machine volume.Machine
+
 	registry *csi.Registry
 	volumes  *volume.Manager
 	stop     func()
@@ -84,7 +88,7 @@ type node struct {
 	signal  chan struct{}
 }
 
-func newNode(t *testing.T) *node {
+func newNode(t *testing.T, change ...func(*node)) *node {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	t.Cleanup(cancel)
@@ -98,6 +102,9 @@ func newNode(t *testing.T) *node {
 	go func() { served <- transport.Serve(serving, server, n.memory.Listen("apiserver")) }()
 	t.Cleanup(func() { end(); <-served })
 	put[*corev1.Node](n, &k8scorev1.Node{}, `{metadata: {name: n1}}`)
+	for _, c := range change {
+		c(n)
+	}
 	n.start()
 	t.Cleanup(func() {
 		n.stop()
@@ -119,7 +126,7 @@ func (n *node) start() {
 	logger := slog.New(slog.NewTextHandler(n.t.Output(), nil))
 	var registry *csi.Registry
 	n.volumes, err = volume.NewNode(volume.Config{
-		NodeName: "n1", DataDir: n.data, KubeletDir: n.data, Conn: conn, Logger: logger,
+		NodeName: "n1", DataDir: n.data, KubeletDir: n.data, Conn: conn, Logger: logger, FlexVolumeDir: n.flex, Machine: n.machine,
 		Driver: func(name string) (*csi.Driver, error) { return registry.Driver(name) },
 		Changed: func(uids []string) {
 			n.mu.Lock()

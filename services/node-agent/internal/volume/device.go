@@ -1,130 +1,93 @@
 package volume
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
-	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
-
-	corev1 "dhow.dev/gen/go/dhow/core/v1"
+	"time"
 )
-
-// A local volume may be a block device that pods use as a file system. It is mounted once on the node, formatted first if there is nothing on it, and
-// unmounted after the last pod. Which pods have it is on the disk, in their folders.
 
 const (
 	// localVolumes below a pod's folder has a folder for each local volume that the pod has.
 	localVolumes = "volumes/kubernetes.io~local-volume"
-	// localMounts below the agent's folder is where devices are mounted; Kubernetes' place.
-	localMounts = "plugins/kubernetes.io/local-volume/mounts"
 	// defaultFSType is the file system of devices whose volume names none; Kubernetes' choice.
 	defaultFSType = "ext4"
 )
 
-func (m *Manager) deviceMount(name string) string {
-	return filepath.Join(m.config.DataDir, localMounts, name)
+// disks is what kinds of volumes have in common that are block devices with a file system. Such a kind says how a device comes to the node and leaves it.
+type disks struct{ m *Manager }
+
+func (d disks) stage(ctx context.Context, v *mounting) error {
+	return formatAndMount(ctx, v.record.Device, v.record.Staging, v.fsType, withContext(v.options, v.record.Context), v.readOnly)
 }
 
-// mountDevice mounts the device of a volume, unless it is, and returns where.
-func (m *Manager) mountDevice(ctx context.Context, uid string, pv *corev1.PersistentVolume, device string, readOnly bool) (string, error) {
-	name := pv.GetMetadata().GetName()
-	defer m.lock(localMounts + "/" + name)()
-	target := m.deviceMount(name)
-	// Before anything is mounted: an agent that is killed here finds by it what to take down.
-	if err := os.MkdirAll(filepath.Join(m.PodDir(uid), localVolumes, name+".device"), 0o750); err != nil {
-		return "", err
+func (d disks) publish(ctx context.Context, v *mounting) error {
+	return bind(ctx, v.record.Staging, v.record.Target, v.readOnly)
+}
+
+func (d disks) unpublish(_ context.Context, r *mountRecord) error { return leave(r.Target) }
+
+func (d disks) unstage(_ context.Context, r *mountRecord) error { return leave(r.Staging) }
+
+// localDevices are on the node already, and are where they are staged for all pods.
+type localDevices struct{ disks }
+
+func (localDevices) attach(_ context.Context, v *mounting) (string, error) {
+	return v.record.Device, nil
+}
+
+func (localDevices) detach(context.Context, *mountRecord) error { return nil }
+
+// mountDevice mounts the device of a local volume, unless it is, and returns where.
+func (m *Manager) mountDevice(ctx context.Context, d *described, device string) (string, error) {
+	v := m.mounting(d, kindLocal, filepath.Join("mounts", d.name))
+	v.record.Target, v.record.Device = "", device
+	if v.fsType = d.pv.GetSpec().GetPersistentVolumeSource().GetLocal().GetFsType(); v.fsType == "" {
+		v.fsType = defaultFSType
 	}
-	if is, err := mounted(target); err != nil || is {
-		return target, err
+	return m.mountVolume(ctx, v)
+}
+
+// bind makes a mounted volume appear at another place too.
+func bind(ctx context.Context, from, to string, readOnly bool) error {
+	options := "bind"
+	if readOnly {
+		options = "bind,ro"
 	}
-	if err := os.MkdirAll(target, 0o750); err != nil {
-		return "", err
-	}
-	kind := pv.GetSpec().GetPersistentVolumeSource().GetLocal().GetFsType()
-	if kind == "" {
-		kind = defaultFSType
-	}
+	_, err := run(ctx, "mount", "-o", options, from, to)
+	return err
+}
+
+// formatAndMount mounts a device, and gives it a file system first if there is nothing on it. Without a kind it is mounted as what is on it.
+func formatAndMount(ctx context.Context, device, target, kind string, options []string, readOnly bool) error {
 	has, err := fileSystemOf(ctx, device)
 	switch {
 	case err != nil:
-		return "", err
+		return err
 	case has == "" && readOnly:
-		return "", fmt.Errorf("device %s has no file system, and cannot be given one because the pod may only read it", device)
+		return fmt.Errorf("device %s has no file system, and cannot be given one because the pod may only read it", device)
 	case has == "":
+		kind = cmp.Or(kind, defaultFSType)
 		if err := format(ctx, device, kind); err != nil {
-			return "", err
+			return err
 		}
-	case has != kind:
-		return "", fmt.Errorf("device %s is to be mounted as %s, but has a %s file system on it", device, kind, has)
+	case kind != "" && has != kind:
+		return fmt.Errorf("device %s is to be mounted as %s, but has a %s file system on it", device, kind, has)
 	case !readOnly:
 		if err := repair(ctx, device); err != nil {
-			return "", err
+			return err
 		}
 	}
-	options := []string{"defaults"}
 	if readOnly {
-		options = []string{"ro"}
+		options = append(slices.Clone(options), "ro")
 	}
-	options = append(options, pv.GetSpec().GetMountOptions()...)
-	_, err = run(ctx, "mount", "-t", kind, "-o", strings.Join(options, ","), device, target)
-	return target, err
-}
-
-// releaseDevices unmounts devices that no pod has any more.
-func (m *Manager) releaseDevices(uid string) error {
-	names, err := m.devicesOf(uid)
-	if err != nil {
-		return err
-	}
-	for _, name := range names {
-		if err := m.releaseDevice(uid, name); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func (m *Manager) releaseDevice(uid, name string) error {
-	defer m.lock(localMounts + "/" + name)()
-	if err := os.Remove(filepath.Join(m.PodDir(uid), localVolumes, name+".device")); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	pods, err := m.Pods()
-	if err != nil {
-		return err
-	}
-	for _, other := range pods {
-		if names, err := m.devicesOf(other); err != nil || slices.Contains(names, name) {
-			return err
-		}
-	}
-	if err := unmount(m.deviceMount(name)); err != nil {
-		return err
-	}
-	if err := os.Remove(m.deviceMount(name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	return nil
-}
-
-// devicesOf returns the names of the volumes of a pod that are devices with a file system.
-func (m *Manager) devicesOf(uid string) ([]string, error) {
-	entries, err := os.ReadDir(filepath.Join(m.PodDir(uid), localVolumes))
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
-	var names []string
-	for _, e := range entries {
-		if name, ok := strings.CutSuffix(e.Name(), ".device"); ok {
-			names = append(names, name)
-		}
-	}
-	return names, err
+	_, err = run(ctx, "mount", "-t", cmp.Or(kind, has), "-o", strings.Join(append(joined(options), "defaults"), ","), device, target)
+	return err
 }
 
 // fileSystemOf returns what is on a device; empty: nothing.
@@ -176,9 +139,14 @@ func repair(ctx context.Context, device string) error {
 	return err
 }
 
+// patience is how long a program that was told to end may take before its output is no longer waited for: what it has started may hold that open.
+const patience = 5 * time.Second
+
 // run runs a program of the machine's.
 func run(ctx context.Context, program string, arguments ...string) (string, error) {
-	out, err := exec.CommandContext(ctx, program, arguments...).CombinedOutput()
+	command := exec.CommandContext(ctx, program, arguments...)
+	command.WaitDelay = patience
+	out, err := command.CombinedOutput()
 	if err != nil {
 		return "", fmt.Errorf("%s %s: %w: %s", program, strings.Join(arguments, " "), err, strings.TrimSpace(string(out)))
 	}

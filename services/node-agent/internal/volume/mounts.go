@@ -14,6 +14,8 @@ import (
 type mountPoint struct {
 	path   string
 	shared bool
+	// options are the mount's and its file system's.
+	options []string
 }
 
 // mountTable reads the table of mounts of the agent's namespace; later mounts come later.
@@ -30,7 +32,11 @@ func mountTable() ([]mountPoint, error) {
 		}
 		// Optional fields stand between the sixth and a hyphen.
 		optional := fields[6:max(6, slices.Index(fields, "-"))]
-		all = append(all, mountPoint{path: unescape(fields[4]), shared: slices.ContainsFunc(optional, func(f string) bool { return strings.HasPrefix(f, "shared:") })})
+		options := strings.Split(fields[5], ",")
+		if at := slices.Index(fields, "-"); at >= 0 && len(fields) > at+3 {
+			options = append(options, strings.Split(fields[at+3], ",")...)
+		}
+		all = append(all, mountPoint{options: options, path: unescape(fields[4]), shared: slices.ContainsFunc(optional, func(f string) bool { return strings.HasPrefix(f, "shared:") })})
 	}
 	return all, nil
 }
@@ -50,6 +56,24 @@ func isMountPoint(path string) (bool, error) {
 	}
 	path = filepath.Join(real, filepath.Base(path))
 	return slices.ContainsFunc(all, func(m mountPoint) bool { return m.path == path }), nil
+}
+
+// labelled says whether files of the mount at a path have SELinux labels of their own.
+func labelled(path string) (bool, error) {
+	all, err := mountTable()
+	if err != nil {
+		return false, err
+	}
+	real, err := filepath.EvalSymlinks(path)
+	if err != nil {
+		return false, err
+	}
+	for _, m := range slices.Backward(all) {
+		if m.path == real {
+			return slices.Contains(m.options, "seclabel"), nil
+		}
+	}
+	return false, nil
 }
 
 // Share makes a folder a mount of its own that shares its mounts, unless it is in one already: only then what a CSI driver mounts in its container

@@ -1,6 +1,7 @@
 package volume
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -55,9 +56,16 @@ type Config struct {
 	// InUse is called when another set of attached volumes is in use than before. It must not block.
 	InUse func()
 	// Evict ends a pod that stores more than it may. It must not block.
-	Evict  func(uid, message string)
-	Logger *slog.Logger
+	Evict func(uid, message string)
+	// FlexVolumeDir has the FlexVolume drivers; empty: the constant FlexVolumeDir.
+	FlexVolumeDir string
+	// Machine is where the machine says what it has; empty folders are the usual ones.
+	Machine Machine
+	Logger  *slog.Logger
 }
+
+// Machine is the folders /dev, /sys and /etc of a machine.
+type Machine struct{ Dev, Sys, Etc string }
 
 // persistent is the part of a Manager that knows claims and drivers.
 type persistent struct {
@@ -87,6 +95,15 @@ type persistent struct {
 	limits map[string][]limited
 	// measured are the volumes of claims that pods use, by pod and name.
 	measured map[string]map[string]measurable
+	// relabels says which volumes the runtime is to label for SELinux, by pod and name.
+	relabels map[string]map[string]bool
+	// flexDrivers are the FlexVolume drivers that were called.
+	flexDrivers map[string]*flexDriver
+	// silent are the file systems whose space was asked for and that have not answered yet.
+	silent map[string]bool
+	// helperDirs are where mount(8) has its helpers. unmountWithin and driverWithin are patience with servers and FlexVolume drivers.
+	helperDirs                  []string
+	unmountWithin, driverWithin time.Duration
 	// unmeasured says that there is one among them that was not there when they were measured.
 	unmeasured bool
 	ctx        context.Context
@@ -103,6 +120,10 @@ func NewNode(config Config) (*Manager, error) {
 	if config.KubeletDir == "" {
 		config.KubeletDir = KubeletDir
 	}
+	if config.FlexVolumeDir == "" {
+		config.FlexVolumeDir = FlexVolumeDir
+	}
+	config.Machine = Machine{Dev: cmp.Or(config.Machine.Dev, "/dev"), Sys: cmp.Or(config.Machine.Sys, "/sys"), Etc: cmp.Or(config.Machine.Etc, "/etc")}
 	tell := config.InUse
 	config.InUse = nil // not before there is an agent to tell
 	m := New(filepath.Join(config.DataDir, "pods"))
@@ -112,6 +133,8 @@ func NewNode(config Config) (*Manager, error) {
 		secrets: client.For[*corev1.Secret](config.Conn),
 		changed: make(chan struct{}), using: map[string]map[string]bool{}, removals: map[string]bool{}, removing: make(chan struct{}, 1),
 		busy: map[string]*sync.Mutex{}, watched: map[string]map[string]context.CancelFunc{}, limits: map[string][]limited{}, measured: map[string]map[string]measurable{},
+		relabels: map[string]map[string]bool{}, flexDrivers: map[string]*flexDriver{}, silent: map[string]bool{},
+		helperDirs: []string{"/sbin", "/usr/sbin"}, unmountWithin: unmountShareWithin, driverWithin: driverWithin,
 	}
 	for _, dir := range []string{"pods", "plugins", "plugins_registry"} {
 		if err := os.MkdirAll(filepath.Join(config.DataDir, dir), 0o750); err != nil {
@@ -265,6 +288,7 @@ func (m *Manager) claimed(ctx context.Context, pod *corev1.Pod, v *corev1.Volume
 		return "", err
 	}
 	source := pv.GetSpec().GetPersistentVolumeSource()
+	d := &described{pod: pod, sources: s, name: pv.GetMetadata().GetName(), pv: pv, readOnly: readOnly, volume: v.GetName()}
 	switch {
 	case source.HasLocal():
 		path := m.Host(source.GetLocal().GetPath())
@@ -274,10 +298,11 @@ func (m *Manager) claimed(ctx context.Context, pod *corev1.Pod, v *corev1.Volume
 			}
 		}
 		if !block && isDevice(path) {
-			if path, err = m.mountDevice(ctx, pod.GetMetadata().GetUid(), pv, path, readOnly); err != nil {
+			if path, err = m.mountDevice(ctx, d, path); err != nil {
 				return "", err
 			}
 		}
+		m.setRelabel(pod.GetMetadata().GetUid(), v.GetName(), !readOnly)
 		m.measure(pod.GetMetadata().GetUid(), v.GetName(), measurable{namespace: namespace, claim: name, path: path, block: block})
 		return path, m.local(pod, pv.GetMetadata().GetName(), path, block, readOnly)
 	case source.HasHostPath():
@@ -287,10 +312,16 @@ func (m *Manager) claimed(ctx context.Context, pod *corev1.Pod, v *corev1.Volume
 	case source.HasCsi():
 		return m.csiClaim(ctx, pod, v, claim, pv, readOnly, s)
 	}
+	if path, is, err := m.mountByKind(ctx, d, source); is {
+		if err == nil && m.measures(ctx, source) {
+			m.measure(pod.GetMetadata().GetUid(), v.GetName(), measurable{namespace: namespace, claim: name, path: path, block: block})
+		}
+		return path, err
+	}
 	if isRemovedPersistent(source) {
 		return "", unmatched{spec: pv.GetMetadata().GetName()}
 	}
-	return "", fmt.Errorf("volume %s: this kind of volume is not supported by the node; use csi, local or hostPath", pv.GetMetadata().GetName())
+	return "", fmt.Errorf("volume %s: this kind of volume is not supported by the node; use csi, local, hostPath, nfs, iscsi, fc or flexVolume", pv.GetMetadata().GetName())
 }
 
 // resolve returns a claim and the volume that it is bound to.

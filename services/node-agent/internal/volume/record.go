@@ -31,6 +31,8 @@ type record struct {
 	Attached bool `json:"attached,omitempty"`
 	// Republished says that the driver wants to be asked again and again.
 	Republished bool `json:"republished,omitempty"`
+	// Context is the SELinux context that it is mounted with.
+	Context string `json:"seLinuxMountContext,omitempty"`
 	// Claim is namespace/name of the claim, empty for a volume that the pod's own spec describes.
 	Claim string `json:"claim,omitempty"`
 

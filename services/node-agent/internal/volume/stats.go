@@ -9,7 +9,6 @@ import (
 	"time"
 
 	csispec "github.com/container-storage-interface/spec/lib/go/csi"
-	"golang.org/x/sys/unix"
 
 	corev1 "dhow.dev/gen/go/dhow/core/v1"
 	"dhow.dev/pkg/telemetry/logkey"
@@ -104,8 +103,8 @@ func (m *Manager) stat(ctx context.Context, v measurable) (*Stat, error) {
 	if v.block {
 		return nil, nil
 	}
-	var fs unix.Statfs_t
-	if err := unix.Statfs(v.path, &fs); err != nil {
+	fs, err := m.spaceOf(ctx, v.path)
+	if err != nil {
 		return nil, fmt.Errorf("space of %s: %w", v.path, err)
 	}
 	return &Stat{

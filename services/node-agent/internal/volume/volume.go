@@ -117,6 +117,7 @@ func (m *Manager) setup(ctx context.Context, pod *corev1.Pod, v *corev1.Volume, 
 	switch {
 	case source.HasEmptyDir():
 		dir := m.volumeDir(uid, kindEmptyDir, v.GetName())
+		m.setRelabel(uid, v.GetName(), true)
 		return dir, m.emptyDir(pod, v.GetName(), source.GetEmptyDir(), dir, s)
 	case source.HasHostPath():
 		return m.hostPath(source.GetHostPath())
@@ -125,8 +126,12 @@ func (m *Manager) setup(ctx context.Context, pod *corev1.Pod, v *corev1.Volume, 
 	case source.HasCsi():
 		return m.csiInline(ctx, pod, v, s)
 	case source.HasConfigMap(), source.HasSecret(), source.HasDownwardApi(), source.HasProjected():
+		m.setRelabel(uid, v.GetName(), true)
 		_, err := m.objects(pod, v, s)
 		return m.objectsDir(uid, v), err
+	}
+	if path, is, err := m.mountInline(ctx, pod, v, s); is {
+		return path, err
 	}
 	if source.HasGitRepo() {
 		return "", errGitRepo
@@ -134,7 +139,7 @@ func (m *Manager) setup(ctx context.Context, pod *corev1.Pod, v *corev1.Volume, 
 	if isRemoved(source) {
 		return "", unmatched{spec: v.GetName()}
 	}
-	return "", errors.New("this kind of volume is not supported by the node; use a claim, csi, emptyDir, hostPath, configMap, secret, downwardAPI, projected or image")
+	return "", errors.New("this kind of volume is not supported by the node; use a claim, csi, emptyDir, hostPath, configMap, secret, downwardAPI, projected, image, nfs, iscsi, fc or flexVolume")
 }
 
 func (m *Manager) objectsDir(uid string, v *corev1.Volume) string {
@@ -285,6 +290,7 @@ func (m *Manager) Teardown(ctx context.Context, uid string) error {
 		m.mu.Lock()
 		delete(m.limits, uid)
 		delete(m.measured, uid)
+		delete(m.relabels, uid)
 		m.mu.Unlock()
 	}
 	// Parts of volumes are mounts of their own, and would keep a driver from unmounting the whole.
@@ -294,15 +300,13 @@ func (m *Manager) Teardown(ctx context.Context, uid string) error {
 	if err := m.unpublishAll(ctx, uid); err != nil {
 		return err
 	}
+	if err := m.unmountAll(ctx, uid); err != nil {
+		return err
+	}
 	if err := m.Unmount(uid); err != nil {
 		return err
 	}
-	if m.persistent != nil {
-		if err := m.releaseDevices(uid); err != nil {
-			return err
-		}
-	}
-	for _, part := range []string{"volumes", "volumeDevices", subPaths} {
+	for _, part := range []string{"volumes", "volumeDevices", subPaths, mountRecords} {
 		if err := os.RemoveAll(filepath.Join(m.PodDir(uid), part)); err != nil {
 			return err
 		}
