@@ -124,7 +124,7 @@ func (c *Config) messageFile(r run) (string, *runtimev1.Mount, error) {
 	if err := os.Chmod(name, 0o666); err != nil {
 		return "", nil, err
 	}
-	return name, &runtimev1.Mount{ContainerPath: cmp.Or(r.container.GetTerminationMessagePath(), defaultMessagePath), HostPath: name}, nil
+	return name, &runtimev1.Mount{ContainerPath: cmp.Or(r.container.GetTerminationMessagePath(), defaultMessagePath), HostPath: name, SelinuxRelabel: c.Volumes.SELinux()}, nil
 }
 
 func (c *Config) mounts(r run, variables []env.Variable) ([]*runtimev1.Mount, error) {
@@ -150,7 +150,7 @@ func (c *Config) mounts(r run, variables []env.Variable) ([]*runtimev1.Mount, er
 		if !filepath.IsAbs(target) {
 			target = filepath.Join("/", target)
 		}
-		mount := &runtimev1.Mount{ContainerPath: target, HostPath: path, UidMappings: mapping(r.users), GidMappings: mapping(r.users)}
+		mount := &runtimev1.Mount{ContainerPath: target, HostPath: path, UidMappings: mapping(r.users), GidMappings: mapping(r.users), SelinuxRelabel: c.Volumes.Relabels(uid, m.GetName())}
 		if err := setReadOnly(mount, m, r.pod, r.recursion); err != nil {
 			return nil, err
 		}
@@ -179,7 +179,7 @@ func (c *Config) mounts(r run, variables []env.Variable) ([]*runtimev1.Mount, er
 			return nil, err
 		}
 	}
-	return append(mounts, &runtimev1.Mount{ContainerPath: "/etc/hosts", HostPath: file}), nil
+	return append(mounts, &runtimev1.Mount{ContainerPath: "/etc/hosts", HostPath: file, SelinuxRelabel: c.Volumes.SELinux()}), nil
 }
 
 // security merges the pod's and the container's security contexts; the container's fields win.

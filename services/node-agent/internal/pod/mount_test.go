@@ -2,6 +2,8 @@ package pod
 
 import (
 	"context"
+	"os"
+	"path/filepath"
 	"slices"
 	"testing"
 
@@ -11,6 +13,7 @@ import (
 	"dhow.dev/services/node-agent/internal/cri"
 	"dhow.dev/services/node-agent/internal/env"
 	"dhow.dev/services/node-agent/internal/podtest"
+	"dhow.dev/services/node-agent/internal/volume"
 )
 
 func TestPartsOfVolumesByVariables(t *testing.T) {
@@ -87,5 +90,49 @@ func TestBlockDevicesOfContainers(t *testing.T) {
 	}
 	if _, err := devices(run{pod: p, container: p.GetSpec().GetContainers()[1], volumes: paths}); err == nil {
 		t.Error("an emptyDir was taken for a block device")
+	}
+}
+
+// TestWhatIsToBeLabelled: the runtime is asked to label what the agent has made for the pod, on nodes with SELinux.
+func TestWhatIsToBeLabelled(t *testing.T) {
+	for _, enforcing := range []bool{true, false} {
+		sys := t.TempDir()
+		if enforcing {
+			if err := os.MkdirAll(filepath.Join(sys, "fs/selinux"), 0o755); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(filepath.Join(sys, "fs/selinux/enforce"), []byte("1"), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		volumes, err := volume.NewNode(volume.Config{DataDir: t.TempDir(), Machine: volume.Machine{Sys: sys}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		p := podtest.Pod(t, `{metadata: {name: p}, spec: {volumes: [{name: v, emptyDir: {}}, {name: host, hostPath: {path: /}}], containers: [{name: c, volumeMounts: [
+  {name: v, mountPath: /v}, {name: host, mountPath: /host}]}]}}`)
+		paths, err := volumes.Setup(t.Context(), p, volume.Sources{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		c := &Config{Volumes: volumes}
+		r := run{pod: p, container: p.GetSpec().GetContainers()[0], volumes: paths}
+		mounts, err := c.mounts(r, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, message, err := c.messageFile(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := map[string]bool{}
+		for _, m := range append(mounts, message) {
+			got[m.GetContainerPath()] = m.GetSelinuxRelabel()
+		}
+		for path, want := range map[string]bool{"/v": true, "/host": false, "/etc/hosts": true, defaultMessagePath: true} {
+			if relabel, there := got[path]; !there || relabel != (want && enforcing) {
+				t.Errorf("SELinux %v: %s is to be labelled: %v", enforcing, path, relabel)
+			}
+		}
 	}
 }
