@@ -1,6 +1,7 @@
 package authorizer
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"iter"
@@ -224,7 +225,7 @@ func (n *nodeRole) needed(node string, a Attributes) string {
 	return noRelationship(node)
 }
 
-// volumeNeeds says whether a volume that a claim of the node's pods is bound to names the Secret for its driver on the node.
+// volumeNeeds says whether a volume that a claim of the node's pods is bound to names the Secret for what mounts it on the node.
 func (n *nodeRole) volumeNeeds(node, namespace, secret string) bool {
 	if n.objects == nil {
 		return false
@@ -241,17 +242,31 @@ func (n *nodeRole) volumeNeeds(node, namespace, secret string) bool {
 			}
 			var volume corev1.PersistentVolume
 			e = n.objects.Peek(volumes, "", claim.Spec.VolumeName)
-			if e == nil || volume.Unmarshal(e.Object) != nil || volume.Spec.CSI == nil || volume.Spec.ClaimRef == nil || volume.Spec.ClaimRef.UID != claim.UID {
+			if e == nil || volume.Unmarshal(e.Object) != nil || volume.Spec.ClaimRef == nil || volume.Spec.ClaimRef.UID != claim.UID {
 				continue
 			}
-			for _, ref := range []*corev1.SecretReference{volume.Spec.CSI.NodePublishSecretRef, volume.Spec.CSI.NodeStageSecretRef, volume.Spec.CSI.NodeExpandSecretRef} {
-				if ref != nil && ref.Namespace == namespace && ref.Name == secret {
+			for _, ref := range volumeSecrets(&volume.Spec) {
+				// One that names no namespace is in the claim's.
+				if ref != nil && cmp.Or(ref.Namespace, claim.Namespace) == namespace && ref.Name == secret {
 					return true
 				}
 			}
 		}
 	}
 	return false
+}
+
+// volumeSecrets are the Secrets that a volume names for nodes.
+func volumeSecrets(v *corev1.PersistentVolumeSpec) []*corev1.SecretReference {
+	switch {
+	case v.CSI != nil:
+		return []*corev1.SecretReference{v.CSI.NodePublishSecretRef, v.CSI.NodeStageSecretRef, v.CSI.NodeExpandSecretRef}
+	case v.ISCSI != nil:
+		return []*corev1.SecretReference{v.ISCSI.SecretRef}
+	case v.FlexVolume != nil:
+		return []*corev1.SecretReference{v.FlexVolume.SecretRef}
+	}
+	return nil
 }
 
 func noRelationship(node string) string {

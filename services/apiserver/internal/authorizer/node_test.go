@@ -32,6 +32,19 @@ func TestNodesReachWhatTheirPodsNeed(t *testing.T) {
 				NodePublishSecretRef: &corev1.SecretReference{Namespace: "storage", Name: "key-of-" + name}}},
 		}})
 	}
+	// Volumes of kinds without a driver name Secrets too, in the claim's namespace if they name none.
+	for name, source := range map[string]corev1.PersistentVolumeSource{
+		"disk": {ISCSI: &corev1.ISCSIPersistentVolumeSource{SecretRef: &corev1.SecretReference{Namespace: "storage", Name: "chap"}}},
+		"flex": {FlexVolume: &corev1.FlexPersistentVolumeSource{SecretRef: &corev1.SecretReference{Name: "flex-key"}}},
+	} {
+		mine.Spec.Volumes = append(mine.Spec.Volumes, corev1.Volume{Name: name, VolumeSource: corev1.VolumeSource{
+			PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{ClaimName: name},
+		}})
+		w.put(claims, &corev1.PersistentVolumeClaim{ObjectMeta: meta("shop", name), Spec: corev1.PersistentVolumeClaimSpec{VolumeName: "pv-" + name}})
+		w.put(volumes, &corev1.PersistentVolume{ObjectMeta: meta("", "pv-"+name), Spec: corev1.PersistentVolumeSpec{
+			ClaimRef: &corev1.ObjectReference{Namespace: "shop", Name: name, UID: meta("shop", name).UID}, PersistentVolumeSource: source,
+		}})
+	}
 	w.put(attachments, &storagev1.VolumeAttachment{ObjectMeta: meta("", "a1"), Spec: storagev1.VolumeAttachmentSpec{NodeName: "n1"}})
 	w.put(attachments, &storagev1.VolumeAttachment{ObjectMeta: meta("", "a2"), Spec: storagev1.VolumeAttachmentSpec{NodeName: "n2"}})
 	for _, c := range []struct {
@@ -42,6 +55,9 @@ func TestNodesReachWhatTheirPodsNeed(t *testing.T) {
 		{"get", "", "persistentvolumes", "", "", "pv-theirs", "", false},
 		{"get", "", "secrets", "", "storage", "key-of-pv-mine", "", true},
 		{"get", "", "secrets", "", "storage", "key-of-pv-theirs", "", false},
+		{"get", "", "secrets", "", "storage", "chap", "", true},
+		{"get", "", "secrets", "", "shop", "flex-key", "", true},
+		{"get", "", "secrets", "", "storage", "flex-key", "", false},
 		{"list", "", "persistentvolumes", "", "", "", "", false},
 		{"get", "", "persistentvolumeclaims", "", "shop", "data", "", true},
 		{"update", "", "persistentvolumeclaims", "status", "shop", "data", "", true},
