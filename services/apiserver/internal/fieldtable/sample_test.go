@@ -123,7 +123,7 @@ var values = map[string]string{
 	"SecurityContext.procMount": "Default", "SecurityContext.allowPrivilegeEscalation": "true", "SeccompProfile.type": "Unconfined", "AppArmorProfile.type": "Unconfined",
 	"SeccompProfile.localhostProfile": "p", "AppArmorProfile.localhostProfile": "p", "PodSecurityContext.supplementalGroupsPolicy": "Strict",
 	"PodSecurityContext.fsGroupChangePolicy": "OnRootMismatch", "PodSecurityContext.seLinuxChangePolicy": "Recursive",
-	"HostPathVolumeSource.type": "Directory", "EmptyDirVolumeSource.medium": "HugePages", "EmptyDirVolumeSource.sizeLimit": `"1"`,
+	"NFSVolumeSource.path": "/q", "HostPathVolumeSource.type": "Directory", "EmptyDirVolumeSource.medium": "HugePages", "EmptyDirVolumeSource.sizeLimit": `"1"`,
 	"NodeSelectorRequirement.operator": "Exists", "NodeSelectorRequirement.values": "[v]", "LabelSelectorRequirement.operator": "Exists", "LabelSelectorRequirement.values": "[v]",
 	"Toleration.operator": "Equal", "Toleration.effect": "NoExecute", "HostAlias.ip": "10.0.0.2", "PodDNSConfig.nameservers": "[10.0.0.1]",
 	"TopologySpreadConstraint.whenUnsatisfiable": "ScheduleAnyway", "TopologySpreadConstraint.nodeAffinityPolicy": "Honor", "TopologySpreadConstraint.nodeTaintsPolicy": "Honor",

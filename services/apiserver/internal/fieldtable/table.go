@@ -125,15 +125,15 @@ var table = map[string]message{
 		notes:       map[string]string{"windowsOptions": "nodes run Linux"},
 	},
 	"core.v1.PodSecurityContext": {
-		accepted:    "seLinuxOptions runAsUser runAsGroup runAsNonRoot supplementalGroups supplementalGroupsPolicy fsGroup sysctls seccompProfile appArmorProfile fsGroupChangePolicy",
-		notEnforced: "windowsOptions seLinuxChangePolicy",
-		notes:       map[string]string{"windowsOptions": "nodes run Linux", "seLinuxChangePolicy": "runtimes label what they mount file by file, as Recursive says"},
+		accepted:    "seLinuxOptions runAsUser runAsGroup runAsNonRoot supplementalGroups supplementalGroupsPolicy fsGroup sysctls seccompProfile appArmorProfile fsGroupChangePolicy seLinuxChangePolicy",
+		notEnforced: "windowsOptions",
+		notes:       map[string]string{"windowsOptions": "nodes run Linux", "seLinuxChangePolicy": "decides on nodes with SELinux, for volumes whose one access mode is ReadWriteOncePod"},
 	},
 
 	"core.v1.Volume": {accepted: "name volumeSource"},
 	"core.v1.VolumeSource": {
-		accepted:    "hostPath emptyDir secret configMap downwardAPI projected persistentVolumeClaim csi ephemeral image",
-		notEnforced: "gcePersistentDisk awsElasticBlockStore nfs iscsi flexVolume cinder fc azureFile vsphereVolume azureDisk portworxVolume",
+		accepted:    "hostPath emptyDir secret configMap downwardAPI projected persistentVolumeClaim csi ephemeral image nfs iscsi fc flexVolume",
+		notEnforced: "gcePersistentDisk awsElasticBlockStore cinder azureFile vsphereVolume azureDisk portworxVolume",
 		refused:     with(removedVolumes, "gitRepo", "deprecated in v1.11, and disabled by default in v1.33+"),
 		notes:       volumeKinds,
 	},
@@ -325,12 +325,18 @@ var table = map[string]message{
 		notes: map[string]string{"persistentVolumeReclaimPolicy": "Recycle, which Kubernetes has deprecated, fails with a message", "mountOptions": "are the driver's"},
 	},
 	"core.v1.PersistentVolumeSource": {
-		accepted:    "hostPath local csi",
-		notEnforced: "gcePersistentDisk awsElasticBlockStore nfs iscsi cinder fc flexVolume azureFile vsphereVolume azureDisk portworxVolume",
+		accepted:    "hostPath local csi nfs iscsi fc flexVolume",
+		notEnforced: "gcePersistentDisk awsElasticBlockStore cinder azureFile vsphereVolume azureDisk portworxVolume",
 		refused:     removedVolumes,
 		notes:       volumeKinds,
 	},
-	"core.v1.LocalVolumeSource": {accepted: "path fsType", notes: map[string]string{"path": "a folder, or a block device", "fsType": "an empty device is formatted with the machine's mkfs"}},
+	"core.v1.NFSVolumeSource":             {accepted: "server path readOnly"},
+	"core.v1.ISCSIVolumeSource":           {accepted: iscsiFields, notes: iscsiNotes},
+	"core.v1.ISCSIPersistentVolumeSource": {accepted: iscsiFields, notes: iscsiNotes},
+	"core.v1.FCVolumeSource":              {accepted: "targetWWNs lun fsType readOnly wwids"},
+	"core.v1.FlexVolumeSource":            {accepted: "driver fsType secretRef readOnly options", notes: flexNotes},
+	"core.v1.FlexPersistentVolumeSource":  {accepted: "driver fsType secretRef readOnly options", notes: flexNotes},
+	"core.v1.LocalVolumeSource":           {accepted: "path fsType", notes: map[string]string{"path": "a folder, or a block device", "fsType": "an empty device is formatted with the machine's mkfs"}},
 	"core.v1.CSIPersistentVolumeSource": {accepted: `driver volumeHandle readOnly fsType volumeAttributes controllerPublishSecretRef nodeStageSecretRef nodePublishSecretRef
 		controllerExpandSecretRef nodeExpandSecretRef`},
 	"core.v1.SecretReference":       {accepted: "name namespace"},
@@ -356,10 +362,9 @@ var table = map[string]message{
 	},
 	"storage.v1.CSIDriver": {accepted: "metadata spec"},
 	"storage.v1.CSIDriverSpec": {
-		accepted:    "attachRequired podInfoOnMount volumeLifecycleModes storageCapacity fsGroupPolicy tokenRequests requiresRepublish serviceAccountTokenInSecrets nodeAllocatableUpdatePeriodSeconds",
-		notEnforced: "seLinuxMount=true",
-		dropped:     map[string]string{"preventPodSchedulingIfMissing": "gate VolumeLimitScaling"},
-		notes:       map[string]string{"requiresRepublish": "once a minute", "seLinuxMount": "nodes do not label volumes"},
+		accepted: "attachRequired podInfoOnMount volumeLifecycleModes storageCapacity fsGroupPolicy tokenRequests requiresRepublish serviceAccountTokenInSecrets nodeAllocatableUpdatePeriodSeconds seLinuxMount",
+		dropped:  map[string]string{"preventPodSchedulingIfMissing": "gate VolumeLimitScaling"},
+		notes:    map[string]string{"requiresRepublish": "once a minute", "seLinuxMount": "decides on nodes with SELinux, for volumes whose one access mode is ReadWriteOncePod, as Kubernetes v1.36 does by default"},
 	},
 	"storage.v1.TokenRequest":           {accepted: "audience expirationSeconds"},
 	"storage.v1.CSINode":                {accepted: "metadata spec"},
@@ -378,14 +383,21 @@ var table = map[string]message{
 	"apps.v1.ControllerRevision": {accepted: "metadata data revision"},
 }
 
+// iscsiFields are the same in pods and in PersistentVolumes.
+const iscsiFields = `targetPortal iqn lun iscsiInterface fsType readOnly portals chapAuthDiscovery chapAuthSession secretRef initiatorName`
+
+var iscsiNotes = map[string]string{"fsType": "an empty disk is formatted with the machine's mkfs, without fsType as ext4"}
+
+var flexNotes = map[string]string{"driver": "the node's agent attaches and detaches by itself, in whatever way the control plane is installed"}
+
 // volumeKinds say why there are kinds of volumes that nothing mounts.
 var volumeKinds = map[string]string{
 	"gcePersistentDisk": "served by the CSI driver pd.csi.storage.gke.io in Kubernetes: use that", "awsElasticBlockStore": "served by the CSI driver ebs.csi.aws.com in Kubernetes: use that",
 	"azureDisk": "served by the CSI driver disk.csi.azure.com in Kubernetes: use that", "azureFile": "served by the CSI driver file.csi.azure.com in Kubernetes: use that",
 	"cinder": "served by the CSI driver cinder.csi.openstack.org in Kubernetes: use that", "vsphereVolume": "served by the CSI driver csi.vsphere.vmware.com in Kubernetes: use that",
 	"portworxVolume": "served by the CSI driver pxd.portworx.com in Kubernetes: use that",
-	"flexVolume":     "deprecated in Kubernetes: use a CSI driver",
-	"nfs":            "the pod does not start: use a CSI driver", "iscsi": "the pod does not start: use a CSI driver", "fc": "the pod does not start: use a CSI driver",
+	"flexVolume":     "by drivers below the node's --volume-plugin-dir",
+	"nfs":            "the node needs mount.nfs (nfs-common, nfs-utils)", "iscsi": "the node needs iscsiadm (open-iscsi, iscsi-initiator-utils)", "fc": "the node needs an adapter; with several paths, multipath-tools",
 	"csi": "by drivers that register as with a kubelet",
 }
 
