@@ -33,13 +33,13 @@ require (
 	k8s.io/api v0.36.3
 	k8s.io/apimachinery v0.36.3
 	k8s.io/component-helpers v0.36.3
+	k8s.io/csi-translation-lib v0.36.3
 	pgregory.net/rapid v1.3.0
 )
 
 require (
 	go.opentelemetry.io/otel/exporters/otlp/otlptrace v1.47.0 // indirect
 	golang.org/x/time v0.15.0 // indirect
-	k8s.io/csi-translation-lib v0.36.3
 )
 
 require (
