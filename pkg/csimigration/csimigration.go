@@ -11,12 +11,17 @@ import (
 	"google.golang.org/protobuf/proto"
 	k8scorev1 "k8s.io/api/core/v1"
 	translation "k8s.io/csi-translation-lib"
+	"k8s.io/csi-translation-lib/plugins"
 
 	corev1 "dhow.dev/gen/go/dhow/core/v1"
 )
 
 // AnnotationMigratedTo names the driver on claims and volumes whose provisioner was a built-in plugin: the driver's own provisioner looks for it.
 const AnnotationMigratedTo = "pv.kubernetes.io/migrated-to"
+
+// AnnotationMigratedPlugins names, on a node's CSINode and divided by commas, the plugins whose volumes the node leaves to drivers. Schedulers other than Dhow's
+// look for it.
+const AnnotationMigratedPlugins = "storage.alpha.kubernetes.io/migrated-plugins"
 
 var translator = translation.New()
 
@@ -67,6 +72,14 @@ func Plugin(v *corev1.PersistentVolume) (string, error) {
 		return "", err
 	}
 	return translator.GetInTreePluginNameFromSpec(from, nil)
+}
+
+// Plugins returns the names of all plugins, sorted.
+func Plugins() []string {
+	return []string{
+		plugins.AWSEBSInTreePluginName, plugins.AzureDiskInTreePluginName, plugins.AzureFileInTreePluginName, plugins.CinderInTreePluginName,
+		plugins.GCEPDInTreePluginName, plugins.PortworxVolumePluginName, plugins.VSphereInTreePluginName,
+	}
 }
 
 // Driver returns the driver that serves a plugin, which is also the name of classes' provisioners. False: no driver does.

@@ -1,6 +1,7 @@
 package csimigration_test
 
 import (
+	"slices"
 	"testing"
 
 	"google.golang.org/protobuf/proto"
@@ -52,6 +53,9 @@ func TestEveryPlugin(t *testing.T) {
 		if err != nil || plugin != want.plugin || !csimigration.IsPersistent(pv) {
 			t.Errorf("%s: %q, %v", source, plugin, err)
 		}
+		if !slices.Contains(csimigration.Plugins(), plugin) {
+			t.Errorf("%s is not among the plugins", plugin)
+		}
 		if driver, ok := csimigration.Driver(plugin); !ok || driver != want.driver {
 			t.Errorf("%s is served by %s", plugin, driver)
 		}
@@ -59,6 +63,9 @@ func TestEveryPlugin(t *testing.T) {
 		if csi := to.GetSpec().GetPersistentVolumeSource().GetCsi(); err != nil || csi.GetDriver() != want.driver || csimigration.IsPersistent(to) || to.GetMetadata().GetName() != "pv" {
 			t.Errorf("%s: %v, %v", source, to, err)
 		}
+	}
+	if all := csimigration.Plugins(); !slices.IsSorted(all) || len(all) != 7 {
+		t.Errorf("plugins %q", all)
 	}
 	for _, plugin := range []string{"kubernetes.io/no-provisioner", "kubernetes.io/glusterfs", "ebs.csi.aws.com", ""} {
 		if driver, ok := csimigration.Driver(plugin); ok {

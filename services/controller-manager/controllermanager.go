@@ -259,7 +259,7 @@ func controllers(config Config, stores *inventory.Stores, watcher *metadata.Watc
 		localpath.New(localpath.Config{Conn: conn, Stores: stores, Events: events, Logger: logger, Workers: workers}),
 		attachdetach.New(attachdetach.Config{Conn: conn, Stores: stores, Events: events, Logger: logger, Now: now, Workers: workers}),
 		ephemeralvolume.New(ephemeralvolume.Config{Conn: conn, Stores: stores, Events: events, Logger: logger, Workers: workers}),
-		volumeexpand.New(volumeexpand.Config{Stores: stores, Events: events, Logger: logger, Workers: workers}),
+		volumeexpand.New(volumeexpand.Config{Conn: conn, Stores: stores, Events: events, Logger: logger, Workers: workers}),
 		storageprotection.New(storageprotection.Config{Conn: conn, Stores: stores, Logger: logger, Workers: workers}),
 		storageprotection.NewClasses(storageprotection.Config{Conn: conn, Stores: stores, Logger: logger, Workers: workers}),
 		certificate.New(certificate.Config{Conn: conn, Logger: logger, Now: now, Authority: config.ClusterSigner, Workers: workers}),

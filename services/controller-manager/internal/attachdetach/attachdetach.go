@@ -2,7 +2,8 @@
 // and notes in the nodes' statuses what is attached, which is what their agents wait for.
 //
 // A volume is attached while a pod on the node uses it. It is detached when no pod does and the node says (volumesInUse) that it has let go of it, when
-// the node is gone, when it is declared out of service, or when it has not been ready for six minutes, as in Kubernetes.
+// the node is gone, when it is declared out of service, or when it has not been ready for six minutes, as in Kubernetes. Volumes of plugins that Kubernetes had
+// built in are attached by the drivers that serve them now; for those that only pods' specs describe, the attachment says what they are.
 package attachdetach
 
 import (
@@ -27,6 +28,7 @@ import (
 	metav1 "dhow.dev/gen/go/dhow/meta/v1"
 	storagev1 "dhow.dev/gen/go/dhow/storage/v1"
 	"dhow.dev/pkg/client"
+	"dhow.dev/pkg/csimigration"
 	"dhow.dev/pkg/event"
 	"dhow.dev/pkg/informer"
 	"dhow.dev/pkg/object"
@@ -66,6 +68,10 @@ type Controller struct {
 	// begun are the attachments of volumes for one node only that the stores may not show yet, by volume: nodes' turns run beside each other.
 	mu    sync.Mutex
 	begun map[string]beginning
+
+	// waiting are the nodes that wait for another to let go of a volume, by volume. It has a lock of its own: who tells of changes must not wait for an API call.
+	waitMu  sync.Mutex
+	waiting map[string]map[string]bool
 }
 
 type beginning struct {
@@ -78,6 +84,7 @@ func New(cfg Config) *Controller {
 	c := &Controller{
 		stores: cfg.Stores, events: cfg.Events.Source("attachdetach-controller"), now: cfg.Now,
 		nodes: client.For[*corev1.Node](cfg.Conn), attachments: client.For[*storagev1.VolumeAttachment](cfg.Conn), begun: map[string]beginning{},
+		waiting: map[string]map[string]bool{},
 	}
 	c.Runner = reconcile.New(reconcile.Config[string]{
 		Name: "attachdetach", Source: cfg.Stores, Workers: cfg.Workers, Reconcile: c.reconcile, Logger: cfg.Logger,
@@ -85,7 +92,7 @@ func New(cfg Config) *Controller {
 	cfg.Stores.Pods.OnChangeTraced(func(old, pod *corev1.Pod, cause *informer.Trace) {
 		for _, p := range []*corev1.Pod{old, pod} {
 			// What matters of a pod is where it is, and whether it is there.
-			if node := p.GetSpec().GetNodeName(); node != "" && len(inventory.ClaimsOf(p)) > 0 &&
+			if node := p.GetSpec().GetNodeName(); node != "" && usesVolumes(p) &&
 				(old.GetSpec().GetNodeName() != pod.GetSpec().GetNodeName() || podstate.IsFinished(old) != podstate.IsFinished(pod)) {
 				c.Add(node, cause)
 			}
@@ -102,8 +109,8 @@ func New(cfg Config) *Controller {
 		}
 		c.Add(a.GetSpec().GetNodeName(), cause)
 		// Another node may wait for this one to let go.
-		if v, ok := c.stores.PersistentVolumes.Get("", a.GetSpec().GetSource().GetPersistentVolumeName()); ok && v.GetSpec().GetClaimRef() != nil {
-			c.users(object.Key{Namespace: v.GetSpec().GetClaimRef().GetNamespace(), Name: v.GetSpec().GetClaimRef().GetName()}, cause)
+		if v, err := c.attachedBy(a); err == nil {
+			c.letGo(uniqueName(v), cause)
 		}
 	})
 	cfg.Stores.Nodes.OnChangeTraced(func(old, node *corev1.Node, cause *informer.Trace) {
@@ -118,6 +125,40 @@ func New(cfg Config) *Controller {
 		}
 	})
 	return c
+}
+
+// usesVolumes says whether a pod has volumes that may have to be attached.
+func usesVolumes(p *corev1.Pod) bool {
+	return len(inventory.ClaimsOf(p)) > 0 || slices.ContainsFunc(p.GetSpec().GetVolumes(), func(v *corev1.Volume) bool { return csimigration.IsInline(v.GetVolumeSource()) })
+}
+
+// letGo asks for a turn of the nodes that wait for a volume.
+func (c *Controller) letGo(volume string, cause *informer.Trace) {
+	c.waitMu.Lock()
+	nodes := c.waiting[volume]
+	delete(c.waiting, volume)
+	c.waitMu.Unlock()
+	for node := range nodes {
+		c.Add(node, cause)
+	}
+}
+
+func (c *Controller) wait(volume, node string) {
+	c.waitMu.Lock()
+	defer c.waitMu.Unlock()
+	if c.waiting[volume] == nil {
+		c.waiting[volume] = map[string]bool{}
+	}
+	c.waiting[volume][node] = true
+}
+
+func (c *Controller) waitNoMore(volume, node string) {
+	c.waitMu.Lock()
+	defer c.waitMu.Unlock()
+	delete(c.waiting[volume], node)
+	if len(c.waiting[volume]) == 0 {
+		delete(c.waiting, volume)
+	}
 }
 
 // users asks for a turn of the nodes of pods that use a claim.
@@ -140,9 +181,11 @@ func uniqueName(v *corev1.PersistentVolume) string {
 	return uniquePrefix + csi.GetDriver() + "^" + csi.GetVolumeHandle()
 }
 
-// needed is a volume that pods of a node use.
+// needed is a volume that pods of a node use, as its driver knows it.
 type needed struct {
 	volume *corev1.PersistentVolume
+	// inline says that there is no such PersistentVolume: it stands for a volume in the pods' own specs.
+	inline bool
 	pods   []*corev1.Pod
 }
 
@@ -153,24 +196,38 @@ func (c *Controller) wanted(node string) map[string]*needed {
 		if podstate.IsFinished(p) {
 			continue
 		}
+		add := func(v *corev1.PersistentVolume, inline bool) {
+			csi := v.GetSpec().GetPersistentVolumeSource().GetCsi()
+			if csi == nil {
+				return
+			}
+			if driver, ok := c.stores.CSIDrivers.Get("", csi.GetDriver()); ok && driver.GetSpec().HasAttachRequired() && !driver.GetSpec().GetAttachRequired() {
+				return
+			}
+			key := Name(csi.GetVolumeHandle(), csi.GetDriver(), node)
+			if all[key] == nil {
+				all[key] = &needed{volume: v, inline: inline}
+			}
+			all[key].pods = append(all[key].pods, p)
+		}
 		for _, name := range inventory.ClaimsOf(p) {
 			claim, _ := c.stores.PersistentVolumeClaims.Get(p.GetMetadata().GetNamespace(), name)
 			v, ok := c.stores.PersistentVolumes.Get("", claim.GetSpec().GetVolumeName())
 			if !ok || v.GetSpec().GetClaimRef().GetUid() != claim.GetMetadata().GetUid() {
 				continue
 			}
-			csi := v.GetSpec().GetPersistentVolumeSource().GetCsi()
-			if csi == nil {
+			// What cannot be translated is told by the node, which cannot mount it either.
+			if v, err := csimigration.Persistent(v); err == nil {
+				add(v, false)
+			}
+		}
+		for _, v := range p.GetSpec().GetVolumes() {
+			if !csimigration.IsInline(v.GetVolumeSource()) {
 				continue
 			}
-			if driver, ok := c.stores.CSIDrivers.Get("", csi.GetDriver()); ok && driver.GetSpec().HasAttachRequired() && !driver.GetSpec().GetAttachRequired() {
-				continue
+			if v, err := csimigration.Inline(v, p.GetMetadata().GetNamespace()); err == nil {
+				add(v, true)
 			}
-			key := Name(csi.GetVolumeHandle(), csi.GetDriver(), node)
-			if all[key] == nil {
-				all[key] = &needed{volume: v}
-			}
-			all[key].pods = append(all[key].pods, p)
 		}
 	}
 	return all
@@ -225,11 +282,43 @@ func (c *Controller) reconcile(ctx context.Context, turn *reconcile.Turn[string]
 	return failed
 }
 
+// attachedBy returns the volume of an attachment as its driver knows it.
+func (c *Controller) attachedBy(a *storagev1.VolumeAttachment) (*corev1.PersistentVolume, error) {
+	source := a.GetSpec().GetSource()
+	if source.HasInlineVolumeSpec() {
+		return corev1.PersistentVolume_builder{Spec: source.GetInlineVolumeSpec()}.Build(), nil
+	}
+	v, ok := c.stores.PersistentVolumes.Get("", source.GetPersistentVolumeName())
+	if !ok {
+		return nil, fmt.Errorf("volume %s of attachment %s: not there", source.GetPersistentVolumeName(), a.GetMetadata().GetName())
+	}
+	return csimigration.Persistent(v)
+}
+
 // ours returns the volume of an attachment that this controller has made or would make; attachments that others made are theirs.
 func (c *Controller) ours(a *storagev1.VolumeAttachment) (*corev1.PersistentVolume, bool) {
-	v, ok := c.stores.PersistentVolumes.Get("", a.GetSpec().GetSource().GetPersistentVolumeName())
+	v, err := c.attachedBy(a)
 	csi := v.GetSpec().GetPersistentVolumeSource().GetCsi()
-	return v, ok && csi != nil && a.GetMetadata().GetName() == Name(csi.GetVolumeHandle(), csi.GetDriver(), a.GetSpec().GetNodeName())
+	return v, err == nil && csi != nil && a.GetMetadata().GetName() == Name(csi.GetVolumeHandle(), csi.GetDriver(), a.GetSpec().GetNodeName())
+}
+
+// elsewhere says whether a volume is attached to another node, or about to be.
+func (c *Controller) elsewhere(node string, need *needed) bool {
+	unique := uniqueName(need.volume)
+	var candidates []*storagev1.VolumeAttachment
+	if need.inline {
+		candidates = c.stores.VolumeAttachments.List()
+	} else {
+		// Those of volumes in pods' specs name none, and stand under no name.
+		candidates = slices.Concat(c.stores.VolumeAttachments.ByIndex(inventory.ByVolume, need.volume.GetMetadata().GetName()), c.stores.VolumeAttachments.ByIndex(inventory.ByVolume, ""))
+	}
+	return slices.ContainsFunc(candidates, func(a *storagev1.VolumeAttachment) bool {
+		if a.GetSpec().GetNodeName() == node {
+			return false
+		}
+		v, err := c.attachedBy(a)
+		return err == nil && uniqueName(v) == unique
+	})
 }
 
 // mayDetach says whether a volume that no pod wants can be taken from the node.
@@ -306,41 +395,44 @@ func (c *Controller) report(ctx context.Context, turn *reconcile.Turn[string], n
 // attach asks for an attachment, unless another node has a volume that only one may have.
 func (c *Controller) attach(ctx context.Context, turn *reconcile.Turn[string], key string, need *needed) error {
 	v := need.volume
-	name := v.GetMetadata().GetName()
+	name, unique := v.GetMetadata().GetName(), uniqueName(v)
 	if !shared(v) {
 		c.mu.Lock()
 		defer c.mu.Unlock()
-		if b, ok := c.begun[name]; ok {
+		if b, ok := c.begun[unique]; ok {
 			if c.stores.Revision() < b.revision && b.node != turn.Key {
 				return apierrors.NewConflict(schema.GroupResource{Group: "storage.k8s.io", Resource: "volumeattachments"}, key, fmt.Errorf("volume %s was just attached to node %s", name, b.node))
 			}
-			delete(c.begun, name)
+			delete(c.begun, unique)
 		}
-		for _, other := range c.stores.VolumeAttachments.ByIndex(inventory.ByVolume, v.GetMetadata().GetName()) {
-			if other.GetSpec().GetNodeName() == turn.Key {
-				continue
-			}
+		// Noted before the look, so that no change after it is missed: it brings this node back here.
+		c.wait(unique, turn.Key)
+		if c.elsewhere(turn.Key, need) {
 			for _, p := range need.pods {
-				c.events.Report(p, "Warning", "FailedAttachVolume", "Multi-Attach error for volume %q Volume is already exclusively attached to one node and can't be attached to another", v.GetMetadata().GetName())
+				c.events.Report(p, "Warning", "FailedAttachVolume", "Multi-Attach error for volume %q Volume is already exclusively attached to one node and can't be attached to another", name)
 			}
-			return nil // the other one's change brings this node back here
+			return nil
 		}
+		c.waitNoMore(unique, turn.Key)
+	}
+	source := storagev1.VolumeAttachmentSource_builder{PersistentVolumeName: proto.String(name)}.Build()
+	if need.inline {
+		source = storagev1.VolumeAttachmentSource_builder{InlineVolumeSpec: v.GetSpec()}.Build()
 	}
 	a := storagev1.VolumeAttachment_builder{
 		Metadata: metav1.ObjectMeta_builder{Name: proto.String(key)}.Build(),
 		Spec: storagev1.VolumeAttachmentSpec_builder{
-			Attacher: proto.String(v.GetSpec().GetPersistentVolumeSource().GetCsi().GetDriver()), NodeName: proto.String(turn.Key),
-			Source: storagev1.VolumeAttachmentSource_builder{PersistentVolumeName: proto.String(v.GetMetadata().GetName())}.Build(),
+			Attacher: proto.String(v.GetSpec().GetPersistentVolumeSource().GetCsi().GetDriver()), NodeName: proto.String(turn.Key), Source: source,
 		}.Build(),
 	}.Build()
 	written, err := c.attachments.Create(ctx, a, nil)
 	if err != nil && !apierrors.IsAlreadyExists(err) {
-		return fmt.Errorf("attach volume %s to node %s: %w", v.GetMetadata().GetName(), turn.Key, err)
+		return fmt.Errorf("attach volume %s to node %s: %w", name, turn.Key, err)
 	}
 	if err == nil {
 		turn.Wrote(written)
 		if !shared(v) {
-			c.begun[name] = beginning{turn.Key, object.Revision(written)}
+			c.begun[unique] = beginning{turn.Key, object.Revision(written)}
 		}
 	}
 	return nil
@@ -354,7 +446,7 @@ func shared(v *corev1.PersistentVolume) bool {
 func (c *Controller) detach(ctx context.Context, turn *reconcile.Turn[string], a *storagev1.VolumeAttachment) error {
 	written, err := c.attachments.Delete(ctx, "", a.GetMetadata().GetName(), metav1.DeletionOptions_builder{Uid: a.GetMetadata().GetUid()}.Build())
 	if err != nil && !apierrors.IsNotFound(err) {
-		return fmt.Errorf("detach volume %s from node %s: %w", a.GetSpec().GetSource().GetPersistentVolumeName(), turn.Key, err)
+		return fmt.Errorf("detach volume (%s) from node %s: %w", a.GetMetadata().GetName(), turn.Key, err)
 	}
 	if err == nil {
 		turn.Wrote(written)

@@ -10,6 +10,7 @@ import (
 
 	corev1 "dhow.dev/gen/go/dhow/core/v1"
 	storagev1 "dhow.dev/gen/go/dhow/storage/v1"
+	"dhow.dev/pkg/csimigration"
 	"dhow.dev/services/controller-manager/internal/inventory"
 	"dhow.dev/services/controller-manager/internal/podstate"
 )
@@ -93,6 +94,10 @@ func (b *binding) provision(ctx context.Context, claim *corev1.PersistentVolumeC
 	if provisioner == noProvisioner {
 		b.events.Report(claim, "Warning", "ProvisioningFailed", "no volume plugin matched name: %s", noProvisioner)
 		return nil
+	}
+	// Who asks for a plugin that Kubernetes had built in gets a volume of the driver that serves it now: its provisioner knows such classes.
+	if driver, ok := csimigration.Driver(provisioner); ok {
+		provisioner = driver
 	}
 	claim, err := b.editClaim(ctx, claim, func(next *corev1.PersistentVolumeClaim) {
 		annotate(next, storageProvisioner, provisioner)

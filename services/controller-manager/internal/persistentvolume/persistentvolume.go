@@ -147,11 +147,19 @@ func (c *Controller) reconcile(ctx context.Context, turn *reconcile.Turn[object.
 		if !ok {
 			return nil
 		}
+		volume, err := t.migrateVolume(ctx, volume)
+		if err != nil {
+			return err
+		}
 		return t.volume(ctx, volume)
 	}
 	claim, ok := c.stores.PersistentVolumeClaims.Get(turn.Key.Namespace, turn.Key.Name)
 	if !ok {
 		return nil
+	}
+	claim, err := t.migrateClaim(ctx, claim)
+	if err != nil {
+		return err
 	}
 	if claim.GetMetadata().GetAnnotations()[bindCompleted] != "" {
 		return t.boundClaim(ctx, claim)

@@ -7,6 +7,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
 	corev1 "dhow.dev/gen/go/dhow/core/v1"
+	"dhow.dev/pkg/csimigration"
 	"dhow.dev/pkg/object"
 )
 
@@ -87,6 +88,9 @@ func (b *binding) release(ctx context.Context, v *corev1.PersistentVolume) error
 	}
 	if object.IsDeleted(v) {
 		return nil
+	}
+	if v.GetMetadata().GetAnnotations()[csimigration.AnnotationMigratedTo] != "" {
+		return nil // the driver's provisioner carries the policy out
 	}
 	switch v.GetSpec().GetPersistentVolumeReclaimPolicy() {
 	case "Delete":

@@ -1,14 +1,20 @@
-// Package volumeexpand tells users whose claims ask for more than they have who makes the volume larger: the driver's own resizer, as in Kubernetes. Volumes of
-// the built-in provisioner grow in package localpath.
+// Package volumeexpand tells users whose claims ask for more than they have who makes the volume larger: the driver's own resizer, as in Kubernetes. The resizer of
+// a driver that serves a plugin which Kubernetes had built in is named on the claim: it looks for its name. Volumes of the built-in provisioner grow in package localpath.
 package volumeexpand
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
+	"maps"
 
+	"google.golang.org/grpc"
+	"google.golang.org/protobuf/proto"
 	"k8s.io/apimachinery/pkg/api/resource"
 
 	corev1 "dhow.dev/gen/go/dhow/core/v1"
+	"dhow.dev/pkg/client"
+	"dhow.dev/pkg/csimigration"
 	"dhow.dev/pkg/event"
 	"dhow.dev/pkg/informer"
 	"dhow.dev/pkg/object"
@@ -17,8 +23,12 @@ import (
 	"dhow.dev/services/controller-manager/internal/reconcile"
 )
 
+// resizer is the annotation of claims that says who makes them larger.
+const resizer = "volume.kubernetes.io/storage-resizer"
+
 // Config is what the controller is made of.
 type Config struct {
+	Conn    grpc.ClientConnInterface
 	Stores  *inventory.Stores
 	Events  *event.Recorder
 	Logger  *slog.Logger
@@ -30,11 +40,12 @@ type Controller struct {
 	*reconcile.Runner[object.Key]
 	stores *inventory.Stores
 	events event.Source
+	claims *client.Client[*corev1.PersistentVolumeClaim]
 }
 
 // New returns the controller, listening to the stores.
 func New(cfg Config) *Controller {
-	c := &Controller{stores: cfg.Stores, events: cfg.Events.Source("volume_expand")}
+	c := &Controller{stores: cfg.Stores, events: cfg.Events.Source("volume_expand"), claims: client.For[*corev1.PersistentVolumeClaim](cfg.Conn)}
 	c.Runner = reconcile.New(reconcile.Config[object.Key]{
 		Name: "volumeexpand", Source: cfg.Stores, Workers: cfg.Workers, Reconcile: c.reconcile, Logger: cfg.Logger,
 	})
@@ -47,7 +58,7 @@ func New(cfg Config) *Controller {
 	return c
 }
 
-func (c *Controller) reconcile(_ context.Context, turn *reconcile.Turn[object.Key]) error {
+func (c *Controller) reconcile(ctx context.Context, turn *reconcile.Turn[object.Key]) error {
 	claim, ok := c.stores.PersistentVolumeClaims.Get(turn.Key.Namespace, turn.Key.Name)
 	if !ok {
 		return nil
@@ -58,6 +69,36 @@ func (c *Controller) reconcile(_ context.Context, turn *reconcile.Turn[object.Ke
 	if errWant != nil || errHave != nil || want.Cmp(have) <= 0 || !ok || v.GetMetadata().GetAnnotations()["pv.kubernetes.io/provisioned-by"] == localpath.Provisioner {
 		return nil
 	}
+	if csimigration.IsPersistent(v) {
+		return c.migrated(ctx, turn, claim, v)
+	}
 	c.events.Report(claim, "Normal", "ExternalExpanding", "waiting for an external controller to expand this PVC")
+	return nil
+}
+
+// migrated names the resizer of the driver that serves a volume's plugin now.
+func (c *Controller) migrated(ctx context.Context, turn *reconcile.Turn[object.Key], claim *corev1.PersistentVolumeClaim, v *corev1.PersistentVolume) error {
+	plugin, err := csimigration.Plugin(v)
+	if err != nil {
+		return err
+	}
+	driver, ok := csimigration.Driver(plugin)
+	if !ok {
+		return fmt.Errorf("no driver serves the plugin %s", plugin)
+	}
+	c.events.Report(claim, "Normal", "ExternalExpanding", "CSI migration enabled for %s; waiting for external resizer to expand the pvc", plugin)
+	if claim.GetMetadata().GetAnnotations()[resizer] == driver {
+		return nil
+	}
+	next := proto.CloneOf(claim)
+	annotations := map[string]string{}
+	maps.Copy(annotations, claim.GetMetadata().GetAnnotations())
+	annotations[resizer] = driver
+	next.GetMetadata().SetAnnotations(annotations)
+	written, err := c.claims.Update(ctx, next, nil)
+	if err != nil {
+		return fmt.Errorf("resizer of claim %s: %w", object.KeyOf(claim), err)
+	}
+	turn.Wrote(written)
 	return nil
 }

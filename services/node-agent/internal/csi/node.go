@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 
 	csispec "github.com/container-storage-interface/spec/lib/go/csi"
 	"google.golang.org/protobuf/proto"
@@ -14,17 +15,24 @@ import (
 	corev1 "dhow.dev/gen/go/dhow/core/v1"
 	metav1 "dhow.dev/gen/go/dhow/meta/v1"
 	storagev1 "dhow.dev/gen/go/dhow/storage/v1"
+	"dhow.dev/pkg/csimigration"
 )
 
 // nodeIDs is the annotation of the Node with the drivers' names of it, as JSON.
 const nodeIDs = "csi.volume.kubernetes.io/nodeid"
 
-// keepNode makes the node's CSINode, empty at first: others count a node without one as one that takes any number of volumes.
+// keepNode makes the node's CSINode, empty at first: others count a node without one as one that takes any number of volumes. It says whose volumes go to
+// drivers although they name plugins that Kubernetes had built in.
 func (r *Registry) keepNode(ctx context.Context) {
 	r.withRetries(ctx, func() error {
 		r.writing.Lock()
 		defer r.writing.Unlock()
-		return r.edit(ctx, func(*storagev1.CSINode) {})
+		return r.edit(ctx, func(node *storagev1.CSINode) {
+			annotations := map[string]string{}
+			maps.Copy(annotations, node.GetMetadata().GetAnnotations())
+			annotations[csimigration.AnnotationMigratedPlugins] = strings.Join(csimigration.Plugins(), ",")
+			node.GetMetadata().SetAnnotations(annotations)
+		})
 	})
 }
 

@@ -57,8 +57,8 @@ func (m *Manager) driverInfo(ctx context.Context, name string) (*storagev1.CSIDr
 	return info, err
 }
 
-// csiClaim makes the volume of a claim available that a CSI driver has.
-func (m *Manager) csiClaim(ctx context.Context, pod *corev1.Pod, v *corev1.Volume, claim *corev1.PersistentVolumeClaim, pv *corev1.PersistentVolume, readOnly bool, s Sources) (string, error) {
+// csiPersistent makes a PersistentVolume available that a CSI driver has. Claim is nil for one that stands for a volume of the pod's own spec (migratedInline).
+func (m *Manager) csiPersistent(ctx context.Context, pod *corev1.Pod, v *corev1.Volume, claim *corev1.PersistentVolumeClaim, pv *corev1.PersistentVolume, readOnly bool, s Sources) (string, error) {
 	source, uid, name := pv.GetSpec().GetPersistentVolumeSource().GetCsi(), pod.GetMetadata().GetUid(), pv.GetMetadata().GetName()
 	info, err := m.driverInfo(ctx, source.GetDriver())
 	if err != nil {
@@ -68,8 +68,10 @@ func (m *Manager) csiClaim(ctx context.Context, pod *corev1.Pod, v *corev1.Volum
 		pod: pod, sources: s, info: info, claim: claim, pv: pv, attributes: source.GetVolumeAttributes(), fsType: source.GetFsType(), readOnly: readOnly || source.GetReadOnly(),
 		stageSecret: source.GetNodeStageSecretRef(), publishSecret: source.GetNodePublishSecretRef(), expandSecret: source.GetNodeExpandSecretRef(),
 		record: &record{SpecName: name, Driver: source.GetDriver(), Handle: source.GetVolumeHandle(), uid: uid, Block: pv.GetSpec().GetVolumeMode() == "Block",
-			Attached: info == nil || !info.GetSpec().HasAttachRequired() || info.GetSpec().GetAttachRequired(), Republished: info.GetSpec().GetRequiresRepublish(),
-			Claim: claim.GetMetadata().GetNamespace() + "/" + claim.GetMetadata().GetName()},
+			Attached: info == nil || !info.GetSpec().HasAttachRequired() || info.GetSpec().GetAttachRequired(), Republished: info.GetSpec().GetRequiresRepublish()},
+	}
+	if claim != nil {
+		r.record.Claim = claim.GetMetadata().GetNamespace() + "/" + claim.GetMetadata().GetName()
 	}
 	if r.driver, err = m.config.Driver(source.GetDriver()); err != nil {
 		return "", err
@@ -85,7 +87,7 @@ func (m *Manager) csiClaim(ctx context.Context, pod *corev1.Pod, v *corev1.Volum
 		r.record.Target = filepath.Join(m.config.KubeletDir, "plugins/kubernetes.io/csi/volumeDevices/publish", name, uid)
 		r.capability.AccessType = &csispec.VolumeCapability_Block{Block: &csispec.VolumeCapability_BlockVolume{}}
 	} else {
-		r.record.dir = filepath.Join(m.PodDir(uid), csiVolumes, name)
+		r.record.dir = filepath.Join(m.PodDir(uid), csiVolumes, escaped(name))
 		r.record.Target = m.kubelet(filepath.Join(r.record.dir, "mount"))
 		mount := &csispec.VolumeCapability_MountVolume{FsType: source.GetFsType(), MountFlags: pv.GetSpec().GetMountOptions()}
 		if gid := fsGroup(pod); gid >= 0 && r.driver.SetsGroup() {
@@ -112,13 +114,16 @@ func (m *Manager) csiClaim(ctx context.Context, pod *corev1.Pod, v *corev1.Volum
 		}
 	}
 	path, err := m.publish(ctx, r)
-	if err == nil {
-		if err := m.relabelByMount(r, v.GetName(), path); err != nil {
-			return "", err
-		}
+	if err != nil {
+		return "", err
+	}
+	if err := m.relabelByMount(r, v.GetName(), path); err != nil {
+		return "", err
+	}
+	if claim != nil {
 		m.measure(uid, v.GetName(), measurable{namespace: claim.GetMetadata().GetNamespace(), claim: claim.GetMetadata().GetName(), path: path, block: r.record.Block, csi: r.record})
 	}
-	return path, err
+	return path, nil
 }
 
 // accessMode converts Kubernetes' mode to the driver's.
@@ -294,7 +299,7 @@ func (m *Manager) contextOf(ctx context.Context, r *request) (volumeContext, sec
 		volumeContext["csi.storage.k8s.io/pod.namespace"] = md.GetNamespace()
 		volumeContext["csi.storage.k8s.io/pod.uid"] = md.GetUid()
 		volumeContext["csi.storage.k8s.io/serviceAccount.name"] = r.pod.GetSpec().GetServiceAccountName()
-		volumeContext["csi.storage.k8s.io/ephemeral"] = fmt.Sprint(r.claim == nil)
+		volumeContext["csi.storage.k8s.io/ephemeral"] = fmt.Sprint(r.pv == nil)
 	}
 	if secrets, err = m.secret(ctx, r.publishSecret); err != nil {
 		return nil, nil, err

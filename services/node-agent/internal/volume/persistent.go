@@ -20,6 +20,7 @@ import (
 	corev1 "dhow.dev/gen/go/dhow/core/v1"
 	storagev1 "dhow.dev/gen/go/dhow/storage/v1"
 	"dhow.dev/pkg/client"
+	"dhow.dev/pkg/csimigration"
 	"dhow.dev/pkg/object"
 	"dhow.dev/pkg/telemetry/logkey"
 	"dhow.dev/services/node-agent/internal/csi"
@@ -287,6 +288,9 @@ func (m *Manager) claimed(ctx context.Context, pod *corev1.Pod, v *corev1.Volume
 	if err := checkMode(pod, v.GetName(), block); err != nil {
 		return "", err
 	}
+	if pv, err = csimigration.Persistent(pv); err != nil {
+		return "", err
+	}
 	source := pv.GetSpec().GetPersistentVolumeSource()
 	d := &described{pod: pod, sources: s, name: pv.GetMetadata().GetName(), pv: pv, readOnly: readOnly, volume: v.GetName()}
 	switch {
@@ -310,7 +314,7 @@ func (m *Manager) claimed(ctx context.Context, pod *corev1.Pod, v *corev1.Volume
 		m.measure(pod.GetMetadata().GetUid(), v.GetName(), measurable{namespace: namespace, claim: name, path: path, block: block})
 		return path, err
 	case source.HasCsi():
-		return m.csiClaim(ctx, pod, v, claim, pv, readOnly, s)
+		return m.csiPersistent(ctx, pod, v, claim, pv, readOnly, s)
 	}
 	if path, is, err := m.mountByKind(ctx, d, source); is {
 		if err == nil && m.measures(ctx, source) {

@@ -19,6 +19,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 
 	corev1 "dhow.dev/gen/go/dhow/core/v1"
+	"dhow.dev/pkg/csimigration"
 	"dhow.dev/services/node-agent/internal/downward"
 )
 
@@ -94,7 +95,7 @@ func (m *Manager) Update(ctx context.Context, pod *corev1.Pod, s Sources) (bool,
 	var failed error
 	for _, v := range pod.GetSpec().GetVolumes() {
 		source := v.GetVolumeSource()
-		if m.persistent != nil && (source.HasPersistentVolumeClaim() || source.HasEphemeral() || source.HasCsi()) {
+		if m.persistent != nil && (source.HasPersistentVolumeClaim() || source.HasEphemeral() || source.HasCsi() || csimigration.IsInline(source)) {
 			if _, err := m.setup(ctx, pod, v, s); err != nil {
 				failed = errors.Join(failed, fmt.Errorf("MountVolume.SetUp failed for volume %q : %w", v.GetName(), err))
 			}
@@ -125,6 +126,8 @@ func (m *Manager) setup(ctx context.Context, pod *corev1.Pod, v *corev1.Volume, 
 		return m.claimed(ctx, pod, v, s)
 	case source.HasCsi():
 		return m.csiInline(ctx, pod, v, s)
+	case csimigration.IsInline(source):
+		return m.migratedInline(ctx, pod, v, s)
 	case source.HasConfigMap(), source.HasSecret(), source.HasDownwardApi(), source.HasProjected():
 		m.setRelabel(uid, v.GetName(), true)
 		_, err := m.objects(pod, v, s)

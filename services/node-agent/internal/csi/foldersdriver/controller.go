@@ -25,7 +25,7 @@ func (d *driver) ControllerGetCapabilities(context.Context, *csi.ControllerGetCa
 	return answer, nil
 }
 
-func (d *driver) path(id string) string { return filepath.Join(d.root, "volumes", id) }
+func (d *driver) path(id string) string { return filepath.Join(d.root, "volumes", flat(id)) }
 
 func (d *driver) CreateVolume(_ context.Context, q *csi.CreateVolumeRequest) (*csi.CreateVolumeResponse, error) {
 	if !local(q.GetName()) {

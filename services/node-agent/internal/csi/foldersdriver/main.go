@@ -159,5 +159,8 @@ func (d *driver) GetPluginCapabilities(context.Context, *csi.GetPluginCapabiliti
 
 // local says whether an identifier may be the name of a folder.
 func local(id string) bool {
-	return id != "" && filepath.IsLocal(id) && !strings.Contains(id, "/")
+	return id != "" && filepath.IsLocal(flat(id))
 }
+
+// flat is the name of a volume's folder: handles of some drivers, for which this one stands in, have slashes.
+func flat(id string) string { return strings.ReplaceAll(id, "/", "~") }
