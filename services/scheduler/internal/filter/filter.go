@@ -88,6 +88,8 @@ func All() []Filter {
 		{Name: "NodeAffinity", Helps: NodeAdded | NodeLabels, Reject: nodeAffinity},
 		{Name: "NodePorts", Helps: NodeAdded | PodGone, Reject: ports, Pods: true},
 		{Name: "NodeResourcesFit", Helps: NodeAdded | NodeAllocatable | PodGone, Reject: resources, Pods: true},
+		// Two rules, for only the second looks at pods elsewhere.
+		{Name: "VolumeRestrictions", Helps: NodeAdded | PodGone, Reject: diskConflicts, Pods: true},
 		{Name: "VolumeRestrictions", Helps: NodeAdded | PodGone | StorageChanged, Reject: volumeRestrictions, Shared: true, Pods: true},
 		{Name: "NodeVolumeLimits", Helps: NodeAdded | PodGone | StorageChanged, Reject: volumeLimits, Pods: true},
 		{Name: "VolumeBinding", Helps: NodeAdded | NodeLabels | StorageChanged, Reject: volumeBinding},

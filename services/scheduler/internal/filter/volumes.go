@@ -1,6 +1,22 @@
 package filter
 
-import "dhow.dev/services/scheduler/internal/volume"
+import (
+	"slices"
+
+	"dhow.dev/services/scheduler/internal/snapshot"
+	"dhow.dev/services/scheduler/internal/volume"
+)
+
+// diskConflicts keeps pods from nodes where others have disks that theirs cannot share.
+func diskConflicts(c *Context, slot int, reasons []string) []string {
+	used := c.Snapshot.Disks(slot)
+	for i := range c.Class.Disks {
+		if slices.ContainsFunc(used, func(d snapshot.Disk) bool { return c.Class.Disks[i].Conflicts(&d) }) {
+			return append(reasons, volume.ReasonNoDisk)
+		}
+	}
+	return reasons
+}
 
 // volumeRestrictions keeps a pod waiting while another uses a claim that only one pod may use.
 func volumeRestrictions(c *Context, _ int, reasons []string) []string {

@@ -94,7 +94,26 @@ func volumeTests() []verdictTest {
 		}
 	}
 	once := claim("data", `"pv.kubernetes.io/bind-completed":"yes"`, `,"volumeName":"pv","accessModes":["ReadWriteOncePod"]`)
+	disk := func(source string) string { return pod(`"containers":[],"volumes":[{"name":"v",` + source + `}]`) }
+	const noDisk = "node(s) had no available disk"
+	target := disk(`"iscsi":{"targetPortal":"a","iqn":"iqn.2026-11.test:x","lun":1}`)
+	image := func(monitors, rest string) string {
+		return disk(`"rbd":{"monitors":[` + monitors + `],"image":"i","pool":"p"` + rest + `}`)
+	}
 	return []verdictTest{
+		{"an iSCSI target that another pod writes to", world{nodes: zones, pods: []string{on("n1", target)}, pod: disk(`"iscsi":{"targetPortal":"b","iqn":"iqn.2026-11.test:x","lun":2,"readOnly":true}`)},
+			[][]string{{noDisk}, nil}},
+		{"an iSCSI target that all read", world{nodes: zones[:1], pods: []string{on("n1", disk(`"iscsi":{"iqn":"iqn.2026-11.test:x","readOnly":true}`))}, pod: disk(`"iscsi":{"iqn":"iqn.2026-11.test:x","readOnly":true}`)},
+			[][]string{nil}},
+		{"another iSCSI target", world{nodes: zones[:1], pods: []string{on("n1", target)}, pod: disk(`"iscsi":{"iqn":"iqn.2026-11.test:y"}`)}, [][]string{nil}},
+		{"an iSCSI target that a pod which is done had", world{nodes: zones[:1], pods: []string{on("n1", target)[:len(on("n1", target))-1] + `,"status":{"phase":"Succeeded"}}`}, pod: target}, [][]string{nil}},
+		{"a disk of Google's that another pod writes to", world{nodes: zones, pods: []string{on("n1", disk(`"gcePersistentDisk":{"pdName":"d"}`)), on("n2", disk(`"gcePersistentDisk":{"pdName":"d","readOnly":true}`))},
+			pod: disk(`"gcePersistentDisk":{"pdName":"d","readOnly":true}`)}, [][]string{{noDisk}, nil}},
+		{"a disk of Amazon's is one pod's even to read", world{nodes: zones, pods: []string{on("n1", disk(`"awsElasticBlockStore":{"volumeID":"d","readOnly":true}`))},
+			pod: disk(`"awsElasticBlockStore":{"volumeID":"d","readOnly":true}`)}, [][]string{{noDisk}, nil}},
+		{"an image of one of the same monitors", world{nodes: zones, pods: []string{on("n1", image(`"a","b"`, "")), on("n2", image(`"c"`, ""))}, pod: image(`"b"`, "")}, [][]string{{noDisk}, nil}},
+		{"an image that all read", world{nodes: zones[:1], pods: []string{on("n1", image(`"a"`, `,"readOnly":true`))}, pod: image(`"a"`, `,"readOnly":true`)}, [][]string{nil}},
+
 		{"a claim that is not there", world{nodes: zones, pod: using("data")}, [][]string{{`persistentvolumeclaim "data" not found`}, {`persistentvolumeclaim "data" not found`}}},
 		{"a claim that nobody has bound", world{nodes: zones, pod: using("data"), storage: storage(class("csi.example.com", "Immediate", ""), waiting("data"))}, [][]string{{unbound}, {unbound}}},
 		{"a bound volume of one zone", world{nodes: zones, pod: using("data"), storage: storage(bound("data", "pv"), volume("pv", "1Gi", inZone("b")))}, [][]string{{unusable}, nil}},

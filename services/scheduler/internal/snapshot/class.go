@@ -52,6 +52,8 @@ type Class struct {
 	Affinity      PodAffinity
 	// Claims are those of its volumes, sorted by key.
 	Claims []ClaimRef
+	// Disks are those of its own volumes that cannot be shared.
+	Disks []Disk
 	// Images are those of its containers, one for each, with their tags.
 	Images []string
 	Gates  []string
@@ -134,7 +136,7 @@ func Compile(r Resolver, pod *corev1.Pod, services []*corev1.Service) (*Class, e
 	if err := c.compileResources(r, pod); err != nil {
 		return nil, err
 	}
-	c.Ports, c.Claims = hostPorts(spec), claimRefs(m, spec)
+	c.Ports, c.Claims, c.Disks = hostPorts(spec), claimRefs(m, spec), disksOf(spec)
 	for _, t := range spec.GetTolerations() {
 		c.Tolerations = append(c.Tolerations, Toleration{Key: t.GetKey(), Operator: t.GetOperator(), Value: t.GetValue(), Effect: t.GetEffect()})
 	}

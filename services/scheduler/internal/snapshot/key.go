@@ -46,6 +46,7 @@ func ClassKey(pod *corev1.Pod, services []*corev1.Service) string {
 		b = appendString(b, c.Owner)
 	}
 	b = append(b, ';')
+	b = appendDisks(b, disksOf(spec))
 	for _, g := range spec.GetSchedulingGates() {
 		b = appendString(b, g.GetName())
 	}

@@ -27,6 +27,7 @@ type Snapshot struct {
 	allowed cow[int32]
 	pods    cow[int32]
 	ports   cow[[]Port]
+	disks   cow[[]Disk]
 	uses    cow[[]Use]
 	storage Storage
 
@@ -79,7 +80,7 @@ func (s *Snapshot) Fork() *Snapshot {
 	f := &Snapshot{
 		nodes: s.nodes.share(), live: s.live, columns: slices.Clip(s.columns),
 		allocatable: make([]cow[int64], len(s.allocatable)), requested: make([]cow[int64], len(s.requested)),
-		allowed: s.allowed.share(), pods: s.pods.share(), ports: s.ports.share(), uses: s.uses.share(), storage: s.storage.share(), links: s.links.share(),
+		allowed: s.allowed.share(), pods: s.pods.share(), ports: s.ports.share(), disks: s.disks.share(), uses: s.uses.share(), storage: s.storage.share(), links: s.links.share(),
 		topologies: make([]topology, len(s.topologies)), groups: make([]group, len(s.groups)),
 		holders: make([]holder, len(s.holders)),
 	}
@@ -138,6 +139,9 @@ func (s *Snapshot) Pods(slot int) (has, allowed int32) {
 // Ports returns the host ports in use on a node.
 func (s *Snapshot) Ports(slot int) []Port { return s.ports.items[slot] }
 
+// Disks returns the disks in use on a node that cannot be shared.
+func (s *Snapshot) Disks(slot int) []Disk { return s.disks.items[slot] }
+
 // AddColumn adds a resource that no column has.
 func (s *Snapshot) AddColumn(name string) int {
 	s.columns = append(s.columns, name)
@@ -159,6 +163,7 @@ func (s *Snapshot) AddSlot() int {
 	s.allowed.grow(0)
 	s.pods.grow(0)
 	s.ports.grow(nil)
+	s.disks.grow(nil)
 	s.uses.grow(nil)
 	for i := range s.topologies {
 		s.topologies[i].domainOf.grow(NoDomain)
@@ -208,6 +213,14 @@ func (s *Snapshot) AddPod(slot int, c *Class, holder string) {
 		}
 		s.ports.write()[slot] = ports
 	}
+	if len(c.Disks) > 0 {
+		disks := slices.Clone(s.disks.items[slot])
+		for _, d := range c.Disks {
+			d.Holder = holder
+			disks = append(disks, d)
+		}
+		s.disks.write()[slot] = disks
+	}
 	if len(c.Claims) > 0 {
 		uses := slices.Clip(s.uses.items[slot])
 		for _, ref := range c.Claims {
@@ -222,6 +235,9 @@ func (s *Snapshot) RemovePod(slot int, c *Class, holder string) {
 	s.request(slot, c, -1)
 	if len(c.Ports) > 0 {
 		s.ports.write()[slot] = slices.DeleteFunc(append([]Port(nil), s.ports.items[slot]...), func(p Port) bool { return p.Holder == holder })
+	}
+	if len(c.Disks) > 0 {
+		s.disks.write()[slot] = slices.DeleteFunc(slices.Clone(s.disks.items[slot]), func(d Disk) bool { return d.Holder == holder })
 	}
 	if len(c.Claims) > 0 {
 		s.uses.write()[slot] = slices.DeleteFunc(slices.Clone(s.uses.items[slot]), func(u Use) bool { return u.Holder == holder })

@@ -19,6 +19,7 @@ const (
 	ReasonNoSpace  = "node(s) did not have enough free storage"
 	ReasonLost     = "node(s) unavailable due to one or more pvc(s) bound to non-existent pv(s)"
 	ReasonInUse    = "node has pod using PersistentVolumeClaim with the same name and ReadWriteOncePod access mode"
+	ReasonNoDisk   = "node(s) had no available disk"
 	ReasonTooMany  = "node(s) exceed max volume count"
 	ReasonZone     = "node(s) had no available volume zone"
 	messageUnbound = "pod has unbound immediate PersistentVolumeClaims"
