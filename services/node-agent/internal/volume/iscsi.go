@@ -229,18 +229,18 @@ func (i iscsiDisks) reach(ctx context.Context, v *mounting, portal, transport st
 		return "", fmt.Errorf("iscsi: look for disk %d: %w", t.LUN, err)
 	}
 	name := fmt.Sprintf("ip-%s-iscsi-%s-lun-%d", strings.NewReplacer("[", "", "]", "").Replace(portal), t.IQN, t.LUN)
-	if transport != "tcp" {
-		name = "pci-*-" + name
-	}
 	path := await(ctx, deviceWithin, func() string {
-		found, _ := filepath.Glob(i.m.dev("disk/by-path", name))
-		if len(found) == 0 {
-			return ""
+		entries, _ := os.ReadDir(i.m.dev("disk/by-path")) // which comes with the first device
+		for _, e := range entries {
+			// A transport of an adapter's own has the adapter's address before the name.
+			if e.Name() == name || transport != "tcp" && strings.HasPrefix(e.Name(), "pci-") && strings.HasSuffix(e.Name(), "-"+name) {
+				found := i.m.dev("disk/by-path", e.Name())
+				if _, err := os.Stat(found); err == nil {
+					return found
+				}
+			}
 		}
-		if _, err := os.Stat(found[0]); err != nil {
-			return ""
-		}
-		return found[0]
+		return ""
 	})
 	if path == "" {
 		return "", fmt.Errorf("iscsi: timed out waiting for device at path %s after %s", i.m.dev("disk/by-path", name), deviceWithin)

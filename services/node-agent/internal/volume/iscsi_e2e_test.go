@@ -273,6 +273,47 @@ func TestISCSIOverSeveralPaths(t *testing.T) {
 	n.nothingMounted()
 }
 
+// TestISCSIByAnAdapter: an adapter with a transport of its own, whose address is part of the device's name.
+func TestISCSIByAnAdapter(t *testing.T) {
+	t.Setenv("TRANSPORT", "bnx2i")
+	t.Setenv("PREFIX", "pci-0000:04:00.0-")
+	device := loopDevice(t)
+	n, p := newTarget(t, device)
+	pod := podtest.Pod(t, `{metadata: {name: p, uid: uid-of-p}, spec: {volumes: [{name: v, iscsi: {targetPortal: "store.test:3261", iqn: "`+targetName+`", lun: 1, iscsiInterface: bnx2i.00, readOnly: false}}]}}`)
+	paths, err := n.volumes.Setup(n.ctx, pod, n.sources())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if lines := mountsAt(t, paths["v"]); len(lines) != 1 || !strings.Contains(lines[0], " - ext4 "+device+" ") {
+		t.Errorf("mounted: %q", lines)
+	}
+	if calls := p.calls("iscsiadm -m node -p store.test:3261 -T " + targetName + " -I bnx2i.00 --login"); len(calls) != 1 {
+		t.Errorf("called: %q", p.calls())
+	}
+	if err := n.volumes.Remove(n.ctx, "uid-of-p"); err != nil {
+		t.Fatal(err)
+	}
+	n.nothingMounted()
+}
+
+func TestVolumesStayInTheirFolders(t *testing.T) {
+	n, p := newTarget(t, loopDevice(t))
+	for source, want := range map[string]string{
+		`iscsi: {targetPortal: 192.0.2.1, iqn: "` + targetName + `", lun: 1, iscsiInterface: "../../../../outside"}`: "cannot be a path",
+		`fc: {wwids: ["../../../../outside"]}`:    "cannot be a path",
+		`nfs: {server: "-oremount", path: /data}`: "is no server",
+	} {
+		pod := podtest.Pod(t, `{metadata: {name: p, uid: uid-of-p}, spec: {volumes: [{name: v, `+source+`}]}}`)
+		if _, err := n.volumes.Setup(n.ctx, pod, n.sources()); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v", source, err)
+		}
+	}
+	p.expect(p.calls())
+	if err := n.volumes.Remove(n.ctx, "uid-of-p"); err != nil {
+		t.Fatal(err)
+	}
+}
+
 func TestISCSIThatFails(t *testing.T) {
 	n, p := newTarget(t)
 	p.write("down", "192.0.2.9:3260\n", 0o644)

@@ -175,7 +175,7 @@ func (m *Manager) mountByKind(ctx context.Context, d *described, source *corev1.
 	relabel := false
 	switch {
 	case source.HasNfs():
-		v = m.nfs(d, source.GetNfs())
+		v, err = m.nfs(d, source.GetNfs())
 	case source.HasIscsi():
 		v, err = m.iscsi(ctx, d, source.GetIscsi())
 	case source.HasFc():
@@ -247,6 +247,10 @@ func (m *Manager) mountVolume(ctx context.Context, v *mounting) (string, error) 
 	b, err := m.backend(r.Kind)
 	if err != nil {
 		return "", err
+	}
+	// What a spec says must not lead out of the folder of its kind.
+	if place := strings.TrimPrefix(r.ID, r.Kind+"/"); r.ID != "" && (!filepath.IsLocal(place) || filepath.Clean(place) != place) {
+		return "", fmt.Errorf("%s volume %s: %q cannot be a path", r.Kind, r.Name, place)
 	}
 	defer m.lock(r.lock())()
 	now, err := boot()

@@ -23,15 +23,18 @@ const unmountShareWithin = time.Minute
 // shares are NFS exports, which are mounted for each pod.
 type shares struct{ m *Manager }
 
-func (m *Manager) nfs(d *described, source *corev1.NFSVolumeSource) *mounting {
+func (m *Manager) nfs(d *described, source *corev1.NFSVolumeSource) (*mounting, error) {
 	v := m.mounting(d, kindNFS, "")
 	v.readOnly = v.readOnly || source.GetReadOnly()
 	server := source.GetServer()
 	if address, err := netip.ParseAddr(server); err == nil && address.Is6() {
 		server = "[" + server + "]"
 	}
+	if strings.HasPrefix(server, "-") {
+		return nil, fmt.Errorf("nfs: %q is no server", server) // but would be an option
+	}
 	v.share = server + ":" + source.GetPath()
-	return v
+	return v, nil
 }
 
 func (shares) attach(context.Context, *mounting) (string, error) { return "", nil }
