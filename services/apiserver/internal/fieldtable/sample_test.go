@@ -62,6 +62,8 @@ var minimal = map[string]string{
 	"DownwardAPIVolumeFile": `{path: p, fieldRef: {fieldPath: metadata.name}}`, "SecretProjection": `name: s`, "ConfigMapProjection": `name: s`,
 	"ServiceAccountTokenProjection": `path: t`, "ProjectedVolumeSource": `sources: [{configMap: {name: c}}]`, "VolumeProjection": `configMap: {name: c}`,
 	"PersistentVolumeClaimVolumeSource": `claimName: c`, "CSIVolumeSource": `driver: d.example.com`, "NFSVolumeSource": `{server: s, path: /p}`,
+	"ISCSIVolumeSource": `{targetPortal: p, iqn: "iqn.2026-11.test:x", lun: 1, secretRef: {name: s}}`, "ISCSIPersistentVolumeSource": `{targetPortal: p, iqn: "iqn.2026-11.test:x", lun: 1, secretRef: {name: s}}`,
+	"FlexVolumeSource": `driver: a/b`, "FlexPersistentVolumeSource": `driver: a/b`, "FCVolumeSource": `{targetWWNs: [a], lun: 1}`,
 	"GitRepoVolumeSource": `repository: r`, "ImageVolumeSource": `reference: r`,
 	"TypedLocalObjectReference": `{kind: PersistentVolumeClaim, name: c}`, "TypedObjectReference": `{kind: PersistentVolumeClaim, name: c}`,
 	"LocalVolumeSource": `path: /x`, "CSIPersistentVolumeSource": `{driver: d.example.com, volumeHandle: h}`, "SecretReference": `{name: s, namespace: d}`,
@@ -98,6 +100,7 @@ var unions = map[string][]string{
 	"PodFailurePolicyRule": {"onExitCodes", "onPodConditions"},
 	"PersistentVolumeSpec": {"gcePersistentDisk", "awsElasticBlockStore", "hostPath", "glusterfs", "nfs", "rbd", "iscsi", "cinder", "cephfs", "fc", "flocker", "flexVolume", "azureFile",
 		"vsphereVolume", "quobyte", "azureDisk", "photonPersistentDisk", "portworxVolume", "scaleIO", "local", "storageos", "csi"},
+	"FCVolumeSource":   {"targetWWNs", "wwids"},
 	"VolumeProjection": {"secret", "configMap", "downwardAPI", "serviceAccountToken", "clusterTrustBundle", "podCertificate"},
 }
 
@@ -123,7 +126,8 @@ var values = map[string]string{
 	"SecurityContext.procMount": "Default", "SecurityContext.allowPrivilegeEscalation": "true", "SeccompProfile.type": "Unconfined", "AppArmorProfile.type": "Unconfined",
 	"SeccompProfile.localhostProfile": "p", "AppArmorProfile.localhostProfile": "p", "PodSecurityContext.supplementalGroupsPolicy": "Strict",
 	"PodSecurityContext.fsGroupChangePolicy": "OnRootMismatch", "PodSecurityContext.seLinuxChangePolicy": "Recursive",
-	"NFSVolumeSource.path": "/q", "HostPathVolumeSource.type": "Directory", "EmptyDirVolumeSource.medium": "HugePages", "EmptyDirVolumeSource.sizeLimit": `"1"`,
+	"NFSVolumeSource.path": "/q", "ISCSIVolumeSource.iqn": "naa.0123456789abcdef0123456789abcdef", "ISCSIPersistentVolumeSource.iqn": "eui.0123456789abcdef",
+	"ISCSIVolumeSource.initiatorName": `"iqn.2026-11.test:me"`, "ISCSIPersistentVolumeSource.initiatorName": `"iqn.2026-11.test:me"`, "HostPathVolumeSource.type": "Directory", "EmptyDirVolumeSource.medium": "HugePages", "EmptyDirVolumeSource.sizeLimit": `"1"`,
 	"NodeSelectorRequirement.operator": "Exists", "NodeSelectorRequirement.values": "[v]", "LabelSelectorRequirement.operator": "Exists", "LabelSelectorRequirement.values": "[v]",
 	"Toleration.operator": "Equal", "Toleration.effect": "NoExecute", "HostAlias.ip": "10.0.0.2", "PodDNSConfig.nameservers": "[10.0.0.1]",
 	"TopologySpreadConstraint.whenUnsatisfiable": "ScheduleAnyway", "TopologySpreadConstraint.nodeAffinityPolicy": "Honor", "TopologySpreadConstraint.nodeTaintsPolicy": "Honor",

@@ -45,6 +45,9 @@ func PersistentVolume(pv *corev1.PersistentVolume) {
 	if pv.Spec.HostPath != nil {
 		orPointer(&pv.Spec.HostPath.Type, corev1.HostPathUnset)
 	}
+	if pv.Spec.ISCSI != nil {
+		orDefault(&pv.Spec.ISCSI.ISCSIInterface, "default")
+	}
 }
 
 // PersistentVolumeClaim completes a claim.

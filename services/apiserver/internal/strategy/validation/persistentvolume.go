@@ -37,7 +37,7 @@ func PersistentVolume(v *corev1.PersistentVolume) field.ErrorList {
 			errs = append(errs, nodeSelector(at, a.Required)...)
 		}
 	}
-	errs = append(errs, persistentVolumeSource(spec, at)...)
+	errs = append(errs, persistentVolumeSource(spec, v.Name, at)...)
 	if spec.HostPath != nil && path.Clean(spec.HostPath.Path) == "/" && spec.PersistentVolumeReclaimPolicy == corev1.PersistentVolumeReclaimRecycle {
 		errs = append(errs, field.Forbidden(at.Child("persistentVolumeReclaimPolicy"), "may not be 'recycle' for a hostPath mount of '/'"))
 	}
@@ -62,7 +62,7 @@ func PersistentVolume(v *corev1.PersistentVolume) field.ErrorList {
 }
 
 // persistentVolumeSource wants exactly one kind of volume. Of the kinds that nodes mount it looks at what is in them.
-func persistentVolumeSource(spec *corev1.PersistentVolumeSpec, at *field.Path) field.ErrorList {
+func persistentVolumeSource(spec *corev1.PersistentVolumeSpec, name string, at *field.Path) field.ErrorList {
 	var errs field.ErrorList
 	count := 0
 	take := func(name string, set bool, look func(*field.Path) field.ErrorList) {
@@ -82,8 +82,8 @@ func persistentVolumeSource(spec *corev1.PersistentVolumeSpec, at *field.Path) f
 	take("hostPath", s.HostPath != nil, func(at *field.Path) field.ErrorList { return hostPath(at, s.HostPath) })
 	for _, other := range []flag{
 		{"gcePersistentDisk", s.GCEPersistentDisk != nil}, {"awsElasticBlockStore", s.AWSElasticBlockStore != nil}, {"glusterfs", s.Glusterfs != nil},
-		{"flocker", s.Flocker != nil}, {"rbd", s.RBD != nil}, {"quobyte", s.Quobyte != nil}, {"cephfs", s.CephFS != nil}, {"iscsi", s.ISCSI != nil}, {"cinder", s.Cinder != nil},
-		{"fc", s.FC != nil}, {"flexVolume", s.FlexVolume != nil}, {"azureFile", s.AzureFile != nil}, {"vsphereVolume", s.VsphereVolume != nil},
+		{"flocker", s.Flocker != nil}, {"rbd", s.RBD != nil}, {"quobyte", s.Quobyte != nil}, {"cephfs", s.CephFS != nil}, {"cinder", s.Cinder != nil},
+		{"azureFile", s.AzureFile != nil}, {"vsphereVolume", s.VsphereVolume != nil},
 		{"photonPersistentDisk", s.PhotonPersistentDisk != nil}, {"portworxVolume", s.PortworxVolume != nil}, {"azureDisk", s.AzureDisk != nil},
 		{"scaleIO", s.ScaleIO != nil}, {"storageos", s.StorageOS != nil},
 	} {
@@ -96,6 +96,9 @@ func persistentVolumeSource(spec *corev1.PersistentVolumeSpec, at *field.Path) f
 		}
 		return errs
 	})
+	take("iscsi", s.ISCSI != nil, func(at *field.Path) field.ErrorList { return iscsi(at, s.ISCSI, name) })
+	take("fc", s.FC != nil, func(at *field.Path) field.ErrorList { return fibreChannel(at, s.FC) })
+	take("flexVolume", s.FlexVolume != nil, func(at *field.Path) field.ErrorList { return flexVolume(at, s.FlexVolume.Driver, s.FlexVolume.Options) })
 	take("local", s.Local != nil, func(at *field.Path) field.ErrorList {
 		if s.Local.Path == "" {
 			return field.ErrorList{field.Required(at.Child("path"), "")}

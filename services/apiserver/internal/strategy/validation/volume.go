@@ -82,6 +82,9 @@ func volumeSource(at *field.Path, v *corev1.Volume) field.ErrorList {
 		}
 		return errs
 	})
+	take("iscsi", v.ISCSI != nil, func(at *field.Path) field.ErrorList { return iscsi(at, iscsiInPod(v.ISCSI), "") })
+	take("fc", v.FC != nil, func(at *field.Path) field.ErrorList { return fibreChannel(at, v.FC) })
+	take("flexVolume", v.FlexVolume != nil, func(at *field.Path) field.ErrorList { return flexVolume(at, v.FlexVolume.Driver, v.FlexVolume.Options) })
 	take("csi", v.CSI != nil, func(at *field.Path) field.ErrorList { return csiDriverName(at.Child("driver"), v.CSI.Driver) })
 	take("ephemeral", v.Ephemeral != nil, func(at *field.Path) field.ErrorList {
 		if v.Ephemeral.VolumeClaimTemplate == nil {
@@ -96,9 +99,9 @@ func volumeSource(at *field.Path, v *corev1.Volume) field.ErrorList {
 		name string
 		set  bool
 	}{
-		{"gcePersistentDisk", v.GCEPersistentDisk != nil}, {"awsElasticBlockStore", v.AWSElasticBlockStore != nil}, {"iscsi", v.ISCSI != nil},
+		{"gcePersistentDisk", v.GCEPersistentDisk != nil}, {"awsElasticBlockStore", v.AWSElasticBlockStore != nil},
 		{"glusterfs", v.Glusterfs != nil}, {"flocker", v.Flocker != nil}, {"rbd", v.RBD != nil}, {"cinder", v.Cinder != nil}, {"cephfs", v.CephFS != nil},
-		{"quobyte", v.Quobyte != nil}, {"fc", v.FC != nil}, {"flexVolume", v.FlexVolume != nil}, {"azureFile", v.AzureFile != nil},
+		{"quobyte", v.Quobyte != nil}, {"azureFile", v.AzureFile != nil},
 		{"vsphereVolume", v.VsphereVolume != nil}, {"photonPersistentDisk", v.PhotonPersistentDisk != nil}, {"portworxVolume", v.PortworxVolume != nil},
 		{"azureDisk", v.AzureDisk != nil}, {"storageos", v.StorageOS != nil}, {"scaleIO", v.ScaleIO != nil},
 	}
