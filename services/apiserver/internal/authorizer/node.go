@@ -265,6 +265,12 @@ func volumeSecrets(v *corev1.PersistentVolumeSpec) []*corev1.SecretReference {
 		return []*corev1.SecretReference{v.ISCSI.SecretRef}
 	case v.FlexVolume != nil:
 		return []*corev1.SecretReference{v.FlexVolume.SecretRef}
+	case v.AzureFile != nil:
+		ref := &corev1.SecretReference{Name: v.AzureFile.SecretName}
+		if v.AzureFile.SecretNamespace != nil {
+			ref.Namespace = *v.AzureFile.SecretNamespace
+		}
+		return []*corev1.SecretReference{ref}
 	}
 	return nil
 }

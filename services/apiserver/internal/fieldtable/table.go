@@ -132,10 +132,10 @@ var table = map[string]message{
 
 	"core.v1.Volume": {accepted: "name volumeSource"},
 	"core.v1.VolumeSource": {
-		accepted:    "hostPath emptyDir secret configMap downwardAPI projected persistentVolumeClaim csi ephemeral image nfs iscsi fc flexVolume",
-		notEnforced: "gcePersistentDisk awsElasticBlockStore cinder azureFile vsphereVolume azureDisk portworxVolume",
-		refused:     with(removedVolumes, "gitRepo", "deprecated in v1.11, and disabled by default in v1.33+"),
-		notes:       volumeKinds,
+		accepted: `hostPath emptyDir secret configMap downwardAPI projected persistentVolumeClaim csi ephemeral image nfs iscsi fc flexVolume
+			gcePersistentDisk awsElasticBlockStore cinder azureFile vsphereVolume azureDisk portworxVolume`,
+		refused: with(removedVolumes, "gitRepo", "deprecated in v1.11, and disabled by default in v1.33+"),
+		notes:   volumeKinds,
 	},
 	"core.v1.VolumeDevice":                      {accepted: "name devicePath"},
 	"core.v1.PersistentVolumeClaimVolumeSource": {accepted: "claimName readOnly"},
@@ -325,18 +325,26 @@ var table = map[string]message{
 		notes: map[string]string{"persistentVolumeReclaimPolicy": "Recycle, which Kubernetes has deprecated, fails with a message", "mountOptions": "are the driver's"},
 	},
 	"core.v1.PersistentVolumeSource": {
-		accepted:    "hostPath local csi nfs iscsi fc flexVolume",
-		notEnforced: "gcePersistentDisk awsElasticBlockStore cinder azureFile vsphereVolume azureDisk portworxVolume",
-		refused:     removedVolumes,
-		notes:       volumeKinds,
+		accepted: "hostPath local csi nfs iscsi fc flexVolume gcePersistentDisk awsElasticBlockStore cinder azureFile vsphereVolume azureDisk portworxVolume",
+		refused:  removedVolumes,
+		notes:    volumeKinds,
 	},
-	"core.v1.NFSVolumeSource":             {accepted: "server path readOnly"},
-	"core.v1.ISCSIVolumeSource":           {accepted: iscsiFields, notes: iscsiNotes},
-	"core.v1.ISCSIPersistentVolumeSource": {accepted: iscsiFields, notes: iscsiNotes},
-	"core.v1.FCVolumeSource":              {accepted: "targetWWNs lun fsType readOnly wwids"},
-	"core.v1.FlexVolumeSource":            {accepted: "driver fsType secretRef readOnly options", notes: flexNotes},
-	"core.v1.FlexPersistentVolumeSource":  {accepted: "driver fsType secretRef readOnly options", notes: flexNotes},
-	"core.v1.LocalVolumeSource":           {accepted: "path fsType", notes: map[string]string{"path": "a folder, or a block device", "fsType": "an empty device is formatted with the machine's mkfs"}},
+	"core.v1.GCEPersistentDiskVolumeSource":    {accepted: "pdName fsType partition readOnly"},
+	"core.v1.AWSElasticBlockStoreVolumeSource": {accepted: "volumeID fsType partition readOnly"},
+	"core.v1.AzureDiskVolumeSource":            {accepted: "diskName diskURI cachingMode fsType readOnly kind"},
+	"core.v1.AzureFileVolumeSource":            {accepted: "secretName shareName readOnly"},
+	"core.v1.AzureFilePersistentVolumeSource":  {accepted: "secretName shareName readOnly secretNamespace"},
+	"core.v1.CinderVolumeSource":               {accepted: "volumeID fsType readOnly secretRef"},
+	"core.v1.CinderPersistentVolumeSource":     {accepted: "volumeID fsType readOnly secretRef"},
+	"core.v1.VsphereVirtualDiskVolumeSource":   {accepted: "volumePath fsType storagePolicyName storagePolicyID"},
+	"core.v1.PortworxVolumeSource":             {accepted: "volumeID fsType readOnly"},
+	"core.v1.NFSVolumeSource":                  {accepted: "server path readOnly"},
+	"core.v1.ISCSIVolumeSource":                {accepted: iscsiFields, notes: iscsiNotes},
+	"core.v1.ISCSIPersistentVolumeSource":      {accepted: iscsiFields, notes: iscsiNotes},
+	"core.v1.FCVolumeSource":                   {accepted: "targetWWNs lun fsType readOnly wwids"},
+	"core.v1.FlexVolumeSource":                 {accepted: "driver fsType secretRef readOnly options", notes: flexNotes},
+	"core.v1.FlexPersistentVolumeSource":       {accepted: "driver fsType secretRef readOnly options", notes: flexNotes},
+	"core.v1.LocalVolumeSource":                {accepted: "path fsType", notes: map[string]string{"path": "a folder, or a block device", "fsType": "an empty device is formatted with the machine's mkfs"}},
 	"core.v1.CSIPersistentVolumeSource": {accepted: `driver volumeHandle readOnly fsType volumeAttributes controllerPublishSecretRef nodeStageSecretRef nodePublishSecretRef
 		controllerExpandSecretRef nodeExpandSecretRef`},
 	"core.v1.SecretReference":       {accepted: "name namespace"},
@@ -358,7 +366,7 @@ var table = map[string]message{
 	"runtime.v1.Scheduling":                    {accepted: "nodeSelector tolerations"},
 	"storage.v1.StorageClass": {
 		accepted: "metadata provisioner parameters reclaimPolicy mountOptions allowVolumeExpansion volumeBindingMode allowedTopologies",
-		notes:    map[string]string{"provisioner": "dhow.dev/local-path is built in", "parameters": "are the provisioner's; the built-in one has none"},
+		notes:    map[string]string{"provisioner": "dhow.dev/local-path is built in; the names of plugins that Kubernetes had built in mean the CSI drivers that serve them", "parameters": "are the provisioner's; the built-in one has none"},
 	},
 	"storage.v1.CSIDriver": {accepted: "metadata spec"},
 	"storage.v1.CSIDriverSpec": {
@@ -374,7 +382,7 @@ var table = map[string]message{
 	"storage.v1.CSIStorageCapacity":     {accepted: "metadata nodeTopology storageClassName capacity maximumVolumeSize"},
 	"storage.v1.VolumeAttachment":       {accepted: "metadata spec", whole: "status"},
 	"storage.v1.VolumeAttachmentSpec":   {accepted: "attacher source nodeName"},
-	"storage.v1.VolumeAttachmentSource": {accepted: "persistentVolumeName", notEnforced: "inlineVolumeSpec", notes: map[string]string{"inlineVolumeSpec": "is for volumes that Kubernetes migrated to CSI"}},
+	"storage.v1.VolumeAttachmentSource": {accepted: "persistentVolumeName", whole: "inlineVolumeSpec", notes: map[string]string{"inlineVolumeSpec": "written for the volumes of pods' own specs that CSI drivers serve in place of plugins"}},
 	"storage.v1.VolumeAttributesClass": {accepted: "metadata driverName parameters", notes: map[string]string{
 		"parameters": "are carried out by the driver's own resizer; binding compares the class' name"}},
 
@@ -392,10 +400,10 @@ var flexNotes = map[string]string{"driver": "the node's agent attaches and detac
 
 // volumeKinds say why there are kinds of volumes that nothing mounts.
 var volumeKinds = map[string]string{
-	"gcePersistentDisk": "served by the CSI driver pd.csi.storage.gke.io in Kubernetes: use that", "awsElasticBlockStore": "served by the CSI driver ebs.csi.aws.com in Kubernetes: use that",
-	"azureDisk": "served by the CSI driver disk.csi.azure.com in Kubernetes: use that", "azureFile": "served by the CSI driver file.csi.azure.com in Kubernetes: use that",
-	"cinder": "served by the CSI driver cinder.csi.openstack.org in Kubernetes: use that", "vsphereVolume": "served by the CSI driver csi.vsphere.vmware.com in Kubernetes: use that",
-	"portworxVolume": "served by the CSI driver pxd.portworx.com in Kubernetes: use that",
+	"gcePersistentDisk": "served by the CSI driver pd.csi.storage.gke.io, as in Kubernetes v1.36", "awsElasticBlockStore": "served by the CSI driver ebs.csi.aws.com, as in Kubernetes v1.36",
+	"azureDisk": "served by the CSI driver disk.csi.azure.com, as in Kubernetes v1.36", "azureFile": "served by the CSI driver file.csi.azure.com, as in Kubernetes v1.36",
+	"cinder": "served by the CSI driver cinder.csi.openstack.org, as in Kubernetes v1.36", "vsphereVolume": "served by the CSI driver csi.vsphere.vmware.com, as in Kubernetes v1.36",
+	"portworxVolume": "served by the CSI driver pxd.portworx.com, as in Kubernetes v1.36",
 	"flexVolume":     "by drivers below the node's --volume-plugin-dir",
 	"nfs":            "the node needs mount.nfs (nfs-common, nfs-utils)", "iscsi": "the node needs iscsiadm (open-iscsi, iscsi-initiator-utils)", "fc": "the node needs an adapter; with several paths, multipath-tools",
 	"csi": "by drivers that register as with a kubelet",

@@ -46,6 +46,14 @@ func TestMessagesOfVolumes(t *testing.T) {
 		"driver":             {"pv", volume(`csi: {driver: d.example.com, nodePublishSecretRef: {name: s}}`), "spec.csi.volumeHandle: Required value\nspec.csi.nodePublishSecretRef.namespace: Required value"},
 		"recycled machine":   {"pv", volume(`hostPath: {path: /}, persistentVolumeReclaimPolicy: Recycle`), `spec.persistentVolumeReclaimPolicy: Forbidden: may not be 'recycle' for a hostPath mount of '/'`},
 		"policy":             {"pv", volume(`hostPath: {path: /x}, persistentVolumeReclaimPolicy: Burn`), `spec.persistentVolumeReclaimPolicy: Unsupported value: "Burn": supported values: "Delete", "Recycle", "Retain"`},
+		"Google's disk":      {"pv", volume(`gcePersistentDisk: {partition: 300}`), "spec.gcePersistentDisk.pdName: Required value\nspec.gcePersistentDisk.partition: Invalid value: 300: must be between 0 and 255, inclusive"},
+		"Amazon's disk":      {"pv", volume(`awsElasticBlockStore: {volumeID: vol-1}`), ``},
+		"Azure's disk":       {"pv", volume(`azureDisk: {diskName: d, diskURI: x, kind: Managed}`), `spec.azureDisk.diskURI: Unsupported value: "x": supported values: "/subscriptions/{sub-id}/resourcegroups/{group-name}/providers/microsoft.compute/disks/{disk-id}"`},
+		"Azure's share":      {"pv", volume(`azureFile: {shareName: s, secretNamespace: ""}`), "spec.azureFile.secretName: Required value\nspec.azureFile.secretNamespace: Required value"},
+		"Cinder's secret":    {"pv", volume(`cinder: {volumeID: v, secretRef: {name: s}}`), `spec.cinder.secretRef.namespace: Required value`},
+		"VMware's disk":      {"pod", `spec: {containers: [{name: c, image: i}], volumes: [{name: v, vsphereVolume: {}}]}`, `spec.volumes[0].vsphereVolume.volumePath: Required value`},
+		"Portworx":           {"pod", `spec: {containers: [{name: c, image: i}], volumes: [{name: v, portworxVolume: {fsType: ext4}}]}`, `spec.volumes[0].portworxVolume.volumeID: Required value`},
+		"a pod's share":      {"pod", `spec: {containers: [{name: c, image: i}], volumes: [{name: v, azureFile: {secretName: s}}]}`, `spec.volumes[0].azureFile.shareName: Required value`},
 		"attributes of none": {"pv", volume(`hostPath: {path: /x}, volumeAttributesClassName: fast`), `spec.csi: Required value: has to be specified when using volumeAttributesClassName`},
 	} {
 		t.Run(name, func(t *testing.T) {

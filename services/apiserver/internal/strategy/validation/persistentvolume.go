@@ -80,11 +80,12 @@ func persistentVolumeSource(spec *corev1.PersistentVolumeSpec, name string, at *
 	}
 	s := &spec.PersistentVolumeSource
 	take("hostPath", s.HostPath != nil, func(at *field.Path) field.ErrorList { return hostPath(at, s.HostPath) })
+	for _, c := range persistentCloudVolumes(s) {
+		take(c.name, c.set, c.look)
+	}
 	for _, other := range []flag{
-		{"gcePersistentDisk", s.GCEPersistentDisk != nil}, {"awsElasticBlockStore", s.AWSElasticBlockStore != nil}, {"glusterfs", s.Glusterfs != nil},
-		{"flocker", s.Flocker != nil}, {"rbd", s.RBD != nil}, {"quobyte", s.Quobyte != nil}, {"cephfs", s.CephFS != nil}, {"cinder", s.Cinder != nil},
-		{"azureFile", s.AzureFile != nil}, {"vsphereVolume", s.VsphereVolume != nil},
-		{"photonPersistentDisk", s.PhotonPersistentDisk != nil}, {"portworxVolume", s.PortworxVolume != nil}, {"azureDisk", s.AzureDisk != nil},
+		{"glusterfs", s.Glusterfs != nil}, {"flocker", s.Flocker != nil}, {"rbd", s.RBD != nil}, {"quobyte", s.Quobyte != nil}, {"cephfs", s.CephFS != nil},
+		{"photonPersistentDisk", s.PhotonPersistentDisk != nil},
 		{"scaleIO", s.ScaleIO != nil}, {"storageos", s.StorageOS != nil},
 	} {
 		take(other.name, other.set, nil)

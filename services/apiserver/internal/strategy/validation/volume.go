@@ -95,15 +95,15 @@ func volumeSource(at *field.Path, v *corev1.Volume) field.ErrorList {
 	take("image", v.Image != nil, func(at *field.Path) field.ErrorList {
 		return requiredOneOf(at.Child("pullPolicy"), v.Image.PullPolicy, corev1.PullAlways, corev1.PullIfNotPresent, corev1.PullNever)
 	})
+	for _, c := range podCloudVolumes(v) {
+		take(c.name, c.set, c.look)
+	}
 	removed := []struct {
 		name string
 		set  bool
 	}{
-		{"gcePersistentDisk", v.GCEPersistentDisk != nil}, {"awsElasticBlockStore", v.AWSElasticBlockStore != nil},
-		{"glusterfs", v.Glusterfs != nil}, {"flocker", v.Flocker != nil}, {"rbd", v.RBD != nil}, {"cinder", v.Cinder != nil}, {"cephfs", v.CephFS != nil},
-		{"quobyte", v.Quobyte != nil}, {"azureFile", v.AzureFile != nil},
-		{"vsphereVolume", v.VsphereVolume != nil}, {"photonPersistentDisk", v.PhotonPersistentDisk != nil}, {"portworxVolume", v.PortworxVolume != nil},
-		{"azureDisk", v.AzureDisk != nil}, {"storageos", v.StorageOS != nil}, {"scaleIO", v.ScaleIO != nil},
+		{"glusterfs", v.Glusterfs != nil}, {"flocker", v.Flocker != nil}, {"rbd", v.RBD != nil}, {"cephfs", v.CephFS != nil}, {"quobyte", v.Quobyte != nil},
+		{"photonPersistentDisk", v.PhotonPersistentDisk != nil}, {"storageos", v.StorageOS != nil}, {"scaleIO", v.ScaleIO != nil},
 	}
 	for _, r := range removed {
 		take(r.name, r.set, nil)
