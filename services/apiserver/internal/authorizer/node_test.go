@@ -34,8 +34,9 @@ func TestNodesReachWhatTheirPodsNeed(t *testing.T) {
 	}
 	// Volumes of kinds without a driver name Secrets too, in the claim's namespace if they name none.
 	for name, source := range map[string]corev1.PersistentVolumeSource{
-		"disk": {ISCSI: &corev1.ISCSIPersistentVolumeSource{SecretRef: &corev1.SecretReference{Namespace: "storage", Name: "chap"}}},
-		"flex": {FlexVolume: &corev1.FlexPersistentVolumeSource{SecretRef: &corev1.SecretReference{Name: "flex-key"}}},
+		"disk":  {ISCSI: &corev1.ISCSIPersistentVolumeSource{SecretRef: &corev1.SecretReference{Namespace: "storage", Name: "chap"}}},
+		"share": {AzureFile: &corev1.AzureFilePersistentVolumeSource{SecretName: "share-key"}},
+		"flex":  {FlexVolume: &corev1.FlexPersistentVolumeSource{SecretRef: &corev1.SecretReference{Name: "flex-key"}}},
 	} {
 		mine.Spec.Volumes = append(mine.Spec.Volumes, corev1.Volume{Name: name, VolumeSource: corev1.VolumeSource{
 			PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{ClaimName: name},
@@ -58,6 +59,8 @@ func TestNodesReachWhatTheirPodsNeed(t *testing.T) {
 		{"get", "", "secrets", "", "storage", "chap", "", true},
 		{"get", "", "secrets", "", "shop", "flex-key", "", true},
 		{"get", "", "secrets", "", "storage", "flex-key", "", false},
+		{"get", "", "secrets", "", "shop", "share-key", "", true},
+		{"get", "", "secrets", "", "storage", "share-key", "", false},
 		{"list", "", "persistentvolumes", "", "", "", "", false},
 		{"get", "", "persistentvolumeclaims", "", "shop", "data", "", true},
 		{"update", "", "persistentvolumeclaims", "status", "shop", "data", "", true},

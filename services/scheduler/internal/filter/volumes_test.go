@@ -93,6 +93,12 @@ func volumeTests() []verdictTest {
 			c.SetCSINode(name, fixture.CSINode(`{"spec":{"drivers":[{"name":"csi.example.com","nodeID":"x","allocatable":{"count":1}}]}}`))
 		}
 	}
+	ebsLimit := func(c *cluster.Cluster) {
+		for _, name := range []string{"n1", "n2"} {
+			c.SetCSINode(name, fixture.CSINode(`{"spec":{"drivers":[{"name":"ebs.csi.aws.com","nodeID":"x","allocatable":{"count":1}}]}}`))
+		}
+	}
+	ebsZones := []string{node(`"metadata":{"labels":{"topology.ebs.csi.aws.com/zone":"a"}}`), node(`"metadata":{"labels":{"topology.ebs.csi.aws.com/zone":"b"}}`)}
 	once := claim("data", `"pv.kubernetes.io/bind-completed":"yes"`, `,"volumeName":"pv","accessModes":["ReadWriteOncePod"]`)
 	disk := func(source string) string { return pod(`"containers":[],"volumes":[{"name":"v",` + source + `}]`) }
 	const noDisk = "node(s) had no available disk"
@@ -162,5 +168,20 @@ func volumeTests() []verdictTest {
 			bound("first", "pv1"), bound("data", "pv2"), volume("pv1", "1Gi", csi("other.example.com", "1")), volume("pv2", "1Gi", csi("csi.example.com", "2")))}, [][]string{nil, nil}},
 		{"a volume that will be made counts", world{nodes: zones, pods: []string{on("n1", using("first"))}, pod: using("data"), storage: storage(limit, class("csi.example.com", "WaitForFirstConsumer", ""),
 			bound("first", "pv1"), waiting("data"), volume("pv1", "1Gi", csi("csi.example.com", "1")))}, [][]string{{tooMany}, nil}},
+
+		// Volumes of plugins that Kubernetes had built in are the drivers' that serve them.
+		{"Amazon's disk in a claim, in its driver's zone", world{nodes: ebsZones, pod: using("data"), storage: storage(bound("data", "pv"), volume("pv", "1Gi", inZone("b")+`,"awsElasticBlockStore":{"volumeID":"vol-1"}`))},
+			[][]string{{unusable}, nil}},
+		{"Amazon's disk in a pod counts", world{nodes: zones, pods: []string{on("n1", disk(`"awsElasticBlockStore":{"volumeID":"vol-1"}`))}, pod: using("data"), storage: storage(ebsLimit,
+			bound("data", "pv"), volume("pv", "1Gi", csi("ebs.csi.aws.com", "vol-2")))}, [][]string{{tooMany}, nil}},
+		{"Amazon's disk in a pod is one too many", world{nodes: zones, pods: []string{on("n1", using("data"))}, pod: disk(`"awsElasticBlockStore":{"volumeID":"aws://a/vol-2"}`), storage: storage(ebsLimit,
+			bound("data", "pv"), volume("pv", "1Gi", `,"awsElasticBlockStore":{"volumeID":"aws://a/vol-1"}`))}, [][]string{{tooMany}, nil}},
+		{"Amazon's disk that the node has already", world{nodes: zones, pods: []string{on("n1", using("data"))}, pod: disk(`"awsElasticBlockStore":{"volumeID":"aws://a/vol-1"}`), storage: storage(ebsLimit,
+			bound("data", "pv"), volume("pv", "1Gi", csi("ebs.csi.aws.com", "vol-1")))}, [][]string{nil, nil}},
+		{"Amazon's disk that will be made counts", world{nodes: zones, pods: []string{on("n1", disk(`"awsElasticBlockStore":{"volumeID":"vol-1"}`))}, pod: using("data"), storage: storage(ebsLimit,
+			class("kubernetes.io/aws-ebs", "WaitForFirstConsumer", ""), waiting("data"))}, [][]string{{tooMany}, nil}},
+		{"Amazon's zones by the volume's labels", world{nodes: zones, pod: using("data"), storage: storage(bound("data", "pv"), func(c *cluster.Cluster) {
+			c.SetVolume(fixture.Volume(`{"metadata":{"name":"pv","labels":{"topology.kubernetes.io/zone":"b"}},"spec":{"vsphereVolume":{"volumePath":"p"}}}`))
+		})}, [][]string{{unusable, elsewhere}, {unusable}}},
 	}
 }

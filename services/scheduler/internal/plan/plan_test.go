@@ -58,7 +58,7 @@ func dump(s *snapshot.Snapshot) map[string]any {
 			continue
 		}
 		has, allowed := s.Pods(slot)
-		row := []any{has, allowed, s.Ports(slot), s.Disks(slot), s.Weighed(0, slot), s.Weighed(1, slot)}
+		row := []any{has, allowed, s.Ports(slot), s.Disks(slot), s.Uses(slot), s.Weighed(0, slot), s.Weighed(1, slot)}
 		for column := range s.Columns() {
 			row = append(row, s.Allocatable(column, slot), s.Requested(column, slot))
 		}

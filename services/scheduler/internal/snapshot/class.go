@@ -54,6 +54,8 @@ type Class struct {
 	Claims []ClaimRef
 	// Disks are those of its own volumes that cannot be shared.
 	Disks []Disk
+	// Served are volumes of its own spec that count among their drivers'.
+	Served []Served
 	// Images are those of its containers, one for each, with their tags.
 	Images []string
 	Gates  []string
@@ -136,7 +138,7 @@ func Compile(r Resolver, pod *corev1.Pod, services []*corev1.Service) (*Class, e
 	if err := c.compileResources(r, pod); err != nil {
 		return nil, err
 	}
-	c.Ports, c.Claims, c.Disks = hostPorts(spec), claimRefs(m, spec), disksOf(spec)
+	c.Ports, c.Claims, c.Disks, c.Served = hostPorts(spec), claimRefs(m, spec), disksOf(spec), servedOf(m, spec)
 	for _, t := range spec.GetTolerations() {
 		c.Tolerations = append(c.Tolerations, Toleration{Key: t.GetKey(), Operator: t.GetOperator(), Value: t.GetValue(), Effect: t.GetEffect()})
 	}

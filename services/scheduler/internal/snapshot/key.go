@@ -47,6 +47,7 @@ func ClassKey(pod *corev1.Pod, services []*corev1.Service) string {
 	}
 	b = append(b, ';')
 	b = appendDisks(b, disksOf(spec))
+	b = appendServed(b, spec)
 	for _, g := range spec.GetSchedulingGates() {
 		b = appendString(b, g.GetName())
 	}

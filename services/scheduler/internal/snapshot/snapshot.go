@@ -221,10 +221,13 @@ func (s *Snapshot) AddPod(slot int, c *Class, holder string) {
 		}
 		s.disks.write()[slot] = disks
 	}
-	if len(c.Claims) > 0 {
+	if len(c.Claims) > 0 || len(c.Served) > 0 {
 		uses := slices.Clip(s.uses.items[slot])
 		for _, ref := range c.Claims {
 			uses = append(uses, Use{Claim: ref.Key, Holder: holder})
+		}
+		for _, v := range c.Served {
+			uses = append(uses, Use{Served: v, Holder: holder})
 		}
 		s.uses.write()[slot] = uses
 	}
@@ -239,7 +242,7 @@ func (s *Snapshot) RemovePod(slot int, c *Class, holder string) {
 	if len(c.Disks) > 0 {
 		s.disks.write()[slot] = slices.DeleteFunc(slices.Clone(s.disks.items[slot]), func(d Disk) bool { return d.Holder == holder })
 	}
-	if len(c.Claims) > 0 {
+	if len(c.Claims) > 0 || len(c.Served) > 0 {
 		s.uses.write()[slot] = slices.DeleteFunc(slices.Clone(s.uses.items[slot]), func(u Use) bool { return u.Holder == holder })
 	}
 }

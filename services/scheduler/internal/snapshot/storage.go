@@ -8,6 +8,7 @@ import (
 	corev1 "dhow.dev/gen/go/dhow/core/v1"
 	metav1 "dhow.dev/gen/go/dhow/meta/v1"
 	storagev1 "dhow.dev/gen/go/dhow/storage/v1"
+	"dhow.dev/pkg/csimigration"
 	"dhow.dev/pkg/demand"
 	"dhow.dev/pkg/object"
 )
@@ -118,6 +119,8 @@ type Volume struct {
 // StorageClass is one, and who makes its volumes.
 type StorageClass struct {
 	Provisioner string
+	// Driver is whose the volumes will be: the provisioner's, or the driver's that serves the plugin of this name.
+	Driver string
 	// Waits says that a claim's volume is chosen together with its first pod's node.
 	Waits bool
 	// Topologies are alternatives; none: everywhere.
@@ -161,9 +164,13 @@ func CompileClaim(o *corev1.PersistentVolumeClaim) *Claim {
 	return c
 }
 
-// CompileVolume reads a volume.
+// CompileVolume reads a volume. One of a plugin that Kubernetes had built in is its driver's, and where it can be used is said in the driver's labels; what cannot
+// be translated is told by the node that is to mount it.
 func CompileVolume(o *corev1.PersistentVolume) *Volume {
 	m, spec := o.GetMetadata(), o.GetSpec()
+	if served, err := csimigration.Persistent(o); err == nil {
+		spec = served.GetSpec()
+	}
 	v := &Volume{
 		Name: m.GetName(), Class: spec.GetStorageClassName(), AttributesClass: spec.GetVolumeAttributesClassName(),
 		Size: demand.Of("storage", spec.GetCapacity()["storage"]), Modes: spec.GetAccessModes(), Block: spec.GetVolumeMode() == "Block", Labels: m.GetLabels(),
@@ -199,6 +206,10 @@ func (v *Volume) ReservedFor(c *Claim) bool {
 // CompileStorageClass reads a class.
 func CompileStorageClass(o *storagev1.StorageClass) *StorageClass {
 	c := &StorageClass{Provisioner: o.GetProvisioner(), Waits: o.GetVolumeBindingMode() == "WaitForFirstConsumer"}
+	c.Driver = c.Provisioner
+	if driver, ok := csimigration.Driver(c.Provisioner); ok {
+		c.Driver = driver
+	}
 	for _, t := range o.GetAllowedTopologies() {
 		var term Term
 		for _, e := range t.GetMatchLabelExpressions() {
@@ -335,8 +346,41 @@ func claimRefs(m *metav1.ObjectMeta, spec *corev1.PodSpec) []ClaimRef {
 	return out
 }
 
-// Use is a claim in use on a node.
-type Use struct{ Claim, Holder string }
+// Served is a volume of a pod's own spec that a CSI driver serves in place of a plugin which Kubernetes had built in.
+type Served struct{ Driver, Handle string }
+
+// servedOf returns those of a pod.
+func servedOf(m *metav1.ObjectMeta, spec *corev1.PodSpec) []Served {
+	var out []Served
+	for _, v := range spec.GetVolumes() {
+		if !csimigration.IsInline(v.GetVolumeSource()) {
+			continue
+		}
+		// The node says what is wrong with one that cannot be translated.
+		if pv, err := csimigration.Inline(v, m.GetNamespace()); err == nil {
+			source := pv.GetSpec().GetPersistentVolumeSource().GetCsi()
+			out = append(out, Served{Driver: source.GetDriver(), Handle: source.GetVolumeHandle()})
+		}
+	}
+	return out
+}
+
+// appendServed names what servedOf reads, without translating it: keys are made of every pod.
+func appendServed(b []byte, spec *corev1.PodSpec) []byte {
+	for _, v := range spec.GetVolumes() {
+		if csimigration.IsInline(v.GetVolumeSource()) {
+			b = appendString(b, v.GetName())
+			b = appendMessage(b, v.GetVolumeSource())
+		}
+	}
+	return append(b, ';')
+}
+
+// Use is a claim in use on a node, or a volume of a pod's own spec.
+type Use struct {
+	Claim, Holder string
+	Served        Served
+}
 
 // Uses returns the claims in use on a node.
 func (s *Snapshot) Uses(slot int) []Use { return s.uses.items[slot] }

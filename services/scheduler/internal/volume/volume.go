@@ -29,7 +29,7 @@ const (
 // zoneLabels are those of volumes whose values name the zones or regions that a node must be in.
 var zoneLabels = []string{"topology.kubernetes.io/zone", "topology.kubernetes.io/region", "failure-domain.beta.kubernetes.io/zone", "failure-domain.beta.kubernetes.io/region"}
 
-// Needs are the claims of a class as the snapshot has them. It is nil for classes without claims; the methods allow that.
+// Needs are the claims of a class as the snapshot has them, and the volumes of its own spec that drivers serve. It is nil for classes without any; the methods allow that.
 type Needs struct {
 	snapshot *snapshot.Snapshot
 	class    *snapshot.Class
@@ -54,7 +54,7 @@ type asked struct {
 
 // New looks at the claims of a class.
 func New(s *snapshot.Snapshot, c *snapshot.Class) *Needs {
-	if len(c.Claims) == 0 {
+	if len(c.Claims) == 0 && len(c.Served) == 0 {
 		return nil
 	}
 	n := &Needs{snapshot: s, class: c}
@@ -246,35 +246,37 @@ func (n *Needs) TooMany(slot int) bool {
 	if len(limits) == 0 {
 		return false
 	}
-	type volume struct{ driver, handle string }
-	added, there := map[volume]bool{}, map[volume]bool{}
-	of := func(claim string) (volume, bool) {
-		driver, handle := n.attached(claim)
-		_, limited := limits[driver]
-		return volume{driver, handle}, limited
+	added, there := map[snapshot.Served]bool{}, map[snapshot.Served]bool{}
+	note := func(in map[snapshot.Served]bool, v snapshot.Served) {
+		if _, limited := limits[v.Driver]; limited {
+			in[v] = true
+		}
 	}
 	for _, ref := range n.class.Claims {
-		if v, limited := of(ref.Key); limited {
-			added[v] = true
-		}
+		note(added, n.attached(ref.Key))
+	}
+	for _, v := range n.class.Served {
+		note(added, v)
 	}
 	if len(added) == 0 {
 		return false
 	}
 	for _, use := range n.snapshot.Uses(slot) {
-		if v, limited := of(use.Claim); limited {
-			there[v] = true
+		if use.Claim == "" {
+			note(there, use.Served)
+		} else {
+			note(there, n.attached(use.Claim))
 		}
 	}
 	counts := map[string]int32{}
 	for v := range there {
-		counts[v.driver]++
+		counts[v.Driver]++
 		delete(added, v)
 	}
 	grown := map[string]bool{}
 	for v := range added {
-		counts[v.driver]++
-		grown[v.driver] = true
+		counts[v.Driver]++
+		grown[v.Driver] = true
 	}
 	for driver := range grown {
 		if counts[driver] > limits[driver] {
@@ -284,19 +286,19 @@ func (n *Needs) TooMany(slot int) bool {
 	return false
 }
 
-// attached returns the driver of a claim's volume, or of the one that will be made, and what tells the volume from others.
-func (n *Needs) attached(key string) (driver, handle string) {
+// attached returns a claim's volume as its driver knows it. That of one that will be made is told from others by the claim.
+func (n *Needs) attached(key string) snapshot.Served {
 	claim := n.snapshot.Claim(key)
 	if claim == nil {
-		return "", ""
+		return snapshot.Served{}
 	}
 	if v := n.snapshot.Volume(claim.Volume); v != nil {
-		return v.Driver, v.Handle
+		return snapshot.Served{Driver: v.Driver, Handle: v.Handle}
 	}
 	if class := n.snapshot.StorageClass(claim.Class); class != nil {
-		return class.Provisioner, key
+		return snapshot.Served{Driver: class.Driver, Handle: key}
 	}
-	return "", ""
+	return snapshot.Served{}
 }
 
 // ElsewhereByLabel says that a bound volume's labels name zones or regions that the node is not in. Nodes that say nothing of theirs are let in.
