@@ -35,6 +35,7 @@ var bases = map[string]string{
 	"PersistentVolume":                    `spec: {accessModes: [ReadWriteOnce], capacity: {storage: 1Gi}, csi: {driver: d.example.com, volumeHandle: h}, nodeAffinity: {required: {nodeSelectorTerms: [{matchExpressions: [{key: a, operator: Exists}]}]}}}`,
 	"RuntimeClass.node.k8s.io":            `handler: runc`,
 	"StorageClass.storage.k8s.io":         `provisioner: example.com/x`,
+	"VolumeAttachment.storage.k8s.io":     `spec: {attacher: d.example.com, nodeName: n1, source: {persistentVolumeName: pv}}`,
 
 	"RoleBinding.rbac.authorization.k8s.io":        `roleRef: {apiGroup: rbac.authorization.k8s.io, kind: Role, name: r}`,
 	"ClusterRoleBinding.rbac.authorization.k8s.io": `roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: r}`,
@@ -103,8 +104,9 @@ var unions = map[string][]string{
 	"PodFailurePolicyRule": {"onExitCodes", "onPodConditions"},
 	"PersistentVolumeSpec": {"gcePersistentDisk", "awsElasticBlockStore", "hostPath", "glusterfs", "nfs", "rbd", "iscsi", "cinder", "cephfs", "fc", "flocker", "flexVolume", "azureFile",
 		"vsphereVolume", "quobyte", "azureDisk", "photonPersistentDisk", "portworxVolume", "scaleIO", "local", "storageos", "csi"},
-	"FCVolumeSource":   {"targetWWNs", "wwids"},
-	"VolumeProjection": {"secret", "configMap", "downwardAPI", "serviceAccountToken", "clusterTrustBundle", "podCertificate"},
+	"FCVolumeSource":         {"targetWWNs", "wwids"},
+	"VolumeAttachmentSource": {"persistentVolumeName", "inlineVolumeSpec"},
+	"VolumeProjection":       {"secret", "configMap", "downwardAPI", "serviceAccountToken", "clusterTrustBundle", "podCertificate"},
 }
 
 // values are those of fields that do not take any value, as JSON or YAML, by message and name.
@@ -120,7 +122,8 @@ var values = map[string]string{
 	"EnvVar.name": "B", "HTTPGetAction.scheme": "HTTPS", "VolumeMount.mountPropagation": "HostToContainer", "VolumeMount.recursiveReadOnly": "IfPossible",
 	"VolumeMount.subPath": "a", "VolumeMount.name": "v", "Probe.successThreshold": "1", "Lifecycle.stopSignal": "SIGUSR1", "SleepAction.seconds": "2",
 	"AzureDiskVolumeSource.cachingMode": "None", "AzureDiskVolumeSource.kind": "Dedicated", "AzureDiskVolumeSource.diskURI": `"https://y"`,
-	"StorageClass.reclaimPolicy": "Retain", "StorageClass.volumeBindingMode": "WaitForFirstConsumer",
+	"VolumeAttachmentSource.inlineVolumeSpec": `{accessModes: [ReadWriteOnce], csi: {driver: d.example.com, volumeHandle: h}}`,
+	"StorageClass.reclaimPolicy":              "Retain", "StorageClass.volumeBindingMode": "WaitForFirstConsumer",
 	"ImageVolumeSource.pullPolicy": "Always", "VolumeDevice.name": "b", "VolumeDevice.devicePath": "/e", "VolumeResourceRequirements.requests": "{storage: 2Gi}",
 	"PersistentVolumeSpec.accessModes": "[ReadOnlyMany]", "PersistentVolumeSpec.volumeMode": "Block", "PersistentVolumeSpec.persistentVolumeReclaimPolicy": "Delete",
 	"PersistentVolumeSpec.capacity": "{storage: 2Gi}", "TypedLocalObjectReference.kind": "PersistentVolumeClaim", "TypedObjectReference.kind": "PersistentVolumeClaim",

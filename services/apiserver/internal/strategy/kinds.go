@@ -77,6 +77,7 @@ func kinds(cfg Config) map[schema.GroupKind]Strategy {
 		{Group: "networking.k8s.io", Kind: "IngressClass"}:      rules[*networkingv1.IngressClass]{defaults: defaulting.IngressClass},
 		{Group: "storage.k8s.io", Kind: "StorageClass"}:         rules[*storagev1.StorageClass]{defaults: defaulting.StorageClass, validate: validation.StorageClass, validateNext: validation.StorageClassUpdate},
 		{Group: "storage.k8s.io", Kind: "CSIDriver"}:            rules[*storagev1.CSIDriver]{defaults: defaulting.CSIDriver},
+		{Group: "storage.k8s.io", Kind: "VolumeAttachment"}:     rules[*storagev1.VolumeAttachment]{validate: validation.VolumeAttachment, validateNext: validation.VolumeAttachmentUpdate},
 		{Group: rbacv1.GroupName, Kind: "RoleBinding"}: rules[*rbacv1.RoleBinding]{
 			defaults: defaulting.RoleBinding, validate: validation.RoleBinding, validateNext: validation.RoleBindingUpdate,
 		},

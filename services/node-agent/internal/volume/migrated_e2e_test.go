@@ -67,6 +67,10 @@ func TestMigratedVolumes(t *testing.T) {
 	put[*storagev1.VolumeAttachment](n, &k8sstoragev1.VolumeAttachment{}, `{metadata: {name: csi-`+fmt.Sprintf("%x", sha256.Sum256([]byte("vol-1"+"ebs.csi.aws.com"+"n1")))+`},
   status: {attached: true, attachmentMetadata: {attached-to: n1}}}`)
 	n.volumes.Node(put[*corev1.Node](n, &k8scorev1.Node{}, `{metadata: {name: n1}, status: {volumesAttached: [{name: "`+unique+`", devicePath: ""}]}}`))
+	if c, _ := apitest.Get[*storagev1.CSINode](n.api, "", "n1"); c.GetMetadata().GetAnnotations()["storage.alpha.kubernetes.io/migrated-plugins"] !=
+		"kubernetes.io/aws-ebs,kubernetes.io/azure-disk,kubernetes.io/azure-file,kubernetes.io/cinder,kubernetes.io/gce-pd,kubernetes.io/portworx-volume,kubernetes.io/vsphere-volume" {
+		t.Errorf("CSINode %v", c.GetMetadata())
+	}
 	paths, err := n.volumes.Setup(n.ctx, pod, n.sources())
 	if err != nil {
 		t.Fatal(err)
