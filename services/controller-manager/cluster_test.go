@@ -471,6 +471,7 @@ func (k *kubelet) started(ctx context.Context, p *corev1.Pod) error {
 	now.SetSeconds(time.Now().Unix())
 	status := p.GetStatus()
 	status.SetPhase("Running")
+	status.SetStartTime(now)
 	status.SetPodIp(ip)
 	status.SetPodIps([]*corev1.PodIP{corev1.PodIP_builder{Ip: proto.String(ip)}.Build()})
 	status.SetConditions(append(status.GetConditions(), corev1.PodCondition_builder{

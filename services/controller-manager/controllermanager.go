@@ -10,6 +10,8 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/http"
+	"net/url"
 	"os"
 	"time"
 
@@ -91,6 +93,12 @@ type Config struct {
 	FinishedPods int
 	// OrphanQuarantine is how long a node must be missing before its pods are removed; 0: 40 s, negative: none.
 	OrphanQuarantine time.Duration
+	// MetricsAPI serves custom.metrics.k8s.io and external.metrics.k8s.io: what autoscalers ask for that nodes do not measure. Nil: metrics of types Pods, Object and External cannot be had.
+	MetricsAPI *url.URL
+	// MetricsClient calls it. Nil: http.DefaultClient.
+	MetricsClient *http.Client
+	// Now tells the time of controllers that compare with it; nil: time.Now.
+	Now func() time.Time
 	// Ready is told what the service waits for. Optional.
 	Ready *telemetry.Readiness
 	// Started is called each time the controllers have their first view of the cluster and begin to work. Optional.
@@ -129,6 +137,12 @@ func (c *Config) setDefaults() error {
 	}
 	if c.NodeEvictionRate == 0 {
 		c.NodeEvictionRate = 0.1
+	}
+	if c.MetricsClient == nil {
+		c.MetricsClient = http.DefaultClient
+	}
+	if c.Now == nil {
+		c.Now = time.Now
 	}
 	orDefault(&c.EvictionStartGrace, 40*time.Second)
 	orDefault(&c.OrphanQuarantine, 40*time.Second)
@@ -221,7 +235,7 @@ type runner interface{ Run(context.Context) error }
 
 // controllers returns every reconcile loop, wired to what it reads. They know nothing of each other.
 func controllers(config Config, stores *inventory.Stores, watcher *metadata.Watcher, events *event.Recorder) []runner {
-	conn, logger, now := config.APIServer, config.Logger, time.Now
+	conn, logger, now := config.APIServer, config.Logger, config.Now
 	nodes := nodelifecycle.New(nodelifecycle.Config{
 		Conn: conn, Stores: stores, Events: events, Logger: logger, Now: now, Workers: evictionCrew,
 		EvictionRate: config.NodeEvictionRate, StartGrace: config.EvictionStartGrace,
@@ -233,7 +247,7 @@ func controllers(config Config, stores *inventory.Stores, watcher *metadata.Watc
 		cronjob.New(cronjob.Config{Conn: conn, Stores: stores, Events: events, Logger: logger, Now: now, Workers: workers}),
 		ttlafterfinished.New(ttlafterfinished.Config{Conn: conn, Stores: stores, Logger: logger, Now: now, Workers: workers}),
 		horizontalpodautoscaler.New(horizontalpodautoscaler.Config{
-			Conn: conn, Stores: stores, Metrics: horizontalpodautoscaler.NewMetrics(conn), Events: events, Logger: logger, Now: now, Workers: workers,
+			Conn: conn, Stores: stores, Metrics: horizontalpodautoscaler.NewMetrics(conn, config.MetricsAPI, config.MetricsClient), Events: events, Logger: logger, Now: now, Workers: workers,
 		}),
 		job.New(job.Config{Conn: conn, Stores: stores, Events: events, Logger: logger, Now: now, Workers: workers}),
 		replicaset.New(replicaset.Config{Conn: conn, Stores: stores, Events: events, Logger: logger, Now: now, Workers: workers}),

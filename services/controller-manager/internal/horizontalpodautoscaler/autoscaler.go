@@ -171,7 +171,9 @@ func (c *Controller) scale(ctx context.Context, turn *reconcile.Turn[object.Key]
 		return nil
 	}
 	status.DesiredReplicas = d.replicas
-	if current > 0 || !e.isTrue(k8s.ScaledToZero) || d.replicas > 0 {
+	// That a target is woken is noted when it is: one that could not be would sleep on for ever.
+	wakes := current == 0 && d.replicas > 0
+	if current > 0 || !wakes && !e.isTrue(k8s.ScaledToZero) {
 		e.noteZero(current, d.replicas)
 	}
 	if !d.rescale {
@@ -186,10 +188,18 @@ func (c *Controller) scale(ctx context.Context, turn *reconcile.Turn[object.Key]
 	target.GetSpec().SetReplicas(d.replicas)
 	if err := c.conn.Invoke(ctx, kind.Method("UpdateScale"), autoscalingv1.ScaleWriteRequest_builder{Object: target}.Build(), &autoscalingv1.Scale{}); err != nil {
 		err = apistatus.FromGRPC(err)
+		if apierrors.IsConflict(err) {
+			// Somebody has written the target meanwhile, its own controller mostly: that is no reason to wait for the next look.
+			status.DesiredReplicas = current
+			return fmt.Errorf("scale of autoscaler %s's target: %w", turn.Key, err)
+		}
 		c.events.Report(stored, event.Warning, "FailedRescale", "New size: %d; reason: %s; error: %v", d.replicas, d.why, err)
 		e.condition(k8s.AbleToScale, false, "FailedUpdateScale", fmt.Sprintf("the HPA controller was unable to update the target scale: %v", err))
 		status.DesiredReplicas = current
 		return nil
+	}
+	if wakes {
+		e.noteZero(current, d.replicas)
 	}
 	e.condition(k8s.AbleToScale, true, "SucceededRescale", fmt.Sprintf("the HPA controller was able to update the target scale to %d", d.replicas))
 	c.events.Report(stored, event.Normal, "SuccessfulRescale", "New size: %d; reason: %s", d.replicas, d.why)

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
+	"net/url"
 	"time"
 
 	"google.golang.org/grpc"
@@ -38,19 +40,25 @@ type Metrics interface {
 	External(ctx context.Context, name, namespace string, metric labels.Selector) ([]int64, error)
 }
 
-// served are the metrics that the API server has: those that nodes measure.
+// served are the metrics that the API server has, which nodes measure, and those of an adapter.
 type served struct {
-	pods *client.Client[*metricsv1beta1.PodMetrics]
+	resources *client.Client[*metricsv1beta1.PodMetrics]
+	// others is nil without an adapter.
+	others *adapter
 }
 
-// NewMetrics returns the metrics of an API server.
-func NewMetrics(conn grpc.ClientConnInterface) Metrics {
-	return &served{pods: client.For[*metricsv1beta1.PodMetrics](conn)}
+// NewMetrics returns the metrics of an API server, and those of a server of custom.metrics.k8s.io and external.metrics.k8s.io; nil: there is none.
+func NewMetrics(conn grpc.ClientConnInterface, others *url.URL, caller *http.Client) Metrics {
+	s := &served{resources: client.For[*metricsv1beta1.PodMetrics](conn)}
+	if others != nil {
+		s.others = &adapter{others, caller}
+	}
+	return s
 }
 
 // Resource reads metrics.k8s.io. A pod of which a container is not measured is left out: a part of its use would look like all of it.
 func (s *served) Resource(ctx context.Context, name, namespace string, pods labels.Selector, container string) (map[string]Sample, error) {
-	all, err := s.pods.List(ctx, metav1.ListRequest_builder{Namespace: namespace, LabelSelector: pods.String()}.Build())
+	all, err := s.resources.List(ctx, metav1.ListRequest_builder{Namespace: namespace, LabelSelector: pods.String()}.Build())
 	if err != nil {
 		return nil, fmt.Errorf("unable to fetch metrics from resource metrics API: %w", err)
 	}
@@ -88,21 +96,30 @@ func (s *served) Resource(ctx context.Context, name, namespace string, pods labe
 }
 
 var (
-	errNoCustom   = errors.New("no custom metrics API (custom.metrics.k8s.io) registered")
+	errNoCustom   = errors.New("unable to fetch metrics from custom metrics API: no custom metrics API (custom.metrics.k8s.io) registered")
 	errNoExternal = errors.New("unable to fetch metrics from external metrics API: no external metrics API (external.metrics.k8s.io) registered")
 )
 
-// Pods fails: no API server of others is joined to this one.
-func (*served) Pods(context.Context, string, string, labels.Selector, labels.Selector) (map[string]Sample, error) {
-	return nil, errNoCustom
+// Pods reads custom.metrics.k8s.io.
+func (s *served) Pods(ctx context.Context, name, namespace string, pods, metric labels.Selector) (map[string]Sample, error) {
+	if s.others == nil {
+		return nil, errNoCustom
+	}
+	return s.others.pods(ctx, name, namespace, pods, metric)
 }
 
-// Object fails, as Pods does.
-func (*served) Object(context.Context, string, string, autoscalingv2.CrossVersionObjectReference, labels.Selector) (int64, error) {
-	return 0, errNoCustom
+// Object reads custom.metrics.k8s.io.
+func (s *served) Object(ctx context.Context, name, namespace string, of autoscalingv2.CrossVersionObjectReference, metric labels.Selector) (int64, error) {
+	if s.others == nil {
+		return 0, errNoCustom
+	}
+	return s.others.object(ctx, name, namespace, of, metric)
 }
 
-// External fails, as Pods does.
-func (*served) External(context.Context, string, string, labels.Selector) ([]int64, error) {
-	return nil, errNoExternal
+// External reads external.metrics.k8s.io.
+func (s *served) External(ctx context.Context, name, namespace string, metric labels.Selector) ([]int64, error) {
+	if s.others == nil {
+		return nil, errNoExternal
+	}
+	return s.others.external(ctx, name, namespace, metric)
 }
