@@ -8,6 +8,9 @@ import (
 	"syscall"
 )
 
+// shares is the folder of a pod that has its shares of NFS servers. They are not even looked at: a server that is gone would keep who does that waiting for ever.
+const shares = "kubernetes.io~nfs"
+
 // Tree measures what a folder takes on its disk, in bytes and inodes. What is mounted below it is not on its disk; files that vanish meanwhile do not count.
 func Tree(ctx context.Context, dir string) (bytes, inodes int64, err error) {
 	var device uint64
@@ -21,6 +24,9 @@ func Tree(ctx context.Context, dir string) (bytes, inodes int64, err error) {
 		}
 		if ctx.Err() != nil {
 			return ctx.Err()
+		}
+		if entry.IsDir() && entry.Name() == shares {
+			return fs.SkipDir
 		}
 		info, err := entry.Info()
 		if errors.Is(err, fs.ErrNotExist) {

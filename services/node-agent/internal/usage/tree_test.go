@@ -28,3 +28,18 @@ func TestTreeCountsEachFileOnce(t *testing.T) {
 		t.Errorf("a folder that is not there: %d, %d, %v", bytes, inodes, err)
 	}
 }
+
+// TestTreeLeavesServersAlone: shares of NFS servers are not counted, nor looked at.
+func TestTreeLeavesServersAlone(t *testing.T) {
+	dir := t.TempDir()
+	share := filepath.Join(dir, "volumes", "kubernetes.io~nfs", "data")
+	if err := os.MkdirAll(share, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(share, "file"), make([]byte, 1<<20), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if bytes, inodes, err := usage.Tree(t.Context(), dir); err != nil || inodes != 2 || bytes >= 1<<20 {
+		t.Errorf("%d bytes, %d inodes, %v", bytes, inodes, err)
+	}
+}

@@ -109,8 +109,8 @@ func (m *Manager) flexVolume(ctx context.Context, d *described, source *corev1.F
 	v.flex = &flexRequest{driver: driver, options: map[string]string{flexFSType: v.fsType, flexAccess: access, flexName: d.name}}
 	maps.Copy(v.flex.options, source.GetOptions())
 	v.options = nil // such volumes have none
-	v.secret, err = m.secretOf(ctx, d, source.GetSecretRef(), driver.name)
-	return v, err
+	v.secretRef, v.secretType = source.GetSecretRef(), driver.name
+	return v, nil
 }
 
 // flexDriver returns an installed driver. One that was replaced is asked again what it can do.

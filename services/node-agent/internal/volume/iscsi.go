@@ -55,7 +55,7 @@ type iscsiTarget struct {
 
 type iscsiDisks struct{ disks }
 
-func (m *Manager) iscsi(ctx context.Context, d *described, source *corev1.ISCSIPersistentVolumeSource) (*mounting, error) {
+func (m *Manager) iscsi(d *described, source *corev1.ISCSIPersistentVolumeSource) *mounting {
 	t := &iscsiTarget{
 		Portals: []string{portal(source.GetTargetPortal())}, IQN: source.GetIqn(), LUN: source.GetLun(), Interface: source.GetIscsiInterface(), InitiatorName: source.GetInitiatorName(),
 		chapDiscovery: source.GetChapAuthDiscovery(), chapSession: source.GetChapAuthSession(),
@@ -74,12 +74,10 @@ func (m *Manager) iscsi(ctx context.Context, d *described, source *corev1.ISCSIP
 	}
 	v := m.mounting(d, kindISCSI, filepath.Join("iface-"+t.Interface, fmt.Sprintf("%s-%s-lun-%d", t.Portals[0], t.IQN, t.LUN)))
 	v.record.ISCSI, v.fsType, v.readOnly, v.group = t, source.GetFsType(), v.readOnly || source.GetReadOnly(), true
-	if !t.chapDiscovery && !t.chapSession {
-		return v, nil
+	if t.chapDiscovery || t.chapSession {
+		v.secretRef = source.GetSecretRef()
 	}
-	var err error
-	v.secret, err = m.secretOf(ctx, d, source.GetSecretRef(), "")
-	return v, err
+	return v
 }
 
 // portal adds the port to a portal that names none.

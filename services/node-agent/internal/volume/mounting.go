@@ -125,9 +125,11 @@ type mounting struct {
 	readOnly bool
 	// group says that the pod's fsGroup gets the volume.
 	group bool
-	// secret is what the backend's programs are to know of a Secret.
-	secret map[string]string
-	flex   *flexRequest
+	// secret is what the backend's programs are to know of the Secret that secretRef names, which has to be of secretType if that says one.
+	secret     map[string]string
+	secretRef  *corev1.SecretReference
+	secretType string
+	flex       *flexRequest
 }
 
 // described is a volume as its spec describes it, be it in a pod or in a PersistentVolume.
@@ -177,7 +179,7 @@ func (m *Manager) mountByKind(ctx context.Context, d *described, source *corev1.
 	case source.HasNfs():
 		v, err = m.nfs(d, source.GetNfs())
 	case source.HasIscsi():
-		v, err = m.iscsi(ctx, d, source.GetIscsi())
+		v = m.iscsi(d, source.GetIscsi())
 	case source.HasFc():
 		v, err = m.fibreChannel(d, source.GetFc())
 	case source.HasFlexVolume():
@@ -271,6 +273,9 @@ func (m *Manager) mountVolume(ctx context.Context, v *mounting) (string, error) 
 		}
 	}
 	if err := m.sameContext(r); err != nil {
+		return "", err
+	}
+	if v.secret, err = m.secretOf(ctx, v); err != nil {
 		return "", err
 	}
 	if err := r.save(); err != nil {
@@ -463,14 +468,15 @@ func boot() (string, error) {
 	return strings.TrimSpace(string(text)), err
 }
 
-// secretOf reads a Secret that a volume's spec names; without a namespace it is the pod's. A kind other than "" has to be the Secret's type.
-func (m *Manager) secretOf(ctx context.Context, d *described, ref *corev1.SecretReference, kind string) (map[string]string, error) {
+// secretOf reads the Secret that a volume's spec names; without a namespace it is the pod's.
+func (m *Manager) secretOf(ctx context.Context, v *mounting) (map[string]string, error) {
+	ref, kind := v.secretRef, v.secretType
 	if ref.GetName() == "" {
 		return nil, nil
 	}
 	ref = proto.Clone(ref).(*corev1.SecretReference)
 	if ref.GetNamespace() == "" {
-		ref.SetNamespace(d.pod.GetMetadata().GetNamespace())
+		ref.SetNamespace(v.pod.GetMetadata().GetNamespace())
 	}
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
