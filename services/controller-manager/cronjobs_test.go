@@ -69,6 +69,20 @@ func TestCronJobStartsWhatWasMissedOnce(t *testing.T) {
 	}
 }
 
+// TestCronJobKeepsToItsTimeZone: midnight is where the cron job says.
+func TestCronJobKeepsToItsTimeZone(t *testing.T) {
+	c := newControlPlane(t)
+	c.startKubeletWith(&kubelet{ends: succeed}, "n1")
+	create(c, cronJob("far", func(spec *batchv1.CronJobSpec) { spec.SetTimeZone("Asia/Kolkata") }))
+	due(c, "far", 3)
+	c.startControllers(nil)
+	zone := time.FixedZone("five and a half hours east", 5*3600+1800)
+	midnight := time.Date(time.Now().In(zone).Year(), time.January, 1, 0, 0, 0, 0, zone)
+	eventuallyOne(c, "default", "far", "its job has succeeded", func(cron *batchv1.CronJob) bool {
+		return cron.GetStatus().HasLastSuccessfulTime() && cron.GetStatus().GetLastScheduleTime().GetSeconds() == midnight.Unix()
+	})
+}
+
 func TestCronJobSuspended(t *testing.T) {
 	c := newControlPlane(t)
 	create(c, cronJob("off", func(spec *batchv1.CronJobSpec) { spec.SetSuspend(true) }))
