@@ -193,4 +193,5 @@ spec: {accessModes: [ReadWriteOnce], storageClassName: folders, resources: {requ
 		}
 	}
 	c.Dhow(t, "delete", "pod/folders", "-n", "kube-system")
+	migrated(t, c, ns)
 }

@@ -36,7 +36,7 @@ func (d *driver) CreateVolume(_ context.Context, q *csi.CreateVolumeRequest) (*c
 	}
 	return &csi.CreateVolumeResponse{Volume: &csi.Volume{
 		VolumeId: q.GetName(), CapacityBytes: q.GetCapacityRange().GetRequiredBytes(), VolumeContext: map[string]string{"made": "yes"},
-		AccessibleTopology: []*csi.Topology{{Segments: map[string]string{topologyKey: d.node}}},
+		AccessibleTopology: []*csi.Topology{{Segments: d.segments()}},
 	}}, nil
 }
 

@@ -32,6 +32,7 @@ func main() {
 	flag.StringVar(&d.endpoint, "endpoint", "", "the socket as the agent is told; empty: the same")
 	flag.StringVar(&d.root, "root", "", "folder of the volumes")
 	flag.StringVar(&d.node, "node", "", "the node's name")
+	flag.StringVar(&d.topology, "topology", topologyKey, "label of nodes that says where volumes can be used; KEY=VALUE where the value is not the node's name")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
 	defer stop()
@@ -46,7 +47,7 @@ type driver struct {
 	csi.UnimplementedIdentityServer
 	csi.UnimplementedControllerServer
 	csi.UnimplementedNodeServer
-	name, socket, register, endpoint, root, node string
+	name, socket, register, endpoint, root, node, topology string
 
 	mu sync.Mutex
 }
@@ -160,6 +161,15 @@ func (d *driver) GetPluginCapabilities(context.Context, *csi.GetPluginCapabiliti
 // local says whether an identifier may be the name of a folder.
 func local(id string) bool {
 	return id != "" && filepath.IsLocal(flat(id))
+}
+
+// segments is where volumes of this node can be used.
+func (d *driver) segments() map[string]string {
+	key, value, other := strings.Cut(d.topology, "=")
+	if !other {
+		value = d.node
+	}
+	return map[string]string{key: value}
 }
 
 // flat is the name of a volume's folder: handles of some drivers, for which this one stands in, have slashes.

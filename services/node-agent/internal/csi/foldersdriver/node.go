@@ -24,7 +24,7 @@ func (d *driver) NodeGetInfo(context.Context, *csi.NodeGetInfoRequest) (*csi.Nod
 			return nil, answerOf(err)
 		}
 	}
-	return &csi.NodeGetInfoResponse{NodeId: d.node, MaxVolumesPerNode: most, AccessibleTopology: &csi.Topology{Segments: map[string]string{topologyKey: d.node}}}, nil
+	return &csi.NodeGetInfoResponse{NodeId: d.node, MaxVolumesPerNode: most, AccessibleTopology: &csi.Topology{Segments: d.segments()}}, nil
 }
 
 func (d *driver) NodeGetCapabilities(context.Context, *csi.NodeGetCapabilitiesRequest) (*csi.NodeGetCapabilitiesResponse, error) {
