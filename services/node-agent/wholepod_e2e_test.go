@@ -89,6 +89,8 @@ var wholePods = []string{
 	  containers: [{name: c, image: "dhow.test/busybox:1", command: [sleep, "1000000"], volumeMounts: [{name: v, mountPath: /v}]}]}}`,
 	`{metadata: {name: group-once}, spec: {terminationGracePeriodSeconds: 0, securityContext: {fsGroup: 3000, fsGroupChangePolicy: OnRootMismatch}, volumes: [{name: v, persistentVolumeClaim: {claimName: once}}],
 	  containers: [{name: c, image: "dhow.test/busybox:1", command: [sleep, "1000000"], volumeMounts: [{name: v, mountPath: /v}]}]}}`,
+	`{metadata: {name: kept}, spec: {terminationGracePeriodSeconds: 0, volumes: [{name: v, persistentVolumeClaim: {claimName: kept}}],
+	  containers: [{name: c, image: "dhow.test/busybox:1", command: [sleep, "1000000"], volumeMounts: [{name: v, mountPath: /v}]}]}}`,
 	`{metadata: {name: small}, spec: {terminationGracePeriodSeconds: 0, volumes: [{name: v, emptyDir: {medium: Memory, sizeLimit: 2Mi}}],
 	  containers: [{name: c, image: "dhow.test/busybox:1", command: [sleep, "1000000"], volumeMounts: [{name: v, mountPath: /v}]}]}}`,
 	`{metadata: {name: trusting}, spec: {terminationGracePeriodSeconds: 0, volumes: [{name: v, projected: {sources: [
@@ -128,14 +130,28 @@ func ownedVolume(t *testing.T, c *cluster, name string) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	boundVolume(c, name, corev1.PersistentVolumeSource_builder{Local: corev1.LocalVolumeSource_builder{Path: proto.String(dir)}.Build()}.Build())
+}
+
+// boundVolume makes a claim and its volume.
+func boundVolume(c *cluster, name string, source *corev1.PersistentVolumeSource) {
 	ref := corev1.ObjectReference_builder{Namespace: proto.String("default"), Name: proto.String(name), Uid: proto.String("uid-of-" + name)}.Build()
 	c.api.Put(corev1.PersistentVolume_builder{Metadata: metav1.ObjectMeta_builder{Name: proto.String("pv-" + name)}.Build(), Spec: corev1.PersistentVolumeSpec_builder{
-		ClaimRef: ref, AccessModes: []string{"ReadWriteOnce"}, VolumeMode: proto.String("Filesystem"),
-		PersistentVolumeSource: corev1.PersistentVolumeSource_builder{Local: corev1.LocalVolumeSource_builder{Path: proto.String(dir)}.Build()}.Build()}.Build()}.Build())
+		ClaimRef: ref, AccessModes: []string{"ReadWriteOnce"}, VolumeMode: proto.String("Filesystem"), PersistentVolumeSource: source}.Build()}.Build())
 	c.api.Put(corev1.PersistentVolumeClaim_builder{
 		Metadata: metav1.ObjectMeta_builder{Namespace: proto.String("default"), Name: proto.String(name), Uid: proto.String("uid-of-" + name)}.Build(),
 		Spec:     corev1.PersistentVolumeClaimSpec_builder{VolumeName: proto.String("pv-" + name)}.Build(),
 		Status:   corev1.PersistentVolumeClaimStatus_builder{Phase: proto.String("Bound")}.Build()}.Build())
+}
+
+// memoryLimit reads the limit of a pod's cgroup.
+func (c *cluster) memoryLimit(class, pod string) (string, error) {
+	folder := filepath.Join(c.config.Runtime.CgroupParent, "kubepods", class, "poduid-of-"+pod)
+	limit, err := os.ReadFile(filepath.Join("/sys/fs/cgroup/memory", folder, "memory.limit_in_bytes"))
+	if os.IsNotExist(err) {
+		limit, err = os.ReadFile(filepath.Join("/sys/fs/cgroup", folder, "memory.max"))
+	}
+	return strings.TrimSpace(string(limit)), err
 }
 
 // TestTheWholePodOnTheRealRuntime has a pod for each thing that a pod can ask for, and looks from inside whether it got it.
@@ -155,6 +171,7 @@ func TestTheWholePodOnTheRealRuntime(t *testing.T) {
 		c.api.Put(runtimev1.RuntimeClass_builder{Metadata: metav1.ObjectMeta_builder{Name: proto.String(name)}.Build(), Handler: proto.String(handler)}.Build())
 	}
 	shared := filepath.Join(c.config.DataDir, "shared")
+	boundVolume(c, "kept", corev1.PersistentVolumeSource_builder{HostPath: corev1.HostPathVolumeSource_builder{Path: proto.String(log)}.Build()}.Build())
 	for _, name := range []string{"always", "once"} {
 		ownedVolume(t, c, name)
 	}
@@ -242,6 +259,15 @@ func TestTheWholePodOnTheRealRuntime(t *testing.T) {
 		sees(t, "group-always", "c", map[string]string{"stat -c %g /v/file": "3000"})
 		sees(t, "group-once", "c", map[string]string{"stat -c %g /v/file": "7"})
 	})
+	t.Run("a persistent volume of the machine's files", func(t *testing.T) {
+		if err := os.WriteFile(filepath.Join(log, "kept"), []byte("from the machine"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		sees(t, "kept", "c", map[string]string{"cat /v/kept": "from the machine", "echo written > /v/written && cat /v/written": "written"})
+		if got := read(t, "written"); got != "written" {
+			t.Errorf("the machine sees %q", got)
+		}
+	})
 	t.Run("certificates of authorities", func(t *testing.T) {
 		sees(t, "trusting", "c", map[string]string{"cat /v/public.pem": strings.TrimSpace(first), "cat /v/signer.pem": strings.TrimSpace(second), "cat /v/missing.pem; ls /v": "missing.pem\npublic.pem\nsigner.pem"})
 		trustBundle(c, "public", "", "none", second)
@@ -279,6 +305,10 @@ func TestTheWholePodOnTheRealRuntime(t *testing.T) {
 	})
 	t.Run("classes", func(t *testing.T) {
 		running(t, "classy")
+		// 16 MiB are the container's, 8 MiB its runtime's.
+		if limit, err := c.memoryLimit("burstable", "classy"); limit != "25165824" {
+			t.Errorf("the pod's cgroup has %q, %v", limit, err)
+		}
 		c.await("the class without a handler is told of", func() bool { return c.event("classless", "FailedCreatePodSandBox", "no-such-handler") })
 	})
 	t.Run("sysctls that may not be", func(t *testing.T) {
@@ -365,12 +395,7 @@ func TestTheWholePodOnTheRealRuntime(t *testing.T) {
 		})
 		sees(t, "sized", "c", map[string]string{memoryOf: "41943040"})
 		sees(t, "sized", "unbound", map[string]string{memoryOf: "117440512"})
-		folder := filepath.Join(c.config.Runtime.CgroupParent, "kubepods", "burstable", "pod"+p.GetMetadata().GetUid())
-		limit, err := os.ReadFile(filepath.Join("/sys/fs/cgroup/memory", folder, "memory.limit_in_bytes"))
-		if os.IsNotExist(err) {
-			limit, err = os.ReadFile(filepath.Join("/sys/fs/cgroup", folder, "memory.max"))
-		}
-		if err != nil || strings.TrimSpace(string(limit)) != "117440512" {
+		if limit, err := c.memoryLimit("burstable", "sized"); limit != "117440512" {
 			t.Errorf("the pod's cgroup has %q, %v", limit, err)
 		}
 		again := c.pod("sized").GetStatus().GetContainerStatuses()

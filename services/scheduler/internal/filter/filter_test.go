@@ -66,6 +66,9 @@ func node(rest string) string {
 	return "{" + rest + room + "}"
 }
 
+// paged is a node with four huge pages.
+const paged = `{"status":{"allocatable":{"cpu":"4","memory":"8Gi","pods":"110","hugepages-2Mi":"8Mi"}}}`
+
 func zone(z, host string) string {
 	return node(fmt.Sprintf(`"metadata":{"labels":{"topology.kubernetes.io/zone":%q,"kubernetes.io/hostname":%q}}`, z, host))
 }
@@ -124,6 +127,9 @@ func TestFilters(t *testing.T) {
 			{"name":"b","resources":{"requests":{"cpu":"3500m"}}}],"containers":[{"name":"app"}]`)}, [][]string{{"Insufficient cpu"}}},
 		{"overhead comes on top", world{nodes: []string{node("")}, pod: pod(`"overhead":{"cpu":"1m"},"containers":[{"name":"app","resources":{"requests":{"cpu":"4"}}}]`)}, [][]string{{"Insufficient cpu"}}},
 		{"pod-level requests replace the containers' sum", world{nodes: []string{node("")}, pod: pod(`"resources":{"requests":{"cpu":"5"}},"containers":[{"name":"app"}]`)}, [][]string{{"Insufficient cpu"}}},
+		{"huge pages that are left", world{nodes: []string{paged}, pods: []string{`{"spec":{"nodeName":"n1","containers":[{"name":"app","resources":{"requests":{"hugepages-2Mi":"4Mi"}}}]}}`}, pod: requests(`"hugepages-2Mi":"4Mi"`)}, [][]string{nil}},
+		{"huge pages that others have", world{nodes: []string{paged}, pods: []string{`{"spec":{"nodeName":"n1","containers":[{"name":"app","resources":{"requests":{"hugepages-2Mi":"6Mi"}}}]}}`}, pod: requests(`"hugepages-2Mi":"4Mi"`)}, [][]string{{"Insufficient hugepages-2Mi"}}},
+		{"huge pages of a node without", world{nodes: []string{node("")}, pod: requests(`"hugepages-2Mi":"2Mi"`)}, [][]string{{"Insufficient hugepages-2Mi"}}},
 		{"a resize that grows counts before it is done", world{nodes: []string{node("")}, pods: []string{`{"spec":{"nodeName":"n1","containers":[{"name":"app","resources":{"requests":{"cpu":"3"}}}]},
 			"status":{"containerStatuses":[{"name":"app","allocatedResources":{"cpu":"1"},"resources":{"requests":{"cpu":"1"}}}]}}`}, pod: requests(`"cpu":"2"`)}, [][]string{{"Insufficient cpu"}}},
 		{"a resize that shrinks counts once it is done", world{nodes: []string{node("")}, pods: []string{`{"spec":{"nodeName":"n1","containers":[{"name":"app","resources":{"requests":{"cpu":"1"}}}]},
