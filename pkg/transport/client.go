@@ -73,6 +73,8 @@ func dial(target string, creds credentials.TransportCredentials, options []grpc.
 			grpc.MaxCallSendMsgSize(MaxMessageSize),
 		),
 		grpc.WithSharedWriteBuffer(true),
+		grpc.WithStaticStreamWindowSize(streamWindow),
+		grpc.WithStaticConnWindowSize(connectionWindow),
 		// gRPC's default waits up to two minutes; a cluster that comes back must be whole in seconds.
 		grpc.WithConnectParams(grpc.ConnectParams{
 			Backoff:           backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: 5 * time.Second},

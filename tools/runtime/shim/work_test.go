@@ -1,30 +1,59 @@
 package shim
 
 import (
+	"runtime/debug"
+	"runtime/metrics"
 	"testing"
-	"testing/synctest"
 	"time"
 )
 
 var sink []byte
 
-// TestAfterWork: ticks count when something was allocated since the last that did.
+// TestAfterWork: a shim's memory is given back after what it did, and then it rests: no tick, no collection, until it does something again.
 func TestAfterWork(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		began := time.Now()
-		sink = make([]byte, 2*work)
-		var at []time.Duration
-		for range afterWork(time.Second) {
-			at = append(at, time.Since(began))
-			if len(at) == 3 {
-				break
+	const pace = 40
+	defer debug.SetGCPercent(debug.SetGCPercent(pace))
+	sink = make([]byte, 2*work) // what was allocated before counts
+	ticks, again := make(chan struct{}), make(chan bool)
+	go func() {
+		for range afterWork(time.Millisecond) {
+			ticks <- struct{}{}
+			if !<-again {
+				close(ticks)
+				return
 			}
-			// The next two ticks find nothing, the third does.
-			time.AfterFunc(2500*time.Millisecond, func() { sink = make([]byte, 2*work) })
 		}
-		// What was allocated before counts.
-		if at[0] != time.Second || at[1]-at[0] != 3*time.Second || at[2]-at[1] != 3*time.Second {
-			t.Errorf("ticks at %v", at)
+	}()
+	<-ticks
+	for range 3 {
+		debug.FreeOSMemory() // as the caller does
+		again <- true
+		for gcPercent() != -1 {
+			time.Sleep(time.Millisecond)
 		}
-	})
+		select {
+		case <-ticks:
+			t.Fatal("a tick though nothing was done")
+		default:
+		}
+		for working := true; working; {
+			sink = make([]byte, 256<<10)
+			select {
+			case <-ticks:
+				working = false
+			default:
+			}
+		}
+		if got := gcPercent(); got != pace {
+			t.Fatalf("a shim that works collects at a pace of %d percent, want %d", got, pace)
+		}
+	}
+	again <- false
+	<-ticks
+}
+
+func gcPercent() int {
+	sample := []metrics.Sample{{Name: "/gc/gogc:percent"}}
+	metrics.Read(sample)
+	return int(int64(sample[0].Value.Uint64()))
 }

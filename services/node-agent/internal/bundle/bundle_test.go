@@ -68,7 +68,7 @@ func TestConfigurationNamesEverythingOfTheNode(t *testing.T) {
 		"restrict_oom_score_adj = true", "SystemdCgroup = false", `sandbox = "dhow.dev/pause:1"`, `socket_dir = "/run/node/s"`,
 		`BinaryName = "/opt/runtime/runc"`, `Root = "/run/node/runc"`, `path = "/dhow/demo/node-1/runtime"`, `bin_dirs = ["/opt/runtime"]`,
 		// One for images and one for rates: neither asks every shim every few seconds.
-		"stats_collect_period = 60\n", "stats_collect_period = '24h'\n",
+		"stats_collect_period = 60\n", "stats_collect_period = '24h'\n", "pause_threshold = 0.001\n",
 	} {
 		if !strings.Contains(got, want) {
 			t.Errorf("configuration lacks %s:\n%s", want, got)

@@ -2,6 +2,7 @@ package cgroup
 
 import (
 	"bufio"
+	"bytes"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -12,6 +13,8 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	corev1 "dhow.dev/gen/go/dhow/core/v1"
 )
 
@@ -19,12 +22,12 @@ import (
 // of files.
 func (m *Manager) Usage(p string) (time.Duration, uint64, error) {
 	if m.version == V2 {
-		cpu, err := fieldsOf(filepath.Join(m.mount, p, "cpu.stat"))
+		cpu, err := field(filepath.Join(m.mount, p, "cpu.stat"), "usage_usec")
 		if err != nil {
 			return 0, 0, err
 		}
 		memory, err := m.workingSet(p, "", "memory.current", "inactive_file")
-		return time.Duration(cpu["usage_usec"]) * time.Microsecond, memory, err
+		return time.Duration(cpu) * time.Microsecond, memory, err
 	}
 	// The accounting controller is mounted by its own name or together with cpu.
 	accounting := "cpuacct"
@@ -45,11 +48,11 @@ func (m *Manager) workingSet(p, controller, file, inactive string) (uint64, erro
 	if err != nil {
 		return 0, err
 	}
-	stat, err := fieldsOf(filepath.Join(dir, "memory.stat"))
+	cache, err := field(filepath.Join(dir, "memory.stat"), inactive)
 	if err != nil {
 		return 0, err
 	}
-	return used - min(used, stat[inactive]), nil
+	return used - min(used, cache), nil
 }
 
 // Memory returns a pod's working set in bytes.
@@ -96,41 +99,70 @@ func MachineUsage() (time.Duration, uint64, error) {
 			cpu += time.Duration(n) * tick
 		}
 	}
-	memory, err := fieldsOf("/proc/meminfo")
+	total, err := field("/proc/meminfo", "MemTotal:")
 	if err != nil {
 		return 0, 0, err
 	}
-	total, available := memory["MemTotal:"], memory["MemAvailable:"]
+	available, err := field("/proc/meminfo", "MemAvailable:")
+	if err != nil {
+		return 0, 0, err
+	}
 	return cpu, (total - min(total, available)) << 10, nil
 }
 
 func numberOf(name string) (uint64, error) {
-	text, err := os.ReadFile(name)
+	text, err := contents(name)
 	if err != nil {
-		return 0, fmt.Errorf("cgroup usage: %w", err)
+		return 0, err
 	}
-	n, err := strconv.ParseUint(strings.TrimSpace(string(text)), 10, 64)
+	n, err := strconv.ParseUint(string(bytes.TrimSpace(text)), 10, 64)
 	if err != nil {
 		return 0, fmt.Errorf("cgroup usage: %s: %w", name, err)
 	}
 	return n, nil
 }
 
-// fieldsOf reads lines of a name and a number.
-func fieldsOf(name string) (map[string]uint64, error) {
-	text, err := os.ReadFile(name)
+// field is one number of lines of a name and a number; 0 if it is not among them.
+func field(file, name string) (uint64, error) {
+	text, err := contents(file)
 	if err != nil {
-		return nil, fmt.Errorf("cgroup usage: %w", err)
+		return 0, err
 	}
-	values := map[string]uint64{}
-	for line := range strings.Lines(string(text)) {
-		fields := strings.Fields(line)
-		if len(fields) < 2 {
+	for line := range bytes.Lines(text) {
+		key, value, _ := bytes.Cut(line, []byte(" "))
+		if string(key) != name {
 			continue
 		}
-		if n, err := strconv.ParseUint(fields[1], 10, 64); err == nil {
-			values[fields[0]] = n
+		value, _, _ = bytes.Cut(bytes.TrimSpace(value), []byte(" "))
+		n, err := strconv.ParseUint(string(value), 10, 64)
+		if err != nil {
+			return 0, fmt.Errorf("cgroup usage: %s: %s: %w", file, name, err)
 		}
+		return n, nil
 	}
-	return values, nil
+	return 0, nil
+}
+
+// contents reads one of the kernel's small files, with the fewest calls: a node's hundreds are read again and again.
+func contents(name string) ([]byte, error) {
+	fd, err := unix.Open(name, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("cgroup usage: %w", &fs.PathError{Op: "open", Path: name, Err: err})
+	}
+	defer unix.Close(fd) // nothing was written
+	text := make([]byte, 0, 4<<10)
+	for {
+		n, err := unix.Read(fd, text[len(text):cap(text)])
+		if errors.Is(err, unix.EINTR) {
+			continue
+		}
+		if err != nil {
+			return nil, fmt.Errorf("cgroup usage: %w", &fs.PathError{Op: "read", Path: name, Err: err})
+		}
+		// The kernel gives such a file whole where there is room for all of it.
+		if text = text[:len(text)+n]; n == 0 || len(text) < cap(text) {
+			return text, nil
+		}
+		text = slices.Grow(text, cap(text))
+	}
 }

@@ -38,8 +38,8 @@ const (
 	peerCatchUpEntries = 500
 
 	// tickMs and electionMs are of an only member, which has nobody to send heartbeats to and does not wait for its election (see elect): a tick only wakes an idle
-	// process. Seven ticks are etcd's shortest lease, two seconds here as with several members.
-	tickMs, electionMs = 250, 1250
+	// process. Seven ticks are etcd's shortest lease, here four seconds.
+	tickMs, electionMs = 500, 2500
 
 	// commitInterval is how often etcd looks whether it has something to write to its database file. Until then a crash replays more of the log, and a full database
 	// is noticed later; etcd's own 100 ms wake an idle process ten times a second.
