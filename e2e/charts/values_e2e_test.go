@@ -88,6 +88,7 @@ var rows = map[string][]row{
 		arg("evictionStartGrace", `="5s"`, "Deployment/r-controller-manager", "--eviction-start-grace=5s"),
 		arg("orphanQuarantine", `="5s"`, "Deployment/r-controller-manager", "--orphan-quarantine=5s"),
 		arg("finishedPods", "=-1", "Deployment/r-controller-manager", "--finished-pods=-1"),
+		arg("metricsAPI", `="https://adapter:6443"`, "Deployment/r-controller-manager", "--metrics-api=https://adapter:6443"),
 		{value: "signing.enabled", set: "=false", object: "Deployment/r-controller-manager", path: inPod + "volumes/1", want: "null"},
 		{value: "signing.authoritySecret", set: `="own"`, object: "Deployment/r-controller-manager", path: inPod + "volumes[]", want: `{"name":"authority","secret":{"secretName":"own","defaultMode":288}}`},
 	}),

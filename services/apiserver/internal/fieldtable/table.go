@@ -222,7 +222,7 @@ var table = map[string]message{
 		accepted: "scaleTargetRef minReplicas maxReplicas behavior", whole: "metrics",
 		notes: map[string]string{
 			"minReplicas": "0 is taken with an Object or External metric; in Kubernetes v1.36 it needs the feature gate HPAScaleToZero",
-			"metrics":     "those of types Pods and Object need the API custom.metrics.k8s.io, those of type External external.metrics.k8s.io; both come with API aggregation",
+			"metrics":     "those of types Pods and Object come from custom.metrics.k8s.io, those of type External from external.metrics.k8s.io, of the server that the controller-manager's --metrics-api names",
 		},
 	},
 	"autoscaling.v2.CrossVersionObjectReference":     {accepted: "kind name apiVersion"},
