@@ -150,7 +150,8 @@ func (c *Config) mounts(r run, variables []env.Variable) ([]*runtimev1.Mount, er
 		if !filepath.IsAbs(target) {
 			target = filepath.Join("/", target)
 		}
-		mount := &runtimev1.Mount{ContainerPath: target, HostPath: path, UidMappings: mapping(r.users), GidMappings: mapping(r.users), SelinuxRelabel: c.Volumes.Relabels(uid, m.GetName())}
+		mount := &runtimev1.Mount{ContainerPath: target, HostPath: path, UidMappings: mapping(r.users), GidMappings: mapping(r.users), SelinuxRelabel: c.Volumes.Relabels(uid, m.GetName()),
+			Readonly: c.Volumes.ReadOnly(uid, m.GetName())}
 		if err := setReadOnly(mount, m, r.pod, r.recursion); err != nil {
 			return nil, err
 		}

@@ -68,9 +68,9 @@ func (c *Config) mountsRecursively(ctx context.Context, p *corev1.Pod) (bool, er
 	return i >= 0 && status.Handlers[i].RecursiveReadOnlyMounts, nil
 }
 
-// setReadOnly makes a mount read-only as the container and the pod's claim ask for it.
+// setReadOnly makes a mount read-only as the container and the pod's claim ask for it. One that is already stays so.
 func setReadOnly(mount *runtimev1.Mount, m *corev1.VolumeMount, p *corev1.Pod, recursion bool) error {
-	mount.Readonly = m.GetReadOnly() || volumeOf(p, m.GetName()).GetVolumeSource().GetPersistentVolumeClaim().GetReadOnly()
+	mount.Readonly = mount.Readonly || m.GetReadOnly() || volumeOf(p, m.GetName()).GetVolumeSource().GetPersistentVolumeClaim().GetReadOnly()
 	switch m.GetRecursiveReadOnly() {
 	case "Enabled":
 		if !recursion {

@@ -75,6 +75,10 @@ func TestReadOnlyAllTheWayDown(t *testing.T) {
 			t.Errorf("with recursion %v: %v, want %v", can, got, want)
 		}
 	}
+	writable := p.GetSpec().GetContainers()[0].GetVolumeMounts()[0]
+	if mount := (&runtimev1.Mount{Readonly: true}); setReadOnly(mount, writable, p, true) != nil || !mount.Readonly {
+		t.Error("a volume that may only be read was made writable")
+	}
 	if !asksForRecursion(p.GetSpec().GetContainers()[0]) {
 		t.Error("the runtime would not be asked")
 	}

@@ -117,6 +117,7 @@ func (m *Manager) csiPersistent(ctx context.Context, pod *corev1.Pod, v *corev1.
 	if err != nil {
 		return "", err
 	}
+	m.setReadOnly(uid, v.GetName(), r.readOnly)
 	if err := m.relabelByMount(r, v.GetName(), path); err != nil {
 		return "", err
 	}
@@ -208,6 +209,7 @@ func (m *Manager) csiInline(ctx context.Context, pod *corev1.Pod, v *corev1.Volu
 	if err != nil {
 		return "", err
 	}
+	m.setReadOnly(uid, v.GetName(), r.readOnly)
 	return path, m.relabelByMount(r, v.GetName(), path)
 }
 

@@ -205,7 +205,28 @@ func (m *Manager) mountByKind(ctx context.Context, d *described, source *corev1.
 		return "", true, err
 	}
 	m.setRelabel(v.record.uid, d.volume, relabel && !v.readOnly)
+	m.setReadOnly(v.record.uid, d.volume, v.readOnly)
 	return path, true, nil
+}
+
+// ReadOnly says whether a volume of a pod, by its name in the pod, may only be read, whatever its containers ask for. A runtime would make a mount that is
+// read-only writable again for a container that does not say so.
+func (m *Manager) ReadOnly(uid, volume string) bool {
+	if m.persistent == nil {
+		return false
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.readOnly[uid][volume]
+}
+
+func (m *Manager) setReadOnly(uid, volume string, readOnly bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.readOnly[uid] == nil {
+		m.readOnly[uid] = map[string]bool{}
+	}
+	m.readOnly[uid][volume] = readOnly
 }
 
 // mountInline makes a volume available that only the pod's spec describes; false: it is of another kind.

@@ -56,6 +56,11 @@ func TestSharesOfNFSServers(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(paths["reads"], "new"), nil, 0o600); err == nil {
 		t.Error("a share that is to be read was written to")
 	}
+	for volume, want := range map[string]bool{"own": false, "reads": true, "claimed": true} {
+		if got := n.volumes.ReadOnly("uid-of-p", volume); got != want {
+			t.Errorf("%s is read-only to containers: %v", volume, got)
+		}
+	}
 	if got := read(t, filepath.Join(p.dir, "exports/data/new")); got != "here" {
 		t.Errorf("the server has %q", got)
 	}

@@ -98,6 +98,8 @@ type persistent struct {
 	measured map[string]map[string]measurable
 	// relabels says which volumes the runtime is to label for SELinux, by pod and name.
 	relabels map[string]map[string]bool
+	// readOnly says which volumes their specs let pods only read, by pod and name.
+	readOnly map[string]map[string]bool
 	// flexDrivers are the FlexVolume drivers that were called.
 	flexDrivers map[string]*flexDriver
 	// silent are the file systems whose space was asked for and that have not answered yet.
@@ -134,7 +136,7 @@ func NewNode(config Config) (*Manager, error) {
 		secrets: client.For[*corev1.Secret](config.Conn),
 		changed: make(chan struct{}), using: map[string]map[string]bool{}, removals: map[string]bool{}, removing: make(chan struct{}, 1),
 		busy: map[string]*sync.Mutex{}, watched: map[string]map[string]context.CancelFunc{}, limits: map[string][]limited{}, measured: map[string]map[string]measurable{},
-		relabels: map[string]map[string]bool{}, flexDrivers: map[string]*flexDriver{}, silent: map[string]bool{},
+		relabels: map[string]map[string]bool{}, readOnly: map[string]map[string]bool{}, flexDrivers: map[string]*flexDriver{}, silent: map[string]bool{},
 		helperDirs: []string{"/sbin", "/usr/sbin"}, unmountWithin: unmountShareWithin, driverWithin: driverWithin,
 	}
 	for _, dir := range []string{"pods", "plugins", "plugins_registry"} {

@@ -294,6 +294,7 @@ func (m *Manager) Teardown(ctx context.Context, uid string) error {
 		delete(m.limits, uid)
 		delete(m.measured, uid)
 		delete(m.relabels, uid)
+		delete(m.readOnly, uid)
 		m.mu.Unlock()
 	}
 	// Parts of volumes are mounts of their own, and would keep a driver from unmounting the whole.
