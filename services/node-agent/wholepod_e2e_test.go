@@ -179,10 +179,11 @@ func TestTheWholePodOnTheRealRuntime(t *testing.T) {
 	trustBundle(c, "public", "", "none", "# of the public\n"+first+first)
 	trustBundle(c, "example.com:signer:a", "example.com/signer", "this", second)
 	trustBundle(c, "example.com:signer:b", "example.com/signer", "other", first)
+	mounted := mountables(t, c)
 	stop := c.start()
 	defer func() { stop(syscall.SIGTERM) }()
 	c.awaitNode()
-	for _, text := range wholePods {
+	for _, text := range append(wholePods, mountedPod) {
 		c.run(strings.NewReplacer("%[1]s", log, "%[2]s", shared).Replace(text))
 	}
 	running := func(t *testing.T, name string) *corev1.Pod {
@@ -210,6 +211,18 @@ func TestTheWholePodOnTheRealRuntime(t *testing.T) {
 		return strings.Join(strings.Fields(string(text)), " ")
 	}
 
+	t.Run("volumes that the node mounts", func(t *testing.T) {
+		sees(t, "mounted", "c", map[string]string{
+			"cat /share/file": "of the server",
+			"touch /share/x 2>/dev/null; test -e /share/x || echo ro": "ro",
+			"echo kept > /flex/file; cat /flex/file":                  "kept",
+			"stat -c %g /flex":                                        "3000",
+			"grep -c '\"greeting\":\"hello\"' /flex/options":          "1",
+		})
+		if text, err := os.ReadFile(filepath.Join(mounted, "flex/file")); err != nil || string(text) != "kept\n" {
+			t.Errorf("the driver has %q, %v", text, err)
+		}
+	})
 	t.Run("a process of its own", func(t *testing.T) {
 		sees(t, "secure", "locked", map[string]string{
 			"id -u; id -g; id -G":                               "1000\n2000\n2000 3000 4000",
