@@ -1,6 +1,7 @@
 package shim
 
 import (
+	"runtime"
 	"runtime/debug"
 	"runtime/metrics"
 	"testing"
@@ -29,7 +30,7 @@ func TestAfterWork(t *testing.T) {
 		debug.FreeOSMemory() // as the caller does
 		again <- true
 		for gcPercent() != -1 {
-			time.Sleep(time.Millisecond)
+			runtime.Gosched()
 		}
 		select {
 		case <-ticks:
