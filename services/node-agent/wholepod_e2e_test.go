@@ -46,6 +46,7 @@ var wholePods = []string{
 	    {name: other, image: "dhow.test/busybox:1", command: [sleep, "1000000"], securityContext: {runAsUser: 1001, capabilities: {add: [SYS_TIME], drop: [CHOWN]}, seccompProfile: {type: Localhost, localhostProfile: nomkdir.json}}}]}}`,
 	`{metadata: {name: mighty}, spec: {terminationGracePeriodSeconds: 0, hostPID: true, hostIPC: true, hostNetwork: true, dnsPolicy: Default, hostAliases: [{ip: 192.0.2.7, hostnames: [seven, siete]}],
 	  containers: [{name: c, image: "dhow.test/busybox:1", command: [sleep, "1000000"], securityContext: {privileged: true}}]}}`,
+	`{metadata: {name: asking}, spec: {terminationGracePeriodSeconds: 0, hostNetwork: true, dnsPolicy: ClusterFirstWithHostNet, containers: [{name: c, image: "dhow.test/busybox:1", command: [sleep, "1000000"]}]}}`,
 	`{metadata: {name: users}, spec: {terminationGracePeriodSeconds: 0, hostUsers: false, volumes: [{name: v, emptyDir: {}}],
 	  containers: [{name: c, image: "dhow.test/busybox:1", command: [sleep, "1000000"], volumeMounts: [{name: v, mountPath: /v}], securityContext: {procMount: Unmasked}}]}}`,
 	`{metadata: {name: names}, spec: {terminationGracePeriodSeconds: 0, shareProcessNamespace: true, hostname: host, subdomain: sub, setHostnameAsFQDN: true,
@@ -260,6 +261,9 @@ func TestTheWholePodOnTheRealRuntime(t *testing.T) {
 		}
 		wants["ip -4 -o addr show dev eth0 | grep -c "+running(t, "mighty").GetStatus().GetPodIp()] = "1"
 		sees(t, "mighty", "c", wants)
+	})
+	t.Run("the cluster's names in the machine's network", func(t *testing.T) {
+		sees(t, "asking", "c", map[string]string{"grep -c 10.96.0.10 /etc/resolv.conf": "1", "ip -4 -o addr show dev eth0 | grep -c "+running(t, "asking").GetStatus().GetPodIp(): "1"})
 	})
 	t.Run("mounts in the mounts of others", func(t *testing.T) {
 		sees(t, "mounts", "giver", map[string]string{"mkdir /v/m && mount -t tmpfs none /v/m && touch /v/m/inside && ls /v/m": "inside"})
