@@ -57,6 +57,7 @@ var wholePods = []string{
 	    {name: other, image: "dhow.test/busybox:1", command: [sleep, "1000000"], securityContext: {runAsUser: 1001, capabilities: {add: [SYS_TIME], drop: [CHOWN]}, seccompProfile: {type: Localhost, localhostProfile: nomkdir.json}}}]}}`,
 	`{metadata: {name: mighty}, spec: {terminationGracePeriodSeconds: 0, hostPID: true, hostIPC: true, hostNetwork: true, dnsPolicy: Default, hostAliases: [{ip: 192.0.2.7, hostnames: [seven, siete]}],
 	  containers: [{name: c, image: "dhow.test/busybox:1", command: [sleep, "1000000"], securityContext: {privileged: true}}]}}`,
+	`{metadata: {name: asking}, spec: {terminationGracePeriodSeconds: 0, hostNetwork: true, dnsPolicy: ClusterFirstWithHostNet, containers: [{name: c, image: "dhow.test/busybox:1", command: [sleep, "1000000"]}]}}`,
 	`{metadata: {name: users}, spec: {terminationGracePeriodSeconds: 0, hostUsers: false, volumes: [{name: v, emptyDir: {}}],
 	  containers: [{name: c, image: "dhow.test/busybox:1", command: [sleep, "1000000"], volumeMounts: [{name: v, mountPath: /v}], securityContext: {procMount: Unmasked}}]}}`,
 	`{metadata: {name: names}, spec: {terminationGracePeriodSeconds: 0, shareProcessNamespace: true, hostname: host, subdomain: sub, setHostnameAsFQDN: true,
@@ -190,10 +191,11 @@ func TestTheWholePodOnTheRealRuntime(t *testing.T) {
 	trustBundle(c, "public", "", "none", "# of the public\n"+first+first)
 	trustBundle(c, "example.com:signer:a", "example.com/signer", "this", second)
 	trustBundle(c, "example.com:signer:b", "example.com/signer", "other", first)
+	mounted := mountables(t, c)
 	stop := c.start()
 	defer func() { stop(syscall.SIGTERM) }()
 	c.awaitNode()
-	for _, text := range wholePods {
+	for _, text := range append(wholePods, mountedPod) {
 		c.run(strings.NewReplacer("%[1]s", log, "%[2]s", shared).Replace(text))
 	}
 	running := func(t *testing.T, name string) *corev1.Pod {
@@ -221,6 +223,18 @@ func TestTheWholePodOnTheRealRuntime(t *testing.T) {
 		return strings.Join(strings.Fields(string(text)), " ")
 	}
 
+	t.Run("volumes that the node mounts", func(t *testing.T) {
+		sees(t, "mounted", "c", map[string]string{
+			"cat /share/file": "of the server",
+			"touch /share/x 2>/dev/null; test -e /share/x || echo ro": "ro",
+			"echo kept > /flex/file; cat /flex/file":                  "kept",
+			"stat -c %g /flex":                                        "3000",
+			"grep -c '\"greeting\":\"hello\"' /flex/options":          "1",
+		})
+		if text, err := os.ReadFile(filepath.Join(mounted, "flex/file")); err != nil || string(text) != "kept\n" {
+			t.Errorf("the driver has %q, %v", text, err)
+		}
+	})
 	t.Run("a process of its own", func(t *testing.T) {
 		sees(t, "secure", "locked", map[string]string{
 			"id -u; id -g; id -G":                               "1000\n2000\n2000 3000 4000",
@@ -258,6 +272,9 @@ func TestTheWholePodOnTheRealRuntime(t *testing.T) {
 		}
 		wants["ip -4 -o addr show dev eth0 | grep -c "+running(t, "mighty").GetStatus().GetPodIp()] = "1"
 		sees(t, "mighty", "c", wants)
+	})
+	t.Run("the cluster's names in the machine's network", func(t *testing.T) {
+		sees(t, "asking", "c", map[string]string{"grep -c 10.96.0.10 /etc/resolv.conf": "1", "ip -4 -o addr show dev eth0 | grep -c "+running(t, "asking").GetStatus().GetPodIp(): "1"})
 	})
 	t.Run("mounts in the mounts of others", func(t *testing.T) {
 		sees(t, "mounts", "giver", map[string]string{"mkdir /v/m && mount -t tmpfs none /v/m && touch /v/m/inside && ls /v/m": "inside"})
