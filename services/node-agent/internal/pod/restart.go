@@ -61,18 +61,15 @@ func (w *worker) removeLast(step Step) perform {
 	if c := w.runtime.ByID(step.Subject); c != nil {
 		path = c.LogPath
 	}
+	// Noted at once: the next run may be due as soon as the runtime tells of the removal, before the step is settled.
+	m := w.remember(step.Container)
+	m.Next, m.Waiting = max(m.Next, step.Attempt+1), nil
 	return func(ctx context.Context) (func(), error) {
 		if path != "" && step.Attempt > 0 {
 			if err := logs.Remove(filepath.Join(filepath.Dir(path), strconv.Itoa(int(step.Attempt)-1)+".log")); err != nil {
 				return nil, err
 			}
 		}
-		if err := w.m.Runtime.RemoveContainer(ctx, step.Subject); err != nil {
-			return nil, err
-		}
-		return func() {
-			m := w.remember(step.Container)
-			m.Next, m.Waiting = max(m.Next, step.Attempt+1), nil
-		}, nil
+		return nil, w.m.Runtime.RemoveContainer(ctx, step.Subject)
 	}
 }
