@@ -38,6 +38,17 @@ var wholePods = []string{
 	`{metadata: {name: rules}, spec: {restartPolicy: Always, volumes: [{name: v, emptyDir: {}}], containers: [{name: c, image: "dhow.test/busybox:1", restartPolicy: Never,
 	  restartPolicyRules: [{action: Restart, exitCodes: {operator: In, values: [42]}}], volumeMounts: [{name: v, mountPath: /v}],
 	  command: [sh, -c, "test -e /v/ran && exit 3; touch /v/ran; exit 42"]}]}}`,
+	// What stays of it is in the volume: who started when, and with which address.
+	`{metadata: {name: inplace}, spec: {restartPolicy: Never, terminationGracePeriodSeconds: 0, volumes: [{name: v, emptyDir: {}}],
+	  initContainers: [
+	    {name: once, image: "dhow.test/busybox:1", volumeMounts: [{name: v, mountPath: /v}], command: [sh, -c, "echo once >> /v/order"]},
+	    {name: side, image: "dhow.test/busybox:1", restartPolicy: Always, volumeMounts: [{name: v, mountPath: /v}], command: [sh, -c, "echo side >> /v/order; touch /up; exec sleep 1000000"],
+	     startupProbe: {exec: {command: [test, -e, /up]}, periodSeconds: 1}}],
+	  containers: [
+	    {name: asks, image: "dhow.test/busybox:1", volumeMounts: [{name: v, mountPath: /v}], env: [{name: IP, valueFrom: {fieldRef: {fieldPath: status.podIP}}}],
+	     restartPolicy: Never, restartPolicyRules: [{action: RestartAllContainers, exitCodes: {operator: In, values: [42]}}],
+	     command: [sh, -c, "echo asks >> /v/order; echo $IP >> /v/ips; test -e /v/ran && exec sleep 1000000; touch /v/ran; until test -e /v/other; do usleep 20000; done; exit 42"]},
+	    {name: other, image: "dhow.test/busybox:1", volumeMounts: [{name: v, mountPath: /v}], command: [sh, -c, "touch /v/other; exec sleep 1000000"]}]}}`,
 	`{metadata: {name: secure}, spec: {terminationGracePeriodSeconds: 0, securityContext: {runAsUser: 1000, runAsGroup: 2000, runAsNonRoot: true, fsGroup: 3000, supplementalGroups: [4000],
 	  sysctls: [{name: net.ipv4.ip_unprivileged_port_start, value: "80"}], seccompProfile: {type: RuntimeDefault}},
 	  volumes: [{name: v, emptyDir: {}}], containers: [
@@ -46,6 +57,7 @@ var wholePods = []string{
 	    {name: other, image: "dhow.test/busybox:1", command: [sleep, "1000000"], securityContext: {runAsUser: 1001, capabilities: {add: [SYS_TIME], drop: [CHOWN]}, seccompProfile: {type: Localhost, localhostProfile: nomkdir.json}}}]}}`,
 	`{metadata: {name: mighty}, spec: {terminationGracePeriodSeconds: 0, hostPID: true, hostIPC: true, hostNetwork: true, dnsPolicy: Default, hostAliases: [{ip: 192.0.2.7, hostnames: [seven, siete]}],
 	  containers: [{name: c, image: "dhow.test/busybox:1", command: [sleep, "1000000"], securityContext: {privileged: true}}]}}`,
+	`{metadata: {name: asking}, spec: {terminationGracePeriodSeconds: 0, hostNetwork: true, dnsPolicy: ClusterFirstWithHostNet, containers: [{name: c, image: "dhow.test/busybox:1", command: [sleep, "1000000"]}]}}`,
 	`{metadata: {name: users}, spec: {terminationGracePeriodSeconds: 0, hostUsers: false, volumes: [{name: v, emptyDir: {}}],
 	  containers: [{name: c, image: "dhow.test/busybox:1", command: [sleep, "1000000"], volumeMounts: [{name: v, mountPath: /v}], securityContext: {procMount: Unmasked}}]}}`,
 	`{metadata: {name: names}, spec: {terminationGracePeriodSeconds: 0, shareProcessNamespace: true, hostname: host, subdomain: sub, setHostnameAsFQDN: true,
@@ -261,6 +273,9 @@ func TestTheWholePodOnTheRealRuntime(t *testing.T) {
 		wants["ip -4 -o addr show dev eth0 | grep -c "+running(t, "mighty").GetStatus().GetPodIp()] = "1"
 		sees(t, "mighty", "c", wants)
 	})
+	t.Run("the cluster's names in the machine's network", func(t *testing.T) {
+		sees(t, "asking", "c", map[string]string{"grep -c 10.96.0.10 /etc/resolv.conf": "1", "ip -4 -o addr show dev eth0 | grep -c "+running(t, "asking").GetStatus().GetPodIp(): "1"})
+	})
 	t.Run("mounts in the mounts of others", func(t *testing.T) {
 		sees(t, "mounts", "giver", map[string]string{"mkdir /v/m && mount -t tmpfs none /v/m && touch /v/m/inside && ls /v/m": "inside"})
 		// What it has mounted is on the machine, and stays there unless it is taken down.
@@ -373,6 +388,25 @@ func TestTheWholePodOnTheRealRuntime(t *testing.T) {
 		c.await("rules failed", func() bool { return c.pod("rules").GetStatus().GetPhase() == "Failed" })
 		if s := c.pod("rules").GetStatus().GetContainerStatuses()[0]; s.GetRestartCount() != 1 || s.GetState().GetTerminated().GetExitCode() != 3 || s.GetLastState().GetTerminated().GetExitCode() != 42 {
 			t.Errorf("%v", s)
+		}
+	})
+	t.Run("one container's end restarts all in place", func(t *testing.T) {
+		c.t = t
+		c.await("inplace runs again", func() bool {
+			s := c.pod("inplace").GetStatus().GetContainerStatuses()
+			return len(s) == 2 && s[0].GetRestartCount() == 1 && s[1].GetRestartCount() == 1 && ready(c.pod("inplace"))
+		})
+		sees(t, "inplace", "asks", map[string]string{"echo $(cat /v/order)": "once side asks once side asks", "sort -u /v/ips | wc -l; wc -l < /v/ips": "1\n2"})
+		s := c.pod("inplace").GetStatus()
+		for _, status := range slices.Concat(s.GetInitContainerStatuses(), s.GetContainerStatuses()) {
+			if status.GetRestartCount() != 1 || status.GetLastState().GetTerminated().GetReason() != "RestartingAllContainers" {
+				t.Errorf("%v", status)
+			}
+		}
+		if !slices.ContainsFunc(s.GetConditions(), func(c *corev1.PodCondition) bool {
+			return c.GetType() == "AllContainersRestarting" && c.GetStatus() == "False"
+		}) {
+			t.Errorf("%v", s.GetConditions())
 		}
 	})
 	t.Run("resize", func(t *testing.T) {

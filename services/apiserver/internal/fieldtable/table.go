@@ -98,7 +98,7 @@ var table = map[string]message{
 	"core.v1.EnvVarSource":          {accepted: "fieldRef resourceFieldRef configMapKeyRef secretKeyRef fileKeyRef"},
 	"core.v1.FileKeySelector":       {accepted: "volumeName path key optional"},
 	"core.v1.ContainerRestartRule": {accepted: "action exitCodes", notes: map[string]string{
-		"action": "RestartAllContainers, which is alpha in Kubernetes, restarts the container alone"}},
+		"action": "RestartAllContainers restarts the pod in its sandbox, from its first init container on"}},
 	"core.v1.ContainerRestartRuleOnExitCodes": {accepted: "operator values"},
 	"core.v1.ConfigMapKeySelector":            {accepted: "localObjectReference key optional"},
 	"core.v1.SecretKeySelector":               {accepted: "localObjectReference key optional"},

@@ -10,6 +10,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	storagev1 "k8s.io/api/storage/v1"
 
+	storev1 "dhow.dev/gen/go/dhow/store/v1"
 	"dhow.dev/services/apiserver/internal/codec"
 	"dhow.dev/services/apiserver/internal/patch"
 )
@@ -75,5 +76,43 @@ func TestFieldsThatAreOffAreDropped(t *testing.T) {
 	o, r = k.create("csidriver", `{metadata: {name: d.example.com}, spec: {preventPodSchedulingIfMissing: false}}`)
 	if o.(*storagev1.CSIDriver).Spec.PreventPodSchedulingIfMissing != nil || !slices.Contains(r.Warnings, "spec.preventPodSchedulingIfMissing"+offWhat+"VolumeLimitScaling)") {
 		t.Errorf("%+v %q", o, r.Warnings)
+	}
+}
+
+// What an object has from a time when it was on stays when it is written again, and may change; what it does not have is dropped beside it.
+func TestFieldsThatAreOffStayWhereTheyWere(t *testing.T) {
+	k := newCluster(t)
+	const plain = `{metadata: {name: t}, template: {metadata: {labels: {a: b}}, spec: {containers: [{name: c, image: i}]}}}`
+	o, _ := k.create("podtemplate", plain)
+	o.(*corev1.PodTemplate).Template.Spec.SchedulingGroup = &corev1.PodSchedulingGroup{PodGroupName: new("of old")}
+	data, err := k.codec.EncodeProto(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	op := &storev1.Operation{}
+	op.SetKey([]byte(Key(res("podtemplate"), "shop", "t")))
+	op.SetPut(data)
+	write := &storev1.CommitRequest{}
+	write.SetOperations([]*storev1.Operation{op})
+	if _, err := k.store.Commit(t.Context(), write); err != nil {
+		t.Fatal(err)
+	}
+	o, r := k.update("podtemplate", `{metadata: {name: t}, template: {metadata: {labels: {a: b}}, spec: {`+offPod+`}}}`, WriteOptions{})
+	spec := o.(*corev1.PodTemplate).Template.Spec
+	if g := spec.SchedulingGroup; g == nil || *g.PodGroupName != "g" || spec.Volumes[0].Projected.Sources[0].PodCertificate != nil {
+		t.Errorf("%+v", spec)
+	}
+	dropped := slices.DeleteFunc(r.Warnings, func(w string) bool { return !strings.Contains(w, offWhat) })
+	if len(dropped) != 1 || !strings.Contains(dropped[0], "podCertificate") {
+		t.Errorf("%q", dropped)
+	}
+	o, _ = k.patch("podtemplate", "t", `{metadata: {labels: {a: b}}}`, patch.Merge)
+	if o.(*corev1.PodTemplate).Template.Spec.SchedulingGroup == nil {
+		t.Error("a patch of something else drops it")
+	}
+	o, _ = k.update("podtemplate", plain, WriteOptions{})
+	o, _ = k.update("podtemplate", strings.Replace(plain, "containers:", "schedulingGroup: {podGroupName: g}, containers:", 1), WriteOptions{})
+	if o.(*corev1.PodTemplate).Template.Spec.SchedulingGroup != nil {
+		t.Error("what was given up comes back")
 	}
 }

@@ -9,6 +9,8 @@ import (
 // What reports a status is held to its arithmetic, as in Kubernetes.
 func TestStatusMessages(t *testing.T) {
 	const pod = `spec: {restartPolicy: Never, containers: [{name: c, image: i}]}`
+	const rule = `spec: {restartPolicy: Never, containers: [{name: c, image: i, restartPolicy: Never, restartPolicyRules: [{action: Restart, exitCodes: {operator: In, values: [42]}}]}]}`
+	const all = `spec: {restartPolicy: Never, initContainers: [{name: s, image: i, restartPolicy: Always, restartPolicyRules: [{action: RestartAllContainers, exitCodes: {operator: In, values: [42]}}]}], containers: [{name: c, image: i}]}`
 	const deployment = `spec: {selector: {matchLabels: {a: b}}, template: {metadata: {labels: {a: b}}, spec: {containers: [{name: c, image: i}]}}}`
 	for name, c := range map[string]struct{ kind, spec, was, is, want string }{
 		"more updated than all": {"deploy", deployment, ``, `status: {replicas: 1, updatedReplicas: 2}`, `status.updatedReplicas: Invalid value: 2: cannot be greater than status.replicas`},
@@ -18,6 +20,13 @@ func TestStatusMessages(t *testing.T) {
 		"ended container runs": {"pod", pod, `status: {containerStatuses: [{name: c, image: i, imageID: i, ready: false, restartCount: 0, state: {terminated: {exitCode: 1}}}]}`,
 			`status: {containerStatuses: [{name: c, image: i, imageID: i, ready: true, restartCount: 0, state: {running: {}}}]}`,
 			`status.containerStatuses[0].state: Forbidden: may not be transitioned to non-terminated state`},
+		"ended container runs by a rule": {"pod", rule, `status: {containerStatuses: [{name: c, image: i, imageID: i, ready: false, restartCount: 0, state: {terminated: {exitCode: 42}}}]}`,
+			`status: {containerStatuses: [{name: c, image: i, imageID: i, ready: true, restartCount: 1, state: {running: {}}}]}`, ``},
+		"ended container runs without a rule": {"pod", rule, `status: {containerStatuses: [{name: c, image: i, imageID: i, ready: false, restartCount: 0, state: {terminated: {exitCode: 41}}}]}`,
+			`status: {containerStatuses: [{name: c, image: i, imageID: i, ready: true, restartCount: 1, state: {running: {}}}]}`,
+			`status.containerStatuses[0].state: Forbidden: may not be transitioned to non-terminated state`},
+		"ended container runs with all others": {"pod", all, `status: {containerStatuses: [{name: c, image: i, imageID: i, ready: false, restartCount: 0, state: {terminated: {exitCode: 0}}}]}`,
+			`status: {containerStatuses: [{name: c, image: i, imageID: i, ready: true, restartCount: 1, state: {running: {}}}]}`, ``},
 		"two addresses of a family": {"pod", pod, ``, `status: {podIPs: [{ip: 10.0.0.1}, {ip: 10.0.0.2}]}`, `status.podIPs: Invalid value: [{"ip":"10.0.0.1"},{"ip":"10.0.0.2"}]: may specify no more than one IP for each IP family`},
 		"ending namespace":          {"ns", `{}`, ``, `status: {phase: Terminating}`, "status.phase: Invalid value: \"Terminating\": may only be 'Active' if `deletionTimestamp` is empty"},
 		"node address twice":        {"node", `{}`, ``, `status: {addresses: [{type: InternalIP, address: 10.0.0.1}, {type: InternalIP, address: 10.0.0.1}]}`, `status.addresses[1]: Duplicate value: {"type":"InternalIP","address":"10.0.0.1"}`},

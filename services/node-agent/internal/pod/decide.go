@@ -65,6 +65,8 @@ type Step struct {
 	Grace     time.Duration
 	// Why is told to the user when a container is stopped.
 	Why string
+	// Last says that a removed run was its container's newest: its log stays, and the next run goes on counting.
+	Last bool
 }
 
 // Memory is what a worker remembers of a container beside the runtime's state.
@@ -81,6 +83,8 @@ type Memory struct {
 	Resized, ResizedID, ResizeError string
 	// Delay is how long after its end the next restart waits.
 	Delay time.Duration
+	// Next is the number of the next run of a container whose runs were all removed.
+	Next uint32
 }
 
 // Situation is all that a decision depends on.
@@ -131,10 +135,14 @@ type Plan struct {
 func Decide(s Situation) Plan {
 	p := Plan{Wait: map[string]*status.Waiting{}}
 	if !s.ending() {
-		p.Finished = s.finished()
+		p.Finished = status.Finished(s.Pod, &s.Runtime)
 	}
 	if s.ending() || p.Finished {
 		s.end(&p)
+		return p
+	}
+	if status.AllRestart(s.Pod, &s.Runtime) {
+		s.restartAll(&p)
 		return p
 	}
 	s.collect(&p)
@@ -294,22 +302,6 @@ func (s *Situation) collect(p *Plan) {
 			s.add(p, Step{Key: Key{RemoveSandbox, sandbox.ID}})
 		}
 	}
-}
-
-// finished says whether all containers have ended and none will be started again.
-func (s *Situation) finished() bool {
-	for _, c := range s.Pod.GetSpec().GetInitContainers() {
-		if r := s.Runtime.Newest(c.GetName()); !status.IsSidecar(c) && r != nil && r.State == cri.StateExited && r.ExitCode != 0 && !status.Restarts(s.Pod, c, r.ExitCode) {
-			return true
-		}
-	}
-	for _, c := range s.Pod.GetSpec().GetContainers() {
-		r := s.Runtime.Newest(c.GetName())
-		if r == nil || r.State != cri.StateExited || status.Restarts(s.Pod, c, r.ExitCode) {
-			return false
-		}
-	}
-	return len(s.Pod.GetSpec().GetContainers()) > 0
 }
 
 // bringUp goes on with the first thing that is missing.

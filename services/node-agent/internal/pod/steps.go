@@ -52,6 +52,9 @@ func (w *worker) prepareStep(step Step) perform {
 	case StopContainer:
 		return func(ctx context.Context) (func(), error) { return nil, w.stopContainer(ctx, p, state, step) }
 	case RemoveContainer:
+		if step.Last {
+			return w.removeLast(step)
+		}
 		return func(ctx context.Context) (func(), error) { return nil, w.removeContainer(ctx, state, step.Subject) }
 	case StopSandbox:
 		return func(ctx context.Context) (func(), error) { return nil, w.m.Runtime.StopSandbox(ctx, step.Subject) }
@@ -207,9 +210,9 @@ func (w *worker) startStep(step Step) perform {
 	if before := w.runtime.Newest(step.Container); before != nil {
 		m.Delay = nextDelay(m.Delay, ran(before))
 		w.m.meter.restarts.Add(w.ctx, 1)
-	} else if n := restartsBefore(w.pod, step.Container); n > 0 {
-		// The runtime has lost the runs before: the count goes on, so that a number never means two runs.
-		attempt = uint32(n) + 1
+	} else if attempt = max(m.Next, runsBefore(w.pod, step.Container)); attempt > 0 {
+		// The runs before are removed, or lost: the count goes on, so that a number never means two runs.
+		w.m.meter.restarts.Add(w.ctx, 1)
 	}
 	paths, cgroupPath, users := w.volumes, w.cgroup, w.users
 	return func(ctx context.Context) (func(), error) {
@@ -250,11 +253,15 @@ func (w *worker) target(name string) (string, error) {
 	return "", nil
 }
 
-// restartsBefore returns the restart count of a container that had run, by the status that the API server has.
-func restartsBefore(p *corev1.Pod, name string) int32 {
+// runsBefore returns the number of a container's next run, by the status that the API server has.
+func runsBefore(p *corev1.Pod, name string) uint32 {
 	for _, s := range slices.Concat(p.GetStatus().GetContainerStatuses(), p.GetStatus().GetInitContainerStatuses()) {
-		if s.GetName() == name && s.GetContainerId() != "" {
-			return s.GetRestartCount()
+		switch {
+		case s.GetName() != name || s.GetRestartCount() <= 0:
+		case s.GetContainerId() == "":
+			return uint32(s.GetRestartCount()) // counts the run that is to come
+		default:
+			return uint32(s.GetRestartCount()) + 1
 		}
 	}
 	return 0

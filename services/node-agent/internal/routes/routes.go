@@ -194,41 +194,34 @@ func (r *Router) Run(ctx context.Context) error {
 	}
 }
 
-// subscribe tells when a route of ours disappears or a link comes up: the kernel drops routes with their link and does not bring them back.
+// subscribe tells when a route of ours disappears, or a link comes up: the kernel drops routes with their link and does not bring them back. With a link that has an
+// address comes a route of the kernel's own, which says it at less cost than the news of all links: pods' have no addresses on the node.
 func subscribe(ctx context.Context) (<-chan struct{}, error) {
-	routes, links := make(chan netlink.RouteUpdate, 64), make(chan netlink.LinkUpdate, 64)
+	routes := make(chan netlink.RouteUpdate, 64)
 	if err := netlink.RouteSubscribe(routes, ctx.Done()); err != nil {
 		return nil, fmt.Errorf("subscribe to route changes: %w", err)
 	}
-	if err := netlink.LinkSubscribe(links, ctx.Done()); err != nil {
-		return nil, fmt.Errorf("subscribe to link changes: %w", err)
-	}
 	changes := make(chan struct{}, 1)
 	go func() {
-		for routes != nil || links != nil {
-			relevant := false
-			select {
-			case u, ok := <-routes:
-				if !ok {
-					routes = nil
-				}
-				relevant = ok && u.Type == unix.RTM_DELROUTE && u.Protocol == Protocol
-			case u, ok := <-links:
-				if !ok {
-					links = nil
-				}
-				// A link that can carry packets again; pods' interfaces cannot hold routes to nodes.
-				relevant = ok && u.Header.Type == unix.RTM_NEWLINK && u.Link.Attrs().OperState == netlink.OperUp && u.Link.Attrs().MasterIndex == 0
+		for u := range routes {
+			if !relevant(u) {
+				continue
 			}
-			if relevant {
-				select {
-				case changes <- struct{}{}:
-				default:
-				}
+			select {
+			case changes <- struct{}{}:
+			default:
 			}
 		}
 	}()
 	return changes, nil
+}
+
+// relevant leaves out what every interface has for itself, a pod's too: link-local and multicast destinations.
+func relevant(u netlink.RouteUpdate) bool {
+	if u.Type == unix.RTM_DELROUTE {
+		return u.Protocol == Protocol
+	}
+	return u.Protocol == unix.RTPROT_KERNEL && u.Dst != nil && !u.Dst.IP.IsLinkLocalUnicast() && !u.Dst.IP.IsMulticast()
 }
 
 // wanted returns the routes that this node should have, and the nodes' addresses. Two nodes with one network are a mistake made

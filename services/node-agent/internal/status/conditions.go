@@ -17,7 +17,7 @@ type verdict struct {
 // owned says whether the node owns a condition type.
 func owned(kind string) bool {
 	switch kind {
-	case ConditionReadyToStart, ConditionInitialized, ConditionContainersReady, ConditionReady, ConditionResizePending, ConditionResizing:
+	case ConditionReadyToStart, ConditionInitialized, ConditionContainersReady, ConditionReady, ConditionResizePending, ConditionResizing, ConditionAllRestarting:
 		return true
 	}
 	return false
@@ -42,6 +42,9 @@ func (in *Input) conditions(s *corev1.PodStatus) {
 	}
 	if in.Resizing != nil {
 		verdicts = append(verdicts, verdict{kind: ConditionResizing, status: "True", reason: in.Resizing.Reason, message: in.Resizing.Message})
+	}
+	if mayRestartAll(in.Pod) {
+		verdicts = append(verdicts, in.allRestarting(s))
 	}
 	if before[ConditionScheduled] == nil {
 		verdicts = append(verdicts, verdict{kind: ConditionScheduled, status: "True"})
@@ -99,6 +102,8 @@ func (in *Input) initialized(s *corev1.PodStatus) verdict {
 	switch {
 	case s.GetPhase() == PhaseSucceeded:
 		return verdict{kind: ConditionInitialized, status: "True", reason: "PodCompleted"}
+	case len(unfinished) > 0 && isTrue(in.Previous, ConditionInitialized) && mayRestartAll(in.Pod):
+		// A pod that is started again in place stays initialized, as in Kubernetes.
 	case len(unfinished) > 0:
 		return verdict{kind: ConditionInitialized, status: "False", reason: "ContainersNotInitialized",
 			message: fmt.Sprintf("containers with incomplete status: [%s]", strings.Join(unfinished, " "))}

@@ -30,6 +30,7 @@ const (
 	ReasonUnknown                    = "ContainerStatusUnknown"
 	ReasonInfeasible                 = "Infeasible"
 	ReasonDeferred                   = "Deferred"
+	ReasonRestartingAll              = "RestartingAllContainers"
 )
 
 // Phases.
@@ -50,6 +51,7 @@ const (
 	ConditionResizePending   = "PodResizePending"
 	ConditionResizing        = "PodResizeInProgress"
 	ConditionDisruption      = "DisruptionTarget"
+	ConditionAllRestarting   = "AllContainersRestarting"
 )
 
 // Waiting says why a container does not run.
@@ -96,6 +98,8 @@ type Input struct {
 	Behind bool
 	// Stopped says that no container runs and none will run again.
 	Stopped bool
+	// allRestart says that all containers are being restarted, or were when the status was last computed.
+	allRestart bool
 }
 
 // IsTerminal says whether a phase is final.
@@ -103,22 +107,6 @@ func IsTerminal(phase string) bool { return phase == PhaseSucceeded || phase == 
 
 // IsSidecar says whether an init container goes on running beside the others.
 func IsSidecar(c *corev1.Container) bool { return c.GetRestartPolicy() == "Always" }
-
-// Restarts says whether a container that ended with an exit code is started again: by its own rules, else its own policy, else the pod's. An init
-// container that succeeded is asked about by nobody.
-func Restarts(pod *corev1.Pod, c *corev1.Container, exitCode int32) bool {
-	for _, rule := range c.GetRestartPolicyRules() {
-		listed := slices.Contains(rule.GetExitCodes().GetValues(), exitCode)
-		if op := rule.GetExitCodes().GetOperator(); op == "In" && listed || op == "NotIn" && !listed {
-			return true // a restart is all that a rule can ask for
-		}
-	}
-	policy := pod.GetSpec().GetRestartPolicy()
-	if c.HasRestartPolicy() {
-		policy = c.GetRestartPolicy()
-	}
-	return policy != "Never" && (policy != "OnFailure" || exitCode != 0)
-}
 
 // Ephemeral returns a pod's ephemeral containers as containers, whose fields they have.
 func Ephemeral(pod *corev1.Pod) []*corev1.Container {
@@ -148,6 +136,7 @@ func Compute(in Input) *corev1.PodStatus {
 	if in.Previous == nil {
 		in.Previous = in.Pod.GetStatus()
 	}
+	in.allRestart = in.restartsAll() || isTrue(in.Previous, ConditionAllRestarting)
 	spec := in.Pod.GetSpec()
 	s := &corev1.PodStatus{}
 	s.SetObservedGeneration(in.Pod.GetMetadata().GetGeneration())
@@ -227,6 +216,8 @@ func (in *Input) container(c *corev1.Container, init bool, previous *corev1.Cont
 	}.Build()
 	if before != nil && before.State == cri.StateExited {
 		s.GetLastState().SetTerminated(in.terminated(before))
+	} else if previous.GetLastState().HasTerminated() && mayRestartAll(in.Pod) {
+		s.SetLastState(previous.GetLastState()) // the run before was removed
 	}
 	if newest == nil {
 		in.absent(s, memory, previous)
@@ -319,6 +310,18 @@ func resources(s *corev1.ContainerStatus, c *corev1.Container, behind bool, prev
 func (in *Input) absent(s *corev1.ContainerStatus, memory Container, previous *corev1.ContainerStatus) {
 	state := previous.GetState()
 	switch {
+	case in.allRestart && !in.Stopped && previous.GetContainerId() != "":
+		// Its runs are removed so that it runs again with all others: that is counted here.
+		s.SetRestartCount(previous.GetRestartCount() + 1)
+		s.GetState().SetWaiting(waiting(&Waiting{Reason: ReasonRestartingAll, Message: restartingAllMessage}))
+		s.SetLastState(previous.GetLastState())
+		if !state.HasWaiting() {
+			s.SetLastState(corev1.ContainerState_builder{Terminated: corev1.ContainerStateTerminated_builder{
+				ExitCode: proto.Int32(137), Reason: proto.String(ReasonRestartingAll), Message: proto.String(restartingAllMessage)}.Build()}.Build())
+		}
+	case in.allRestart && !in.Stopped && state.GetWaiting().GetReason() == ReasonRestartingAll:
+		s.SetState(state)
+		s.SetLastState(previous.GetLastState())
 	case state.HasTerminated():
 		// Known before: the runtime has removed it since.
 		s.SetState(state)
@@ -437,18 +440,24 @@ func (in *Input) phase(s *corev1.PodStatus) {
 
 func (in *Input) livePhase(s *corev1.PodStatus) string {
 	regularStarted := slices.ContainsFunc(s.GetContainerStatuses(), func(c *corev1.ContainerStatus) bool { return c.GetContainerId() != "" })
+	// A pod whose containers are all restarted had been initialized.
+	regularsRan := slices.ContainsFunc(s.GetContainerStatuses(), func(c *corev1.ContainerStatus) bool {
+		return c.GetLastState().GetTerminated().GetReason() == ReasonRestartingAll
+	})
 	pendingInit, failedInit, sidecarRuns := 0, 0, false
 	for i, c := range in.Pod.GetSpec().GetInitContainers() {
 		state := s.GetInitContainerStatuses()[i].GetState()
 		switch {
 		case IsSidecar(c):
 			sidecarRuns = sidecarRuns || state.HasRunning()
-			if !s.GetInitContainerStatuses()[i].GetStarted() && !regularStarted {
+			if !s.GetInitContainerStatuses()[i].GetStarted() && !regularStarted && !regularsRan {
 				pendingInit++
 			}
 		case state.HasTerminated() && state.GetTerminated().GetExitCode() == 0:
-		case state.HasTerminated() && !Restarts(in.Pod, c, state.GetTerminated().GetExitCode()):
+		case state.HasTerminated() && !in.again(c, state.GetTerminated()):
 			failedInit++
+		case state.HasWaiting() && s.GetInitContainerStatuses()[i].GetLastState().GetTerminated().GetReason() == ReasonRestartingAll:
+			// What waits to be restarted with all others does not make the pod a pending one.
 		default:
 			pendingInit++
 		}
@@ -464,7 +473,7 @@ func (in *Input) livePhase(s *corev1.PodStatus) string {
 			if state.GetTerminated().GetExitCode() == 0 {
 				succeeded++
 			}
-			if Restarts(in.Pod, in.Pod.GetSpec().GetContainers()[i], state.GetTerminated().GetExitCode()) {
+			if in.again(in.Pod.GetSpec().GetContainers()[i], state.GetTerminated()) {
 				restarting++
 			}
 		case c.GetLastState().HasTerminated():

@@ -206,7 +206,7 @@ func restartRules(path *field.Path, c *corev1.Container) field.ErrorList {
 		errs = append(errs, field.Required(path.Child("restartPolicy"), "must specify restartPolicy when restart rules are used"))
 	}
 	if len(c.RestartPolicyRules) > maxRestartRules {
-		errs = append(errs, field.TooLong(at, c.RestartPolicyRules, maxRestartRules))
+		errs = append(errs, field.TooMany(at, len(c.RestartPolicyRules), maxRestartRules))
 	}
 	for i, rule := range c.RestartPolicyRules {
 		errs = append(errs, requiredOneOf(at.Index(i).Child("action"), rule.Action, corev1.ContainerRestartRuleActionRestart, corev1.ContainerRestartRuleActionRestartAllContainers)...)
@@ -218,7 +218,7 @@ func restartRules(path *field.Path, c *corev1.Container) field.ErrorList {
 		errs = append(errs, requiredOneOf(codes.Child("operator"), rule.ExitCodes.Operator,
 			corev1.ContainerRestartRuleOnExitCodesOpIn, corev1.ContainerRestartRuleOnExitCodesOpNotIn)...)
 		if len(rule.ExitCodes.Values) > maxExitCodes {
-			errs = append(errs, field.TooLong(codes.Child("values"), rule.ExitCodes.Values, maxExitCodes))
+			errs = append(errs, field.TooMany(codes.Child("values"), len(rule.ExitCodes.Values), maxExitCodes))
 		}
 	}
 	return errs

@@ -159,19 +159,20 @@ func PodStatusUpdate(p, old *corev1.Pod) field.ErrorList {
 	for i, condition := range p.Status.Conditions {
 		errs = append(errs, qualifiedName(at.Child("conditions").Index(i).Child("type"), string(condition.Type))...)
 	}
-	errs = append(errs, stillEnded(at.Child("containerStatuses"), p.Status.ContainerStatuses, old.Status.ContainerStatuses, old.Spec.RestartPolicy)...)
+	errs = append(errs, stillEnded(at.Child("containerStatuses"), p.Status.ContainerStatuses, old.Status.ContainerStatuses, &old.Spec)...)
 	errs = append(errs, podIPs(at.Child("podIPs"), p)...)
 	return errs
 }
 
 // stillEnded complains about containers that run again although nothing restarts them.
-func stillEnded(at *field.Path, is, was []corev1.ContainerStatus, policy corev1.RestartPolicy) field.ErrorList {
-	if policy == corev1.RestartPolicyAlways {
-		return nil
+func stillEnded(at *field.Path, is, was []corev1.ContainerStatus, spec *corev1.PodSpec) field.ErrorList {
+	if restartsAll(spec.InitContainers) || restartsAll(spec.Containers) {
+		return nil // whichever ends may restart any other
 	}
 	var errs field.ErrorList
 	for i, old := range was {
-		if old.State.Terminated == nil || policy == corev1.RestartPolicyOnFailure && old.State.Terminated.ExitCode != 0 {
+		c := slices.IndexFunc(spec.Containers, func(c corev1.Container) bool { return c.Name == old.Name })
+		if old.State.Terminated == nil || c >= 0 && restarts(&spec.Containers[c], spec.RestartPolicy, old.State.Terminated.ExitCode) {
 			continue
 		}
 		for _, status := range is {
@@ -181,4 +182,26 @@ func stillEnded(at *field.Path, is, was []corev1.ContainerStatus, policy corev1.
 		}
 	}
 	return errs
+}
+
+// restartsAll says whether the end of any of these containers may restart all of their pod.
+func restartsAll(containers []corev1.Container) bool {
+	return slices.ContainsFunc(containers, func(c corev1.Container) bool {
+		return slices.ContainsFunc(c.RestartPolicyRules, func(r corev1.ContainerRestartRule) bool {
+			return r.Action == corev1.ContainerRestartRuleActionRestartAllContainers
+		})
+	})
+}
+
+// restarts says whether a container that ended with an exit code runs again: by its own rules, else its own policy, else its pod's.
+func restarts(c *corev1.Container, policy corev1.RestartPolicy, exitCode int32) bool {
+	for _, rule := range c.RestartPolicyRules {
+		if codes := rule.ExitCodes; codes != nil && slices.Contains(codes.Values, exitCode) == (codes.Operator == corev1.ContainerRestartRuleOnExitCodesOpIn) {
+			return true
+		}
+	}
+	if c.RestartPolicy != nil {
+		policy = corev1.RestartPolicy(*c.RestartPolicy)
+	}
+	return policy != corev1.RestartPolicyNever && (policy != corev1.RestartPolicyOnFailure || exitCode != 0)
 }
