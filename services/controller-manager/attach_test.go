@@ -3,6 +3,8 @@ package controllermanager_test
 import (
 	"crypto/sha256"
 	"fmt"
+	"slices"
+	"strings"
 	"testing"
 
 	"google.golang.org/protobuf/proto"
@@ -135,5 +137,117 @@ func TestAttachmentConvergesWhereverItsControllerDies(t *testing.T) {
 		remove[*corev1.Pod](c, "default", "pod", metav1.DeletionOptions_builder{GracePeriodSeconds: proto.Int64(0)}.Build())
 		eventually(c, "", "detached", attachmentsTo("n1", 0))
 		eventuallyOne(c, "", "n1", "the node knows", func(n *corev1.Node) bool { return len(n.GetStatus().GetVolumesAttached()) == 0 })
+	})
+}
+
+// direct are the kinds of volumes that no driver attaches, as sources and as nodes' statuses call them.
+var direct = []struct {
+	kind, unique string
+	source       *corev1.PersistentVolumeSource
+}{
+	{"iscsi", "kubernetes.io/iscsi/192.0.2.1:iqn.2026-11.test:store:3", corev1.PersistentVolumeSource_builder{Iscsi: corev1.ISCSIPersistentVolumeSource_builder{
+		TargetPortal: proto.String("192.0.2.1"), Iqn: proto.String("iqn.2026-11.test:store"), Lun: proto.Int32(3)}.Build()}.Build()},
+	{"fc", "kubernetes.io/fc/[500a0982991b8dc5 500a0981891b8dc5]:2", corev1.PersistentVolumeSource_builder{Fc: corev1.FCVolumeSource_builder{
+		TargetWwns: []string{"500a0982991b8dc5", "500a0981891b8dc5"}, Lun: proto.Int32(2)}.Build()}.Build()},
+	{"fc-by-name", "kubernetes.io/fc/[3600 3601]", corev1.PersistentVolumeSource_builder{Fc: corev1.FCVolumeSource_builder{Wwids: []string{"3600", "3601"}}.Build()}.Build()},
+}
+
+// hasVolumes waits until a node's status names exactly some volumes as attached.
+func hasVolumes(c *cluster, node string, want ...string) {
+	c.t.Helper()
+	eventuallyOne(c, "", node, fmt.Sprintf("it has %v", want), func(n *corev1.Node) bool {
+		var have []string
+		for _, v := range n.GetStatus().GetVolumesAttached() {
+			have = append(have, v.GetName())
+		}
+		return slices.Equal(have, want)
+	})
+}
+
+func twoNodes(c *cluster) {
+	for _, n := range []string{"n1", "n2"} {
+		create(c, corev1.Node_builder{Metadata: metav1.ObjectMeta_builder{Name: proto.String(n)}.Build(), Status: corev1.NodeStatus_builder{Conditions: []*corev1.NodeCondition{nodeReady("True")}}.Build()}.Build())
+	}
+}
+
+func removeAtOnce(c *cluster, pod string) {
+	c.t.Helper()
+	remove[*corev1.Pod](c, "default", pod, metav1.DeletionOptions_builder{GracePeriodSeconds: proto.Int64(0)}.Build())
+}
+
+func TestDisksWithoutADriverAreOnOneNode(t *testing.T) {
+	for _, k := range direct {
+		t.Run(k.kind, func(t *testing.T) {
+			c := newCluster(t, nil)
+			twoNodes(c)
+			create(c, volume("disk", volumeSpec{size: "1Gi", reservedFor: "disk", source: k.source}))
+			create(c, claim("disk", "1Gi", noClass()))
+			boundTo(c, "disk")
+			create(c, onNode(user("first", "disk"), "n1"))
+			hasVolumes(c, "n1", k.unique)
+			if e := told(c, "default", "first", "SuccessfulAttachVolume"); e.GetMessage() != `AttachVolume.Attach succeeded for volume "disk" ` {
+				t.Errorf("told %q", e.GetMessage())
+			}
+			setInUse(c, "n1", k.unique)
+			create(c, onNode(user("second", "disk"), "n2"))
+			if e := told(c, "default", "second", "FailedAttachVolume"); !strings.HasPrefix(e.GetMessage(), `Multi-Attach error for volume "disk"`) {
+				t.Errorf("told %q", e.GetMessage())
+			}
+			removeAtOnce(c, "first")
+			// A third one has the controller look again after the first is gone: n1 still uses the disk.
+			create(c, onNode(user("third", "disk"), "n2"))
+			told(c, "default", "third", "FailedAttachVolume")
+			hasVolumes(c, "n1", k.unique)
+			hasVolumes(c, "n2")
+			setInUse(c, "n1")
+			hasVolumes(c, "n2", k.unique)
+			hasVolumes(c, "n1")
+			if all := list[*storagev1.VolumeAttachment](c, "", ""); len(all) != 0 {
+				t.Errorf("attachments: %v", names(all))
+			}
+			// A node that is gone has nothing.
+			setInUse(c, "n2", k.unique)
+			create(c, onNode(user("fourth", "disk"), "n1"))
+			told(c, "default", "fourth", "FailedAttachVolume")
+			remove[*corev1.Node](c, "", "n2", nil)
+			hasVolumes(c, "n1", k.unique)
+		})
+	}
+}
+
+// Volumes that several nodes may have are attached to all of them. As in Kubernetes, that goes for those that only pods' own specs describe.
+func TestDisksWithoutADriverThatNodesShare(t *testing.T) {
+	c := newCluster(t, nil)
+	twoNodes(c)
+	create(c, volume("disk", volumeSpec{size: "1Gi", reservedFor: "disk", modes: []string{"ReadWriteOnce", "ReadOnlyMany"}, source: direct[0].source}))
+	create(c, claim("disk", "1Gi", noClass()))
+	boundTo(c, "disk")
+	own := func(name, node string) *corev1.Pod {
+		p := onNode(user(name, ""), node)
+		p.GetSpec().GetVolumes()[0].SetVolumeSource(corev1.VolumeSource_builder{Fc: direct[1].source.GetFc()}.Build())
+		return p
+	}
+	for _, node := range []string{"n1", "n2"} {
+		create(c, onNode(user("claiming-"+node, "disk"), node))
+		create(c, own("own-"+node, node))
+	}
+	for _, node := range []string{"n1", "n2"} {
+		hasVolumes(c, node, direct[1].unique, direct[0].unique)
+	}
+	removeAtOnce(c, "own-n1")
+	hasVolumes(c, "n1", direct[0].unique)
+}
+
+func TestDisksWithoutADriverConvergeWhereverTheirControllerDies(t *testing.T) {
+	killBetweenWrites(t, func(c *cluster) {
+		twoNodes(c)
+		create(c, volume("disk", volumeSpec{size: "1Gi", reservedFor: "disk", source: direct[0].source}))
+		create(c, claim("disk", "1Gi", noClass()))
+		create(c, onNode(user("pod", "disk"), "n1"))
+		hasVolumes(c, "n1", direct[0].unique)
+		create(c, onNode(user("next", "disk"), "n2"))
+		removeAtOnce(c, "pod")
+		hasVolumes(c, "n2", direct[0].unique)
+		hasVolumes(c, "n1")
 	})
 }

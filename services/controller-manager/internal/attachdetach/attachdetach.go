@@ -3,7 +3,8 @@
 //
 // A volume is attached while a pod on the node uses it. It is detached when no pod does and the node says (volumesInUse) that it has let go of it, when
 // the node is gone, when it is declared out of service, or when it has not been ready for six minutes, as in Kubernetes. Volumes of plugins that Kubernetes had
-// built in are attached by the drivers that serve them now; for those that only pods' specs describe, the attachment says what they are.
+// built in are attached by the drivers that serve them now; for those that only pods' specs describe, the attachment says what they are. Disks that nodes reach by
+// themselves (iSCSI, Fibre Channel) are attached by saying so in the node's status.
 package attachdetach
 
 import (
@@ -22,7 +23,6 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/protobuf/proto"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	corev1 "dhow.dev/gen/go/dhow/core/v1"
 	metav1 "dhow.dev/gen/go/dhow/meta/v1"
@@ -114,10 +114,16 @@ func New(cfg Config) *Controller {
 		}
 	})
 	cfg.Stores.Nodes.OnChangeTraced(func(old, node *corev1.Node, cause *informer.Trace) {
-		if node == nil {
+		gone := node == nil
+		if gone {
 			node = old
 		}
 		c.Add(node.GetMetadata().GetName(), cause)
+		for _, a := range old.GetStatus().GetVolumesAttached() {
+			if unique := a.GetName(); isDriverless(unique) && (gone || !hasAttached(node, unique)) {
+				c.letGo(unique, cause)
+			}
+		}
 	})
 	cfg.Stores.CSIDrivers.OnChangeTraced(func(_, _ *storagev1.CSIDriver, cause *informer.Trace) {
 		for _, n := range c.stores.Nodes.List() {
@@ -129,7 +135,9 @@ func New(cfg Config) *Controller {
 
 // usesVolumes says whether a pod has volumes that may have to be attached.
 func usesVolumes(p *corev1.Pod) bool {
-	return len(inventory.ClaimsOf(p)) > 0 || slices.ContainsFunc(p.GetSpec().GetVolumes(), func(v *corev1.Volume) bool { return csimigration.IsInline(v.GetVolumeSource()) })
+	return len(inventory.ClaimsOf(p)) > 0 || slices.ContainsFunc(p.GetSpec().GetVolumes(), func(v *corev1.Volume) bool {
+		return csimigration.IsInline(v.GetVolumeSource()) || driverlessInPod(v.GetVolumeSource()) != ""
+	})
 }
 
 // letGo asks for a turn of the nodes that wait for a volume.
@@ -189,7 +197,19 @@ type needed struct {
 	pods   []*corev1.Pod
 }
 
-// wanted returns the volumes that pods of a node use and that have to be attached, by the names of their attachments.
+// claimed returns the volumes that the claims of a pod are bound to.
+func (c *Controller) claimed(p *corev1.Pod) []*corev1.PersistentVolume {
+	var all []*corev1.PersistentVolume
+	for _, name := range inventory.ClaimsOf(p) {
+		claim, _ := c.stores.PersistentVolumeClaims.Get(p.GetMetadata().GetNamespace(), name)
+		if v, ok := c.stores.PersistentVolumes.Get("", claim.GetSpec().GetVolumeName()); ok && v.GetSpec().GetClaimRef().GetUid() == claim.GetMetadata().GetUid() {
+			all = append(all, v)
+		}
+	}
+	return all
+}
+
+// wanted returns the volumes of drivers that pods of a node use and that have to be attached, by the names of their attachments.
 func (c *Controller) wanted(node string) map[string]*needed {
 	all := map[string]*needed{}
 	for _, p := range c.stores.Pods.ByIndex(inventory.ByNode, node) {
@@ -210,12 +230,7 @@ func (c *Controller) wanted(node string) map[string]*needed {
 			}
 			all[key].pods = append(all[key].pods, p)
 		}
-		for _, name := range inventory.ClaimsOf(p) {
-			claim, _ := c.stores.PersistentVolumeClaims.Get(p.GetMetadata().GetNamespace(), name)
-			v, ok := c.stores.PersistentVolumes.Get("", claim.GetSpec().GetVolumeName())
-			if !ok || v.GetSpec().GetClaimRef().GetUid() != claim.GetMetadata().GetUid() {
-				continue
-			}
+		for _, v := range c.claimed(p) {
 			// What cannot be translated is told by the node, which cannot mount it either.
 			if v, err := csimigration.Persistent(v); err == nil {
 				add(v, false)
@@ -261,7 +276,7 @@ func (c *Controller) reconcile(ctx context.Context, turn *reconcile.Turn[string]
 			if a.GetStatus().GetAttached() {
 				attached[uniqueName(v)] = true
 			}
-		case c.mayDetach(turn, node, exists, v):
+		case c.mayDetach(turn, node, exists, uniqueName(v)):
 			detach = append(detach, a)
 		case a.GetStatus().GetAttached():
 			attached[uniqueName(v)] = true
@@ -269,7 +284,7 @@ func (c *Controller) reconcile(ctx context.Context, turn *reconcile.Turn[string]
 	}
 	if exists {
 		// What is to be detached is taken from the status first, so that the agent does not begin to use it again.
-		if err := c.report(ctx, turn, node, attached); err != nil {
+		if err := c.reportAll(ctx, turn, node, attached); err != nil {
 			return err
 		}
 	}
@@ -322,8 +337,8 @@ func (c *Controller) elsewhere(node string, need *needed) bool {
 }
 
 // mayDetach says whether a volume that no pod wants can be taken from the node.
-func (c *Controller) mayDetach(turn *reconcile.Turn[string], node *corev1.Node, exists bool, v *corev1.PersistentVolume) bool {
-	if !exists || !slices.Contains(node.GetStatus().GetVolumesInUse(), uniqueName(v)) {
+func (c *Controller) mayDetach(turn *reconcile.Turn[string], node *corev1.Node, exists bool, unique string) bool {
+	if !exists || !slices.Contains(node.GetStatus().GetVolumesInUse(), unique) {
 		return true
 	}
 	if slices.ContainsFunc(node.GetSpec().GetTaints(), func(t *corev1.Taint) bool { return t.GetKey() == outOfService }) {
@@ -358,13 +373,13 @@ func (c *Controller) tell(need *needed, a *storagev1.VolumeAttachment) {
 	}
 }
 
-// report writes which volumes are attached into the node's status.
-func (c *Controller) report(ctx context.Context, turn *reconcile.Turn[string], node *corev1.Node, attached map[string]bool) error {
+// report writes which volumes are attached into the node's status; nil: it said so already.
+func (c *Controller) report(ctx context.Context, turn *reconcile.Turn[string], node *corev1.Node, attached map[string]bool) (*corev1.Node, error) {
 	var list []*corev1.AttachedVolume
 	same := 0
 	for _, v := range node.GetStatus().GetVolumesAttached() {
 		switch {
-		case !strings.HasPrefix(v.GetName(), uniquePrefix):
+		case !strings.HasPrefix(v.GetName(), uniquePrefix) && !isDriverless(v.GetName()):
 			list = append(list, v)
 		case attached[v.GetName()]:
 			same++
@@ -373,7 +388,7 @@ func (c *Controller) report(ctx context.Context, turn *reconcile.Turn[string], n
 		}
 	}
 	if same == len(attached) {
-		return nil
+		return nil, nil
 	}
 	for name := range attached {
 		list = append(list, corev1.AttachedVolume_builder{Name: proto.String(name), DevicePath: proto.String("")}.Build())
@@ -386,10 +401,10 @@ func (c *Controller) report(ctx context.Context, turn *reconcile.Turn[string], n
 	next.GetStatus().SetVolumesAttached(list)
 	written, err := c.nodes.UpdateStatus(ctx, next)
 	if err != nil {
-		return fmt.Errorf("attached volumes of node %s: %w", turn.Key, err)
+		return nil, fmt.Errorf("attached volumes of node %s: %w", turn.Key, err)
 	}
 	turn.Wrote(written)
-	return nil
+	return written, nil
 }
 
 // attach asks for an attachment, unless another node has a volume that only one may have.
@@ -399,21 +414,9 @@ func (c *Controller) attach(ctx context.Context, turn *reconcile.Turn[string], k
 	if !shared(v) {
 		c.mu.Lock()
 		defer c.mu.Unlock()
-		if b, ok := c.begun[unique]; ok {
-			if c.stores.Revision() < b.revision && b.node != turn.Key {
-				return apierrors.NewConflict(schema.GroupResource{Group: "storage.k8s.io", Resource: "volumeattachments"}, key, fmt.Errorf("volume %s was just attached to node %s", name, b.node))
-			}
-			delete(c.begun, unique)
+		if free, err := c.free(turn.Key, unique, name, need.pods, func() bool { return c.elsewhere(turn.Key, need) }); err != nil || !free {
+			return err
 		}
-		// Noted before the look, so that no change after it is missed: it brings this node back here.
-		c.wait(unique, turn.Key)
-		if c.elsewhere(turn.Key, need) {
-			for _, p := range need.pods {
-				c.events.Report(p, "Warning", "FailedAttachVolume", "Multi-Attach error for volume %q Volume is already exclusively attached to one node and can't be attached to another", name)
-			}
-			return nil
-		}
-		c.waitNoMore(unique, turn.Key)
 	}
 	source := storagev1.VolumeAttachmentSource_builder{PersistentVolumeName: proto.String(name)}.Build()
 	if need.inline {
@@ -438,9 +441,9 @@ func (c *Controller) attach(ctx context.Context, turn *reconcile.Turn[string], k
 	return nil
 }
 
-// shared says whether several nodes may have a volume.
+// shared says whether several nodes may have a volume, as far as its access modes tell.
 func shared(v *corev1.PersistentVolume) bool {
-	return slices.ContainsFunc(v.GetSpec().GetAccessModes(), func(m string) bool { return m == "ReadWriteMany" || m == "ReadOnlyMany" })
+	return len(v.GetSpec().GetAccessModes()) == 0 || slices.ContainsFunc(v.GetSpec().GetAccessModes(), func(m string) bool { return m == "ReadWriteMany" || m == "ReadOnlyMany" })
 }
 
 func (c *Controller) detach(ctx context.Context, turn *reconcile.Turn[string], a *storagev1.VolumeAttachment) error {

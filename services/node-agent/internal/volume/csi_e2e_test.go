@@ -17,6 +17,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -77,6 +78,8 @@ type node struct {
 	// flex has the FlexVolume drivers, machine what the machine says that it has.
 	flex    string
 	machine volume.Machine
+	// held says that disks are not attached when the node says that it uses them.
+	held atomic.Bool
 
 	registry *csi.Registry
 	volumes  *volume.Manager
@@ -125,6 +128,8 @@ func (n *node) start() {
 	}
 	logger := slog.New(slog.NewTextHandler(n.t.Output(), nil))
 	var registry *csi.Registry
+	inUse := make(chan struct{}, 1)
+	inUse <- struct{}{} // of what is on the disk nothing is said
 	n.volumes, err = volume.NewNode(volume.Config{
 		NodeName: "n1", DataDir: n.data, KubeletDir: n.data, Conn: conn, Logger: logger, FlexVolumeDir: n.flex, Machine: n.machine,
 		Driver: func(name string) (*csi.Driver, error) { return registry.Driver(name) },
@@ -138,17 +143,23 @@ func (n *node) start() {
 			}
 		},
 		Evict: func(uid, message string) { n.evicted[uid] = message },
+		InUse: func() {
+			select {
+			case inUse <- struct{}{}:
+			default:
+			}
+		},
 	})
 	if err != nil {
 		n.t.Fatal(err)
 	}
+	ctx, cancel := context.WithCancel(n.ctx)
 	registered := make(chan struct{}, 8)
 	registry = csi.New(csi.Config{NodeName: "n1", Dir: filepath.Join(n.data, "plugins_registry"), Host: n.volumes.Host, Conn: conn, Logger: logger,
 		Changed: func() { registered <- struct{}{} }})
 	n.registry = registry
-	ctx, cancel := context.WithCancel(n.ctx)
 	var group sync.WaitGroup
-	for _, run := range []func(context.Context) error{n.volumes.Run, registry.Run} {
+	for _, run := range []func(context.Context) error{n.volumes.Run, registry.Run, n.attaching(n.volumes, inUse)} {
 		group.Go(func() {
 			if err := run(ctx); err != nil {
 				n.t.Error(err)

@@ -1,7 +1,6 @@
 package volume
 
 import (
-	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -82,6 +81,8 @@ type mountRecord struct {
 	Staging string `json:"staging,omitempty"`
 	Device  string `json:"device,omitempty"`
 	Block   bool   `json:"block,omitempty"`
+	// Attached is the volume's name in the Node's status, which has to say that it is attached; empty: it has not.
+	Attached string `json:"attached,omitempty"`
 	// Context is the SELinux context that it is mounted with.
 	Context string `json:"seLinuxMountContext,omitempty"`
 	// Boot is the machine's run in which it was done, as far as it was; Done says that it was to the end.
@@ -200,6 +201,7 @@ func (m *Manager) mountByKind(ctx context.Context, d *described, source *corev1.
 			return "", true, err
 		}
 		relabel = v.record.Context == ""
+		v.record.Attached = attachedName(source)
 	}
 	if path, err = m.mountVolume(ctx, v); err != nil {
 		return "", true, err
@@ -275,23 +277,16 @@ func (m *Manager) mountVolume(ctx context.Context, v *mounting) (string, error) 
 	if place := strings.TrimPrefix(r.ID, r.Kind+"/"); r.ID != "" && (!filepath.IsLocal(place) || filepath.Clean(place) != place) {
 		return "", fmt.Errorf("%s volume %s: %q cannot be a path", r.Kind, r.Name, place)
 	}
+	// Not while the volume is locked: a pod that ends may have to let go of it first.
+	if err := m.leaveToMount(ctx, r); err != nil {
+		return "", err
+	}
 	defer m.lock(r.lock())()
-	now, err := boot()
-	if err != nil {
-		return "", err
+	if stands, err := r.stands(); err != nil || stands {
+		return r.path(), err
 	}
-	before, err := readMountRecord(r.file())
-	if err != nil {
+	if r.Boot, err = boot(); err != nil {
 		return "", err
-	}
-	r.Boot = now
-	if before != nil && before.Boot == now {
-		r.Device = cmp.Or(before.Device, r.Device)
-		if before.Done && r.Context == before.Context {
-			if there, err := r.there(); err != nil || there {
-				return r.path(), err
-			}
-		}
 	}
 	if err := m.sameContext(r); err != nil {
 		return "", err
@@ -302,6 +297,7 @@ func (m *Manager) mountVolume(ctx context.Context, v *mounting) (string, error) 
 	if err := r.save(); err != nil {
 		return "", err
 	}
+	m.forgetUse(r.Attached, r.uid)
 	if r.ID != "" {
 		if r.Device, err = b.attach(ctx, v); err != nil {
 			return "", err
@@ -391,7 +387,7 @@ func (m *Manager) unmountAll(ctx context.Context, uid string) error {
 			failed = errors.Join(failed, fmt.Errorf("UnmountVolume.TearDown failed for volume %q : %w", r.Name, err))
 		}
 	}
-	return failed
+	return errors.Join(failed, m.tellUse())
 }
 
 func (m *Manager) unmountVolume(ctx context.Context, r *mountRecord) error {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -78,10 +79,13 @@ type persistent struct {
 	nodes       *client.Client[*corev1.Node]
 	secrets     *client.Client[*corev1.Secret]
 
+	// tellMu lets one caller of tellUse look at a time, so that an older look does not go after a newer one. It is taken before mu.
+	tellMu sync.Mutex
+
 	mu sync.Mutex
-	// attached are the volumes that the Node says are attached; changed is closed and replaced when that changes.
-	attached map[string]bool
-	changed  chan struct{}
+	// attached are the volumes that the Node says are attached, reported those that it says are in use; changed is closed and replaced when that changes.
+	attached, reported map[string]bool
+	changed            chan struct{}
 	// using are volumes that are about to be used, by name and pod, before the disk knows of them; told is what InUse answers.
 	using map[string]map[string]bool
 	told  []string
@@ -176,6 +180,10 @@ func (m *Manager) Node(node *corev1.Node) {
 	for _, v := range node.GetStatus().GetVolumesAttached() {
 		m.attached[v.GetName()] = true
 	}
+	m.reported = map[string]bool{}
+	for _, name := range node.GetStatus().GetVolumesInUse() {
+		m.reported[name] = true
+	}
 	close(m.changed)
 	m.changed = make(chan struct{})
 	for key := range node.GetMetadata().GetAnnotations() {
@@ -216,30 +224,20 @@ func (m *Manager) use(id, uid string) error {
 
 // tellUse tells which attached volumes the node uses: what the disk knows, and what is about to be.
 func (m *Manager) tellUse() error {
-	all, err := m.allRecords()
+	m.tellMu.Lock()
+	defer m.tellMu.Unlock()
+	list, err := m.namesInUse()
 	if err != nil {
 		return err
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	names := map[string]bool{}
-	for id := range m.using {
-		names[id] = true
-	}
-	for _, r := range all {
-		if r.Attached {
-			names[r.id()] = true
-		}
-	}
-	list := make([]string, 0, len(names))
-	for name := range names {
-		list = append(list, name)
-	}
-	slices.Sort(list)
 	if slices.Equal(list, m.told) {
 		return nil
 	}
 	m.told = list
+	// What is used no more and then again is not reported by what the Node said before.
+	maps.DeleteFunc(m.reported, func(name string, _ bool) bool { return !slices.Contains(list, name) })
 	if m.config.InUse != nil {
 		m.config.InUse()
 	}
@@ -253,13 +251,18 @@ func (m *Manager) InUse() []string {
 	return m.told
 }
 
-// awaitAttached waits until the Node says that a volume is attached, but not for ever: the user is to hear of it.
+// awaitAttached waits until the Node says that a volume is attached.
 func (m *Manager) awaitAttached(ctx context.Context, id string) error {
+	return m.awaitNode(ctx, func() bool { return m.attached[id] })
+}
+
+// awaitNode waits until the Node says what makes a volume attached, but not for ever: the user is to hear of it. The condition is asked under m.mu.
+func (m *Manager) awaitNode(ctx context.Context, ok func() bool) error {
 	ctx, cancel := context.WithTimeout(ctx, attachTimeout)
 	defer cancel()
 	for {
 		m.mu.Lock()
-		is, changed := m.attached[id], m.changed
+		is, changed := ok(), m.changed
 		m.mu.Unlock()
 		if is {
 			return nil
