@@ -274,7 +274,7 @@ func TestTheWholePodOnTheRealRuntime(t *testing.T) {
 		sees(t, "mighty", "c", wants)
 	})
 	t.Run("the cluster's names in the machine's network", func(t *testing.T) {
-		sees(t, "asking", "c", map[string]string{"grep -c 10.96.0.10 /etc/resolv.conf": "1", "ip -4 -o addr show dev eth0 | grep -c "+running(t, "asking").GetStatus().GetPodIp(): "1"})
+		sees(t, "asking", "c", map[string]string{"grep -c 10.96.0.10 /etc/resolv.conf": "1", "ip -4 -o addr show dev eth0 | grep -c " + running(t, "asking").GetStatus().GetPodIp(): "1"})
 	})
 	t.Run("mounts in the mounts of others", func(t *testing.T) {
 		sees(t, "mounts", "giver", map[string]string{"mkdir /v/m && mount -t tmpfs none /v/m && touch /v/m/inside && ls /v/m": "inside"})
