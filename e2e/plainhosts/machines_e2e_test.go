@@ -148,7 +148,7 @@ func newNetwork(t *testing.T) *network {
 		if err := n.Down(); err != nil {
 			t.Error(err)
 		}
-		if err := n.removeGroups(); err != nil {
+		if err := n.removeGroups(n.group); err != nil {
 			t.Error(err)
 		}
 		if err := os.RemoveAll(n.dir); err != nil {
@@ -164,15 +164,15 @@ func newNetwork(t *testing.T) *network {
 	return n
 }
 
-// removeGroups removes the machines' control groups. The kernel may take its time to free what is in them last.
-func (n *network) removeGroups() error {
+// removeGroups removes a control group of the machines and those below it. The kernel may take its time to free what is in them last.
+func (n *network) removeGroups(group string) error {
 	deadline := time.After(cluster.Deadline)
 	ticker := time.NewTicker(100 * time.Millisecond)
 	defer ticker.Stop()
 	for {
 		var failed []error
 		for _, m := range n.cgroups {
-			failed = append(failed, m.remove(n.group))
+			failed = append(failed, m.remove(group))
 		}
 		err := errors.Join(failed...)
 		if err == nil {
@@ -234,6 +234,10 @@ func (m *machine) on() {
 		m.t.Fatal(err)
 	}
 	group := m.network.group + "/" + m.name
+	// A machine that starts has no groups, whatever it had when it lost its power. One with controllers handed down to others below it would take no process.
+	if err := m.network.removeGroups(group); err != nil {
+		m.t.Fatal(err)
+	}
 	var lines []string
 	for _, c := range m.network.cgroups {
 		if err := c.make(group); err != nil {
