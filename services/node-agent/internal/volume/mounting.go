@@ -464,17 +464,9 @@ func (m *Manager) mountRecords(uid string) ([]*mountRecord, error) {
 
 // otherMounts returns the volumes of the node beside one.
 func (m *Manager) otherMounts(than *mountRecord) ([]*mountRecord, error) {
-	uids, err := m.Pods()
+	all, err := ofAllPods(m, m.mountRecords)
 	if err != nil {
 		return nil, err
-	}
-	var all []*mountRecord
-	for _, uid := range uids {
-		some, err := m.mountRecords(uid)
-		if err != nil {
-			return nil, err
-		}
-		all = append(all, some...)
 	}
 	return slices.DeleteFunc(all, func(o *mountRecord) bool { return o.file() == than.file() }), nil
 }

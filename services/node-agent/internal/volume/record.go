@@ -92,15 +92,15 @@ func (m *Manager) records(uid string) ([]*record, error) {
 	return all, nil
 }
 
-// allRecords returns the CSI volumes of all pods.
-func (m *Manager) allRecords() ([]*record, error) {
+// ofAllPods collects what the disk has of each pod.
+func ofAllPods[R any](m *Manager, of func(uid string) ([]R, error)) ([]R, error) {
 	uids, err := m.Pods()
 	if err != nil {
 		return nil, err
 	}
-	var all []*record
+	var all []R
 	for _, uid := range uids {
-		some, err := m.records(uid)
+		some, err := of(uid)
 		if err != nil {
 			return nil, err
 		}
@@ -108,6 +108,9 @@ func (m *Manager) allRecords() ([]*record, error) {
 	}
 	return all, nil
 }
+
+// allRecords returns the CSI volumes of all pods.
+func (m *Manager) allRecords() ([]*record, error) { return ofAllPods(m, m.records) }
 
 // Host returns where the agent finds a path below the folder that drivers and users know as the kubelet's: in its own data folder, so that several
 // nodes may share a machine. Other paths are the machine's.
