@@ -7,9 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"maps"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -18,8 +16,6 @@ import (
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
-
-	"dhow.dev/bench/meter"
 )
 
 const (
@@ -83,11 +79,19 @@ func Run(ctx context.Context, config Config) (err error) {
 	}()
 	var started, removed, away, idle []float64
 	for round := range config.Rounds {
-		bareUp, bareDown, err := r.bare(ctx)
+		bareUp, bareDown, bareStarting, err := r.bare(ctx)
+		if err != nil {
+			return err
+		}
+		before, err := r.read()
 		if err != nil {
 			return err
 		}
 		up, err := r.start(ctx)
+		if err != nil {
+			return err
+		}
+		starting, err := before.since()
 		if err != nil {
 			return err
 		}
@@ -107,8 +111,8 @@ func Run(ctx context.Context, config Config) (err error) {
 			return err
 		}
 		started, removed, idle = append(started, up.Seconds()/bareUp.Seconds()), append(removed, down.Seconds()/bareDown.Seconds()), append(idle, use)
-		fmt.Fprintf(config.Out, "round %d: start: bare %.2f s, cluster %.2f s, ratio %.2f; remove: bare %.2f s, cluster %.2f s, ratio %.2f; idle %.2f %% of a core%s\n",
-			round+1, bareUp.Seconds(), up.Seconds(), last(started), bareDown.Seconds(), down.Seconds(), last(removed), use, by)
+		fmt.Fprintf(config.Out, "round %d: start: bare %.2f s (%s), cluster %.2f s (%s), ratio %.2f; remove: bare %.2f s, cluster %.2f s, ratio %.2f; idle %.2f %% of a core%s\n",
+			round+1, bareUp.Seconds(), bareStarting.seconds(), up.Seconds(), starting.seconds(), last(started), bareDown.Seconds(), down.Seconds(), last(removed), use, by)
 	}
 	fmt.Fprintf(config.Out, "medians: start ratio %.2f, remove ratio %.2f, idle %.2f %% of a core", median(started), median(removed), median(idle))
 	if len(away) > 0 {
@@ -150,13 +154,20 @@ func each(pods, atOnce int, do func(i int) error) (time.Duration, error) {
 	return time.Since(began), failed
 }
 
-// bare starts all pods through the runtime alone, and removes them.
-func (r *run) bare(ctx context.Context) (up, down time.Duration, err error) {
+// bare starts all pods through the runtime alone, and removes them. Starting is what the cluster's processes used meanwhile.
+func (r *run) bare(ctx context.Context) (up, down time.Duration, starting use, err error) {
 	sandboxes := make([]string, r.Pods)
+	before, err := r.read()
+	if err != nil {
+		return 0, 0, use{}, err
+	}
 	up, err = each(r.Pods, r.AtOnce, func(i int) (err error) {
 		sandboxes[i], err = r.runtime.start(ctx, i, r.Image, command)
 		return err
 	})
+	if err == nil {
+		starting, err = before.since()
+	}
 	// What was started is removed even if something failed or the run was called off.
 	down, removeErr := each(r.Pods, r.AtOnce, func(i int) error {
 		if sandboxes[i] == "" {
@@ -164,7 +175,7 @@ func (r *run) bare(ctx context.Context) (up, down time.Duration, err error) {
 		}
 		return r.runtime.remove(context.WithoutCancel(ctx), sandboxes[i])
 	})
-	return up, down, errors.Join(err, removeErr)
+	return up, down, starting, errors.Join(err, removeErr)
 }
 
 func podName(i int) string { return fmt.Sprintf("pod-%d", i) }
@@ -305,31 +316,17 @@ func (r *run) idle(ctx context.Context) (all float64, by string, err error) {
 	if err := pause(ctx, settle); err != nil {
 		return 0, "", err
 	}
-	pids, err := processes(r.Folders...)
+	before, err := r.read()
 	if err != nil {
 		return 0, "", err
-	}
-	if len(pids) == 0 {
-		return 0, "", fmt.Errorf("no process of the cluster found: none names one of %s in its command line", strings.Join(r.Folders, ", "))
-	}
-	kinds := slices.Sorted(maps.Keys(pids))
-	before := map[string]meter.Reading{}
-	for _, kind := range kinds {
-		if before[kind], err = (meter.Meter{Server: pids[kind]}).Read(); err != nil {
-			return 0, "", err
-		}
 	}
 	if err := pause(ctx, r.Idle); err != nil {
 		return 0, "", err
 	}
-	for _, kind := range kinds {
-		cost, err := (meter.Meter{Server: pids[kind]}).Since(before[kind], 1)
-		if err != nil {
-			return 0, "", err
-		}
-		use := 100 * cost.Server.Seconds() / cost.Elapsed.Seconds()
-		all += use
-		by += fmt.Sprintf(", %d %s %.2f %%", len(pids[kind]), kind, use)
+	used, err := before.since()
+	if err != nil {
+		return 0, "", err
 	}
+	all, by = used.percent()
 	return all, by, nil
 }

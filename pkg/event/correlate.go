@@ -12,8 +12,8 @@ import (
 )
 
 const (
-	// known is how many events, and how many subjects, one writer remembers.
-	known = 512
+	// known is how many events, and how many subjects, are remembered.
+	known = 4096
 
 	combineAfter  = 10
 	combineWithin = 10 * time.Minute
@@ -26,7 +26,7 @@ const (
 	maxObjectName = 236
 )
 
-// correlator decides which event a report belongs to. It is one writer's.
+// correlator decides which event a report belongs to. It is not safe for concurrent use.
 type correlator struct {
 	written *lru.Cache // identity → *written
 	similar *lru.Cache // subject → *variety

@@ -8,19 +8,18 @@ package event
 import (
 	"context"
 	"fmt"
-	"hash/maphash"
 	"log/slog"
 	"strings"
 	"sync/atomic"
 	"time"
 
-	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
 	"google.golang.org/protobuf/proto"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
 	corev1 "dhow.dev/gen/go/dhow/core/v1"
 	"dhow.dev/pkg/client"
+	"dhow.dev/pkg/commit"
 	"dhow.dev/pkg/object"
 	"dhow.dev/pkg/resource"
 	"dhow.dev/pkg/telemetry/logkey"
@@ -33,10 +32,11 @@ const (
 )
 
 const (
-	// writers is how many events are on their way at once: each waits for a commit, and commits are shared.
-	writers = 8
-	// queued bounds the reports that wait for one writer. Those of one object have one writer, so that they stay in order.
-	queued = 1024
+	// queued bounds the reports that wait.
+	queued = 8192
+	// An event that comes alone is written at once; what comes within gather after it is written together, at most together of them: an event costs a fifth of what it does alone.
+	gather   = 250 * time.Millisecond
+	together = 200
 
 	attempts   = 3
 	retryDelay = time.Second
@@ -59,20 +59,14 @@ type Config struct {
 
 // Recorder writes the events that its sources report.
 type Recorder struct {
-	events  *client.Client[*corev1.Event]
-	logger  *slog.Logger
-	now     func() time.Time
-	host    string
-	seed    maphash.Seed
-	writers [writers]*writer
+	conn   grpc.ClientConnInterface
+	events *client.Client[*corev1.Event]
+	logger *slog.Logger
+	now    func() time.Time
+	host   string
+	queue  chan *report
 	// overflows is set while reports are dropped, so that it is said once.
 	overflows atomic.Bool
-}
-
-// writer writes the events of some objects.
-type writer struct {
-	queue      chan *report
-	correlator *correlator
 }
 
 type report struct {
@@ -81,16 +75,13 @@ type report struct {
 	at                               time.Time
 }
 
-// New returns a recorder. Reports before Run wait in its queues.
+// New returns a recorder. Reports before Run wait in its queue.
 func New(config Config) *Recorder {
 	r := &Recorder{
-		events: client.For[*corev1.Event](config.Conn), logger: config.Logger, now: config.Now, host: config.Host, seed: maphash.MakeSeed(),
+		conn: config.Conn, events: client.For[*corev1.Event](config.Conn), logger: config.Logger, now: config.Now, host: config.Host, queue: make(chan *report, queued),
 	}
 	if r.now == nil {
 		r.now = time.Now
-	}
-	for i := range r.writers {
-		r.writers[i] = &writer{queue: make(chan *report, queued), correlator: newCorrelator()}
 	}
 	return r
 }
@@ -129,9 +120,8 @@ func (s Source) report(regarding *corev1.ObjectReference, kind, reason, message 
 	if len(message) > maxMessage {
 		message = strings.ToValidUTF8(message[:maxMessage-3], "") + "..."
 	}
-	to := r.writers[maphash.Comparable(r.seed, [3]string{regarding.GetUid(), regarding.GetNamespace(), regarding.GetName()})%writers]
 	select {
-	case to.queue <- &report{component: s.component, kind: kind, reason: reason, message: message, regarding: regarding, at: r.now()}:
+	case r.queue <- &report{component: s.component, kind: kind, reason: reason, message: message, regarding: regarding, at: r.now()}:
 	default:
 		if !r.overflows.Swap(true) {
 			r.logger.Warn("events dropped, too many are queued", logkey.Reason(reason), logkey.Object(regarding.GetNamespace(), regarding.GetName()))
@@ -141,58 +131,127 @@ func (s Source) report(regarding *corev1.ObjectReference, kind, reason, message 
 
 // Run writes events until ctx ends.
 func (r *Recorder) Run(ctx context.Context) error {
-	tasks, ctx := errgroup.WithContext(ctx)
-	for _, w := range r.writers {
-		tasks.Go(func() error {
-			for {
-				select {
-				case <-ctx.Done():
-					return nil
-				case next := <-w.queue:
-					if found := w.correlator.correlate(next); found != nil {
-						r.write(ctx, found.event(next, r.host), found.count == 1)
-					}
-				}
-			}
-		})
+	known := newCorrelator()
+	pause := time.NewTimer(0)
+	defer pause.Stop()
+	for {
+		// The pause comes first, so that what is waited for afterwards is written at once.
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-pause.C:
+		}
+		var reports []*report
+		select {
+		case <-ctx.Done():
+			return nil
+		case first := <-r.queue:
+			reports = append(reports, first)
+		}
+		for len(reports) < together && len(r.queue) > 0 {
+			reports = append(reports, <-r.queue) // nobody else takes from the queue
+		}
+		r.write(ctx, r.correlated(known, reports))
+		pause.Reset(gather)
 	}
-	return tasks.Wait()
 }
 
-// write creates an event, or updates one that was written before: without a resourceVersion, since nobody else writes it.
-func (r *Recorder) write(ctx context.Context, e *corev1.Event, fresh bool) {
+// write is an event to write.
+type write struct {
+	event *corev1.Event
+	// fresh: it was not written before.
+	fresh bool
+}
+
+// correlated returns the events that reports come to, each once, in the order in which they were first reported.
+func (r *Recorder) correlated(known *correlator, reports []*report) []write {
+	var writes []write
+	at := map[*written]int{}
+	for _, next := range reports {
+		found := known.correlate(next)
+		if found == nil {
+			continue
+		}
+		e := found.event(next, r.host)
+		if i, twice := at[found]; twice {
+			writes[i].event = e
+			continue
+		}
+		at[found] = len(writes)
+		writes = append(writes, write{event: e, fresh: found.count == 1})
+	}
+	return writes
+}
+
+// write writes events in one commit, each alone where the API server takes not all of them.
+func (r *Recorder) write(ctx context.Context, writes []write) {
+	if len(writes) > 1 {
+		var batch commit.Batch
+		for _, w := range writes {
+			if w.fresh {
+				batch.Create(w.event)
+			} else {
+				batch.Update(w.event)
+			}
+		}
+		err := r.persist(ctx, func(ctx context.Context) error {
+			_, _, err := batch.Commit(ctx, r.conn, grpc.WaitForReady(true))
+			return err
+		})
+		if err != nil && !refused(err) && ctx.Err() == nil {
+			r.logger.WarnContext(ctx, "events not written", logkey.Count(len(writes)), logkey.Err(err))
+		}
+		if err == nil || !refused(err) {
+			return
+		}
+	}
+	for _, w := range writes {
+		err := r.persist(ctx, func(ctx context.Context) error { return r.try(ctx, w) })
+		if err != nil && ctx.Err() == nil {
+			r.logger.WarnContext(ctx, "event not written", logkey.Reason(w.event.GetReason()), logkey.Name(w.event.GetMetadata().GetName()), logkey.Err(err))
+		}
+	}
+}
+
+// persist calls again what failed but was not refused.
+func (r *Recorder) persist(ctx context.Context, call func(context.Context) error) error {
 	var err error
 	for attempt := range attempts {
 		if attempt > 0 {
 			select {
 			case <-ctx.Done():
-				return
+				return ctx.Err()
 			case <-time.After(retryDelay):
 			}
 		}
-		if err = r.try(ctx, e, fresh); err == nil {
+		bounded, cancel := context.WithTimeout(ctx, callFor)
+		err = call(bounded)
+		cancel()
+		if err == nil {
 			r.overflows.Store(false)
-			return
 		}
-		if apierrors.IsInvalid(err) {
+		if err == nil || refused(err) {
 			break
 		}
 	}
-	if ctx.Err() == nil {
-		r.logger.WarnContext(ctx, "event not written", logkey.Reason(e.GetReason()), logkey.Name(e.GetMetadata().GetName()), logkey.Err(err))
-	}
+	return err
 }
 
-func (r *Recorder) try(ctx context.Context, e *corev1.Event, fresh bool) error {
-	ctx, cancel := context.WithTimeout(ctx, callFor)
-	defer cancel()
-	if !fresh {
+// refused says that trying the same again leads nowhere.
+func refused(err error) bool {
+	return apierrors.IsInvalid(err) || apierrors.IsBadRequest(err) || apierrors.IsForbidden(err) || apierrors.IsNotFound(err) || apierrors.IsAlreadyExists(err) ||
+		apierrors.IsConflict(err) || apierrors.IsRequestEntityTooLargeError(err)
+}
+
+// try creates an event, or updates one that was written before: without a resourceVersion, since nobody else writes it.
+func (r *Recorder) try(ctx context.Context, w write) error {
+	if !w.fresh {
 		// It may have expired meanwhile.
-		if _, err := r.events.Update(ctx, e, nil, grpc.WaitForReady(true)); !apierrors.IsNotFound(err) {
+		if _, err := r.events.Update(ctx, w.event, nil, grpc.WaitForReady(true)); !apierrors.IsNotFound(err) {
 			return err
 		}
 	}
-	_, err := r.events.Create(ctx, e, nil, grpc.WaitForReady(true))
+	_, err := r.events.Create(ctx, w.event, nil, grpc.WaitForReady(true))
 	// A namespace that is going takes no more events; that one exists already means that an earlier attempt succeeded.
 	if apierrors.IsAlreadyExists(err) || apierrors.IsForbidden(err) || apierrors.IsNotFound(err) {
 		return nil

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -17,6 +18,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
+	clusterv1 "dhow.dev/gen/go/dhow/cluster/v1"
 	corev1 "dhow.dev/gen/go/dhow/core/v1"
 	metav1 "dhow.dev/gen/go/dhow/meta/v1"
 	"dhow.dev/pkg/apistatus"
@@ -38,24 +40,61 @@ func (a *api) Invoke(_ context.Context, method string, args, reply any, _ ...grp
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	verb := method[strings.LastIndex(method, "/")+1:]
-	e := &corev1.Event{}
-	if err := proto.Unmarshal(args.(*metav1.ObjectWriteRequest).GetObject(), e); err != nil {
-		return err
-	}
-	name := e.GetMetadata().GetNamespace() + "/" + e.GetMetadata().GetName()
 	a.calls = append(a.calls, verb)
 	if len(a.fail) > 0 {
 		err := a.fail[0]
-		a.fail = a.fail[1:]
-		return apistatus.ToGRPC(err)
+		if a.fail = a.fail[1:]; err != nil {
+			return apistatus.ToGRPC(err)
+		}
 	}
-	if verb == "Update" && a.events[name] == nil {
-		return apistatus.ToGRPC(apierrors.NewNotFound(schema.GroupResource{Resource: "events"}, name))
+	if verb != "Commit" {
+		e, err := a.write(verb == "Update", args.(*metav1.ObjectWriteRequest))
+		if err != nil {
+			return err
+		}
+		proto.Merge(reply.(proto.Message), e)
+		return nil
 	}
-	a.events[name] = e
-	proto.Merge(reply.(proto.Message), e)
+	before := maps.Clone(a.events)
+	var names []string
+	for _, op := range args.(*clusterv1.CommitRequest).GetOperations() {
+		request := op.GetCreate()
+		if op.HasUpdate() {
+			request = op.GetUpdate()
+		}
+		e, err := a.write(op.HasUpdate(), request)
+		if err != nil {
+			a.events = before // all or none
+			return err
+		}
+		names = append(names, e.GetMetadata().GetName())
+	}
+	slices.Sort(names)
+	if len(slices.Compact(names)) != len(args.(*clusterv1.CommitRequest).GetOperations()) {
+		return apistatus.ToGRPC(apierrors.NewBadRequest("an object is in the commit twice"))
+	}
 	return nil
 }
+
+func (a *api) write(update bool, request *metav1.ObjectWriteRequest) (*corev1.Event, error) {
+	e := &corev1.Event{}
+	if err := proto.Unmarshal(request.GetObject(), e); err != nil {
+		return nil, err
+	}
+	name := e.GetMetadata().GetNamespace() + "/" + e.GetMetadata().GetName()
+	events := schema.GroupResource{Resource: "events"}
+	switch {
+	case e.GetReason() == refusedReason:
+		return nil, apistatus.ToGRPC(apierrors.NewForbidden(events, name, errors.New("the namespace is going")))
+	case update && a.events[name] == nil:
+		return nil, apistatus.ToGRPC(apierrors.NewNotFound(events, name))
+	}
+	a.events[name] = e
+	return e, nil
+}
+
+// refusedReason is that of events that the API server does not take.
+const refusedReason = "Refused"
 
 func (a *api) all() []*corev1.Event {
 	a.mu.Lock()
@@ -143,6 +182,74 @@ func TestRepeatedEventsAreCounted(t *testing.T) {
 		}
 		if want := []string{"Create", "Update", "Create", "Update", "Create"}; !slices.Equal(a.calls, want) {
 			t.Errorf("calls %v, want %v", a.calls, want)
+		}
+	})
+}
+
+func TestEventsAreWrittenTogether(t *testing.T) {
+	recording(t, "", func(t *testing.T, a *api, r *Recorder) {
+		say := func(name, reason string) { r.Source("c").Report(pod(name), Normal, reason, "x") }
+		say("first", "Scheduled")
+		synctest.Wait()
+		for i := range 2 * together {
+			say(fmt.Sprint("web-", i), "Pulled")
+		}
+		say("web-0", "Pulled")
+		synctest.Wait()
+		if want := []string{"Create"}; !slices.Equal(a.calls, want) {
+			t.Errorf("calls at once %v, want %v", a.calls, want)
+		}
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		// What repeats an event of the commits before is written alone, since nothing else is left.
+		if want := []string{"Create", "Commit", "Commit", "Update"}; !slices.Equal(a.calls, want) {
+			t.Errorf("calls %v, want %v", a.calls, want)
+		}
+		if n := len(a.all()); n != 1+2*together {
+			t.Errorf("%d events", n)
+		}
+
+		a.calls = nil
+		say("web-1", "Pulled")
+		synctest.Wait()
+		say("web-2", "Pulled") // written before
+		say("web-2", "Started")
+		say("web-2", "Started") // twice in one commit
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		if want := []string{"Update", "Commit"}; !slices.Equal(a.calls, want) {
+			t.Errorf("calls %v, want %v", a.calls, want)
+		}
+		counts := map[string]int32{}
+		for _, e := range a.all() {
+			counts[e.GetInvolvedObject().GetName()+" "+e.GetReason()] = e.GetCount()
+		}
+		if counts["web-0 Pulled"] != 2 || counts["web-2 Pulled"] != 2 || counts["web-2 Started"] != 2 {
+			t.Errorf("counts %v", counts)
+		}
+	})
+}
+
+func TestOneRefusedEventDoesNotTakeTheOthersAlong(t *testing.T) {
+	recording(t, "", func(t *testing.T, a *api, r *Recorder) {
+		a.fail = []error{nil, apierrors.NewServiceUnavailable("x")} // the first commit is tried again
+		say := func(name, reason string) { r.Source("c").Report(pod(name), Normal, reason, "x") }
+		say("first", "Pulled")
+		synctest.Wait()
+		say("web", "Pulled")
+		say("other", refusedReason)
+		say("third", "Started")
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		if want := []string{"Create", "Commit", "Commit", "Create", "Create", "Create"}; !slices.Equal(a.calls, want) {
+			t.Errorf("calls %v, want %v", a.calls, want)
+		}
+		var reasons []string
+		for _, e := range a.all() {
+			reasons = append(reasons, e.GetReason())
+		}
+		if slices.Sort(reasons); !slices.Equal(reasons, []string{"Pulled", "Pulled", "Started"}) {
+			t.Errorf("events %v", reasons)
 		}
 	})
 }

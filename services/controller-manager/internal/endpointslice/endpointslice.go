@@ -10,9 +10,9 @@ import (
 
 	corev1 "dhow.dev/gen/go/dhow/core/v1"
 	discoveryv1 "dhow.dev/gen/go/dhow/discovery/v1"
+	"dhow.dev/pkg/commit"
 	"dhow.dev/pkg/informer"
 	"dhow.dev/pkg/object"
-	"dhow.dev/services/controller-manager/internal/commit"
 	"dhow.dev/services/controller-manager/internal/inventory"
 	"dhow.dev/services/controller-manager/internal/reconcile"
 	"dhow.dev/services/controller-manager/internal/servicepods"

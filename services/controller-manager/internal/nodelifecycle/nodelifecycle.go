@@ -17,11 +17,11 @@ import (
 
 	corev1 "dhow.dev/gen/go/dhow/core/v1"
 	"dhow.dev/pkg/client"
+	"dhow.dev/pkg/commit"
 	"dhow.dev/pkg/event"
 	"dhow.dev/pkg/informer"
 	"dhow.dev/pkg/object"
 	"dhow.dev/services/controller-manager/internal/apitime"
-	"dhow.dev/services/controller-manager/internal/commit"
 	"dhow.dev/services/controller-manager/internal/inventory"
 	"dhow.dev/services/controller-manager/internal/podstate"
 	"dhow.dev/services/controller-manager/internal/reconcile"

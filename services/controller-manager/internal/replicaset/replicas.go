@@ -13,9 +13,9 @@ import (
 
 	corev1 "dhow.dev/gen/go/dhow/core/v1"
 	metav1 "dhow.dev/gen/go/dhow/meta/v1"
+	"dhow.dev/pkg/commit"
 	"dhow.dev/pkg/event"
 	"dhow.dev/pkg/object"
-	"dhow.dev/services/controller-manager/internal/commit"
 	"dhow.dev/services/controller-manager/internal/ownership"
 	"dhow.dev/services/controller-manager/internal/reconcile"
 )

@@ -189,7 +189,7 @@ func (c *Client) pods(ctx context.Context, uid string) ([]PodState, error) {
 		if p == nil {
 			continue
 		}
-		container, err := c.container(ctx, item)
+		container, err := c.ContainerByID(ctx, item.GetId(), item.GetPodSandboxId())
 		if errors.Is(err, ErrNotFound) {
 			continue // removed since it was listed
 		}
@@ -200,12 +200,8 @@ func (c *Client) pods(ctx context.Context, uid string) ([]PodState, error) {
 	}
 	pods := make([]PodState, 0, len(byUID))
 	for _, p := range byUID {
-		slices.SortFunc(p.Sandboxes, func(a, b Sandbox) int {
-			return cmp.Or(cmp.Compare(b.Attempt, a.Attempt), b.CreatedAt.Compare(a.CreatedAt))
-		})
-		slices.SortFunc(p.Containers, func(a, b Container) int {
-			return cmp.Or(cmp.Compare(b.Attempt, a.Attempt), b.CreatedAt.Compare(a.CreatedAt))
-		})
+		slices.SortFunc(p.Sandboxes, newerSandbox)
+		slices.SortFunc(p.Containers, newerContainer)
 		pods = append(pods, *p)
 	}
 	if uid == "" {
@@ -246,37 +242,53 @@ func (c *Client) sandboxAddresses(ctx context.Context, id string) ([]string, err
 	if ok {
 		return ips, nil
 	}
-	answer, err := c.runtime.PodSandboxStatus(ctx, &runtimev1.PodSandboxStatusRequest{PodSandboxId: id})
-	if err != nil {
-		return nil, fail(fmt.Sprintf("status of sandbox %s", id), err)
-	}
-	network := answer.GetStatus().GetNetwork()
-	if ip := network.GetIp(); ip != "" {
-		ips = append(ips, ip)
-	}
-	for _, ip := range network.GetAdditionalIps() {
-		ips = append(ips, ip.GetIp())
-	}
-	c.mu.Lock()
-	c.addresses[id] = ips
-	c.mu.Unlock()
-	return ips, nil
+	sandbox, err := c.SandboxByID(ctx, id)
+	return sandbox.IPs, err
 }
 
-func (c *Client) container(ctx context.Context, item *runtimev1.Container) (Container, error) {
+// SandboxByID implements Runtime.
+func (c *Client) SandboxByID(ctx context.Context, id string) (Sandbox, error) {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	answer, err := c.runtime.PodSandboxStatus(ctx, &runtimev1.PodSandboxStatusRequest{PodSandboxId: id})
+	if err != nil {
+		return Sandbox{}, fail(fmt.Sprintf("status of sandbox %s", id), err)
+	}
+	s := answer.GetStatus()
+	sandbox := Sandbox{ID: id, Attempt: s.GetMetadata().GetAttempt(), CreatedAt: time.Unix(0, s.GetCreatedAt()), Ready: s.GetState() == runtimev1.PodSandboxState_SANDBOX_READY}
+	if !sandbox.Ready {
+		return sandbox, nil
+	}
+	network := s.GetNetwork()
+	if ip := network.GetIp(); ip != "" {
+		sandbox.IPs = append(sandbox.IPs, ip)
+	}
+	for _, ip := range network.GetAdditionalIps() {
+		sandbox.IPs = append(sandbox.IPs, ip.GetIp())
+	}
 	c.mu.Lock()
-	known, ok := c.exited[item.GetId()]
+	c.addresses[id] = sandbox.IPs
+	c.mu.Unlock()
+	return sandbox, nil
+}
+
+// ContainerByID implements Runtime.
+func (c *Client) ContainerByID(ctx context.Context, id, sandboxID string) (Container, error) {
+	c.mu.Lock()
+	known, ok := c.exited[id]
 	c.mu.Unlock()
 	if ok {
 		return known, nil
 	}
-	answer, err := c.runtime.ContainerStatus(ctx, &runtimev1.ContainerStatusRequest{ContainerId: item.GetId()})
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	answer, err := c.runtime.ContainerStatus(ctx, &runtimev1.ContainerStatusRequest{ContainerId: id})
 	if err != nil {
-		return Container{}, fail(fmt.Sprintf("status of container %s", item.GetId()), err)
+		return Container{}, fail(fmt.Sprintf("status of container %s", id), err)
 	}
 	s := answer.GetStatus()
 	container := Container{
-		ID: item.GetId(), SandboxID: item.GetPodSandboxId(), Name: item.GetLabels()[LabelContainerName], Attempt: s.GetMetadata().GetAttempt(),
+		ID: id, SandboxID: sandboxID, Name: s.GetLabels()[LabelContainerName], Attempt: s.GetMetadata().GetAttempt(),
 		Image: s.GetImage().GetImage(), ImageID: cmp.Or(s.GetImageRef(), s.GetImageId()),
 		CreatedAt: moment(s.GetCreatedAt()), StartedAt: moment(s.GetStartedAt()), FinishedAt: moment(s.GetFinishedAt()),
 		ExitCode: s.GetExitCode(), Reason: s.GetReason(), Message: s.GetMessage(), LogPath: s.GetLogPath(), Annotations: s.GetAnnotations(),
@@ -419,27 +431,6 @@ func (c *Client) Usage(ctx context.Context) ([]Usage, error) {
 		})
 	}
 	return used, nil
-}
-
-// Events implements Runtime.
-func (c *Client) Events(ctx context.Context, subscribed func(), f func(Event)) error {
-	stream, err := c.runtime.GetContainerEvents(ctx, &runtimev1.GetEventsRequest{})
-	if err != nil {
-		return fail("container events", err)
-	}
-	// containerd sends no header before the first event, so the subscription cannot be confirmed; whoever lists after this and again every
-	// few minutes loses nothing for long.
-	subscribed()
-	for {
-		e, err := stream.Recv()
-		if status.Code(err) == codes.Unimplemented {
-			return fmt.Errorf("container events: %w", errors.Join(ErrEventsUnsupported, err))
-		}
-		if err != nil {
-			return fail("container events", err)
-		}
-		f(Event{Type: EventType(e.GetContainerEventType()), PodUID: e.GetPodSandboxStatus().GetMetadata().GetUid(), ContainerID: e.GetContainerId()})
-	}
 }
 
 // Image implements Runtime.

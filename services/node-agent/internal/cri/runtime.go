@@ -1,12 +1,14 @@
 // Package cri is the agent's view of a container runtime: a small interface in the agent's own terms, and a client that speaks CRI v1 for it.
 //
-// Runtime state is event-driven: Watch tells which pod changed, the pod's worker then asks for that pod's state. Events are never trusted for
+// Runtime state is event-driven: Watch tells what of which pod changed, the pod's worker then asks for the state of that. Events are never trusted for
 // their content, because a runtime may send them late or twice; what counts is always what the runtime answers afterwards.
 package cri
 
 import (
+	"cmp"
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	runtimev1 "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -46,8 +48,12 @@ type Runtime interface {
 	Status(ctx context.Context) (Status, error)
 	// Pods lists the state of all pods that the runtime has.
 	Pods(ctx context.Context) ([]PodState, error)
-	// Pod returns one pod's state; that of an unknown pod is empty but for its UID.
+	// Pod returns one pod's state; that of an unknown pod is empty but for its UID. It costs the runtime a look at all that it has.
 	Pod(ctx context.Context, uid string) (PodState, error)
+	// SandboxByID returns the state of one sandbox, or ErrNotFound.
+	SandboxByID(ctx context.Context, id string) (Sandbox, error)
+	// ContainerByID returns the state of one container, or ErrNotFound. The sandbox that it is in is the caller's to know: CRI does not say.
+	ContainerByID(ctx context.Context, id, sandboxID string) (Container, error)
 
 	RunSandbox(ctx context.Context, config *runtimev1.PodSandboxConfig, handler string) (string, error)
 	StopSandbox(ctx context.Context, id string) error
@@ -256,6 +262,42 @@ func (p *PodState) ByID(id string) *Container {
 		}
 	}
 	return nil
+}
+
+// HasSandbox says whether a sandbox is known.
+func (p *PodState) HasSandbox(id string) bool {
+	return slices.ContainsFunc(p.Sandboxes, func(s Sandbox) bool { return s.ID == id })
+}
+
+// WithSandbox returns the state with a sandbox as it now is. The state itself stays as it was, as for all three of these methods.
+func (p PodState) WithSandbox(s Sandbox) PodState {
+	p = p.Without(s.ID)
+	p.Sandboxes = append(p.Sandboxes, s)
+	slices.SortFunc(p.Sandboxes, newerSandbox)
+	return p
+}
+
+// WithContainer returns the state with a container as it now is.
+func (p PodState) WithContainer(c Container) PodState {
+	p = p.Without(c.ID)
+	p.Containers = append(p.Containers, c)
+	slices.SortFunc(p.Containers, newerContainer)
+	return p
+}
+
+// Without returns the state without a sandbox or container.
+func (p PodState) Without(id string) PodState {
+	p.Sandboxes = slices.DeleteFunc(slices.Clone(p.Sandboxes), func(s Sandbox) bool { return s.ID == id })
+	p.Containers = slices.DeleteFunc(slices.Clone(p.Containers), func(c Container) bool { return c.ID == id })
+	return p
+}
+
+func newerSandbox(a, b Sandbox) int {
+	return cmp.Or(cmp.Compare(b.Attempt, a.Attempt), b.CreatedAt.Compare(a.CreatedAt))
+}
+
+func newerContainer(a, b Container) int {
+	return cmp.Or(cmp.Compare(b.Attempt, a.Attempt), b.CreatedAt.Compare(a.CreatedAt))
 }
 
 // Running says whether any container runs, or may still run.

@@ -124,7 +124,7 @@ type Config struct {
 // Manager runs the pods of a node.
 type Manager struct {
 	Config
-	slots chan struct{}
+	slots slots
 	meter meters
 	users users
 
@@ -147,7 +147,7 @@ type meters struct {
 
 // New returns a manager that does nothing until Run.
 func New(config Config) (*Manager, error) {
-	m := &Manager{Config: config, slots: make(chan struct{}, max(config.ParallelStarts, 1)), workers: map[string]*worker{}, listed: map[string]cri.PodState{}}
+	m := &Manager{Config: config, slots: slots{free: max(config.ParallelStarts, 1)}, workers: map[string]*worker{}, listed: map[string]cri.PodState{}}
 	folders, err := config.Volumes.Pods()
 	if err != nil {
 		return nil, err
@@ -402,7 +402,7 @@ func (m *Manager) onEvent(e cri.Event) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if w := m.workers[e.PodUID]; w != nil {
-		w.post(w.markStale)
+		w.post(func() { w.lookAt(e.ContainerID) })
 		return
 	}
 	if e.PodUID == "" {
@@ -410,7 +410,7 @@ func (m *Manager) onEvent(e cri.Event) {
 		for _, w := range m.workers {
 			w.post(func() {
 				if w.runtime.ByID(e.ContainerID) != nil {
-					w.stale = true
+					w.lookAt(e.ContainerID)
 				}
 			})
 		}
@@ -456,16 +456,6 @@ func (m *Manager) onList(pods []cri.PodState) {
 		}
 	}
 	m.adoptOrphans()
-}
-
-// slot waits for a place among those that may start something, and returns what gives it back.
-func (m *Manager) slot(ctx context.Context) (release func(), err error) {
-	select {
-	case m.slots <- struct{}{}:
-		return func() { <-m.slots }, nil
-	case <-ctx.Done():
-		return nil, ctx.Err()
-	}
 }
 
 // measure records how long a step took.

@@ -70,6 +70,6 @@ func (w *worker) removeLast(step Step) perform {
 				return nil, err
 			}
 		}
-		return nil, w.m.Runtime.RemoveContainer(ctx, step.Subject)
+		return func() { w.lookAt(step.Subject) }, w.m.Runtime.RemoveContainer(ctx, step.Subject)
 	}
 }

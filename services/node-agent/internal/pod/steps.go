@@ -41,7 +41,14 @@ func (w *worker) prepareStep(step Step) perform {
 	case RunSandbox:
 		cgroupPath, users := w.cgroup, w.users
 		return func(ctx context.Context) (func(), error) {
-			return nil, w.runSandbox(ctx, p, state, step.Attempt, cgroupPath, users)
+			id, err := w.runSandbox(ctx, p, state, step.Attempt, cgroupPath, users)
+			if err != nil {
+				return nil, err
+			}
+			return func() {
+				w.outdated[id] = ""
+				w.stale = w.stale || len(state.Sandboxes) > 0 // those before were stopped
+			}, nil
 		}
 	case StartContainer:
 		return w.startStep(step)
@@ -50,12 +57,16 @@ func (w *worker) prepareStep(step Step) perform {
 	case ResizePod:
 		return w.resizePodStep()
 	case StopContainer:
-		return func(ctx context.Context) (func(), error) { return nil, w.stopContainer(ctx, p, state, step) }
+		return func(ctx context.Context) (func(), error) {
+			return func() { w.lookAt(step.Subject) }, w.stopContainer(ctx, p, state, step)
+		}
 	case RemoveContainer:
 		if step.Last {
 			return w.removeLast(step)
 		}
-		return func(ctx context.Context) (func(), error) { return nil, w.removeContainer(ctx, state, step.Subject) }
+		return func(ctx context.Context) (func(), error) {
+			return func() { w.lookAt(step.Subject) }, w.removeContainer(ctx, state, step.Subject)
+		}
 	case StopSandbox:
 		return func(ctx context.Context) (func(), error) { return nil, w.m.Runtime.StopSandbox(ctx, step.Subject) }
 	case RemoveSandbox:
@@ -146,16 +157,16 @@ func (w *worker) prepare(ctx context.Context, p *corev1.Pod) (func(), error) {
 	}, nil
 }
 
-func (w *worker) runSandbox(ctx context.Context, p *corev1.Pod, state cri.PodState, attempt uint32, cgroupPath string, users uint32) error {
-	release, err := w.m.slot(ctx)
+func (w *worker) runSandbox(ctx context.Context, p *corev1.Pod, state cri.PodState, attempt uint32, cgroupPath string, users uint32) (string, error) {
+	release, err := w.m.slots.take(ctx, false)
 	if err != nil {
-		return err
+		return "", err
 	}
 	defer release()
 	for _, old := range state.Sandboxes {
 		// Frees the network of a sandbox that died by itself.
 		if err := w.m.Runtime.StopSandbox(ctx, old.ID); err != nil {
-			return err
+			return "", err
 		}
 	}
 	if len(state.Sandboxes) > 0 {
@@ -164,18 +175,19 @@ func (w *worker) runSandbox(ctx context.Context, p *corev1.Pod, state cri.PodSta
 	config, err := w.m.sandboxConfig(p, attempt, cgroupPath, users)
 	if err != nil {
 		w.warn(ctx, p, "", "FailedCreatePodSandBox", fmt.Errorf("Failed to create pod sandbox: %w", err)) //nolint:staticcheck // the event's text
-		return err
+		return "", err
 	}
 	handler, err := w.m.handler(p)
 	if err != nil {
 		w.warn(ctx, p, "", "FailedCreatePodSandBox", fmt.Errorf("Failed to create pod sandbox: %w", err)) //nolint:staticcheck // the event's text
-		return err
+		return "", err
 	}
-	if _, err := w.m.Runtime.RunSandbox(ctx, config, handler); err != nil {
+	id, err := w.m.Runtime.RunSandbox(ctx, config, handler)
+	if err != nil {
 		w.warn(ctx, p, "", "FailedCreatePodSandBox", fmt.Errorf("Failed to create pod sandbox: %w", err)) //nolint:staticcheck // the event's text
-		return err
+		return "", err
 	}
-	return nil
+	return id, nil
 }
 
 // handler returns the runtime's way to run a pod: what the pod's runtime class says.
@@ -216,12 +228,15 @@ func (w *worker) startStep(step Step) perform {
 	}
 	paths, cgroupPath, users := w.volumes, w.cgroup, w.users
 	return func(ctx context.Context) (func(), error) {
-		err := targetErr
+		id, err := "", targetErr
 		if err == nil {
-			err = w.startContainer(ctx, p, spec, attempt, sandbox, paths, cgroupPath, users, target)
+			id, err = w.startContainer(ctx, p, spec, attempt, sandbox, paths, cgroupPath, users, target)
 		}
 		cancelled := ctx.Err() != nil
 		return func() {
+			if id != "" {
+				w.outdated[id] = sandbox.ID
+			}
 			m.Waiting = nil
 			var held *image.Failure
 			var failed *failure
@@ -267,24 +282,24 @@ func runsBefore(p *corev1.Pod, name string) uint32 {
 	return 0
 }
 
-func (w *worker) startContainer(ctx context.Context, p *corev1.Pod, spec *corev1.Container, attempt uint32, sandbox cri.Sandbox, paths map[string]string, cgroupPath string, users uint32, target string) error {
+func (w *worker) startContainer(ctx context.Context, p *corev1.Pod, spec *corev1.Container, attempt uint32, sandbox cri.Sandbox, paths map[string]string, cgroupPath string, users uint32, target string) (string, error) {
 	name := spec.GetName()
 	sandboxConfig, err := w.m.sandboxConfig(p, sandbox.Attempt, cgroupPath, users)
 	if err != nil {
-		return configError(err)
+		return "", configError(err)
 	}
 	img, err := w.pull(ctx, p, name, spec.GetImage(), spec.GetImagePullPolicy(), sandboxConfig)
 	if err != nil {
-		return err
+		return "", err
 	}
 	images, err := w.images(ctx, p, spec, sandboxConfig)
 	if err != nil {
-		return err
+		return "", err
 	}
 	recursion := false
 	if asksForRecursion(spec) {
 		if recursion, err = w.m.mountsRecursively(ctx, p); err != nil {
-			return err
+			return "", err
 		}
 	}
 	configMap, secret := w.objects(ctx, p)
@@ -296,13 +311,13 @@ func (w *worker) startContainer(ctx context.Context, p *corev1.Pod, spec *corev1
 		Pod: p, Facts: w.m.facts(p, ips), Services: env.VisibleServices(p, w.m.Services()), ConfigMap: configMap, Secret: secret, File: fileOf(paths)}})
 	if err != nil {
 		w.warn(ctx, p, name, "Failed", fmt.Errorf("Error: %w", err)) //nolint:staticcheck // the event's text
-		return err
+		return "", err
 	}
 	containerID, err := w.createAndStart(ctx, p, name, sandbox.ID, config, sandboxConfig)
 	if err != nil {
-		return err
+		return "", err
 	}
-	return w.postStart(ctx, p, spec, containerID, ips)
+	return containerID, w.postStart(ctx, p, spec, containerID, ips)
 }
 
 // pull gets an image for a container, with the pod's credentials.
@@ -333,7 +348,7 @@ func (w *worker) pull(ctx context.Context, p *corev1.Pod, container, ref, policy
 }
 
 func (w *worker) createAndStart(ctx context.Context, p *corev1.Pod, name, sandboxID string, config *runtimev1.ContainerConfig, sandbox *runtimev1.PodSandboxConfig) (string, error) {
-	release, err := w.m.slot(ctx)
+	release, err := w.m.slots.take(ctx, true)
 	if err != nil {
 		return "", err
 	}

@@ -59,7 +59,9 @@ type worker struct {
 	end       *status.End
 	finished  bool
 	runtime   cri.PodState
+	// stale says that all of runtime may have changed, outdated what else may have: IDs of containers with the sandbox that they are in, and of sandboxes with none.
 	stale     bool
+	outdated  map[string]string
 	ops       map[Key]*operation
 	retries   map[Key]*retry
 	prepared  bool
@@ -96,7 +98,7 @@ type retry struct {
 func newWorker(m *Manager, uid string, p *corev1.Pod, state cri.PodState) *worker {
 	w := &worker{
 		m: m, uid: uid, wake: make(chan struct{}, 1), changed: make(chan struct{}), pod: p, seen: p, runtime: state, seenRuntime: state, arrived: time.Now(), traceCtx: context.Background(),
-		ops: map[Key]*operation{}, retries: map[Key]*retry{}, memory: map[string]*Memory{}, health: map[string]*health{}, messages: map[string]string{},
+		outdated: map[string]string{}, ops: map[Key]*operation{}, retries: map[Key]*retry{}, memory: map[string]*Memory{}, health: map[string]*health{}, messages: map[string]string{},
 	}
 	w.runtime.UID = uid
 	return w
@@ -152,7 +154,7 @@ func (w *worker) loop(ctx context.Context) {
 		for _, f := range inbox {
 			f()
 		}
-		if w.stale {
+		if w.stale || len(w.outdated) > 0 {
 			if err := w.refresh(); err != nil {
 				w.m.Logger.WarnContext(ctx, "runtime state of a pod not read, trying again", append(w.logger(), logkey.Err(err))...)
 				timer.Reset(time.Second)
@@ -174,14 +176,50 @@ func (w *worker) loop(ctx context.Context) {
 
 func (w *worker) markStale() { w.stale = true }
 
-// refresh asks the runtime for the pod's state.
-func (w *worker) refresh() error {
-	state, err := w.m.Runtime.Pod(w.ctx, w.uid)
-	if err != nil {
-		return err
+// lookAt says that a container or sandbox has changed.
+func (w *worker) lookAt(id string) {
+	if c := w.runtime.ByID(id); c != nil {
+		w.outdated[id] = c.SandboxID
+	} else if w.runtime.HasSandbox(id) {
+		w.outdated[id] = ""
+	} else {
+		w.stale = true
 	}
-	w.stale, w.runtime = false, state
+}
+
+// refresh asks the runtime for the pod's state, or for the states of what may have changed in it.
+func (w *worker) refresh() error {
+	if w.stale {
+		state, err := w.m.Runtime.Pod(w.ctx, w.uid)
+		if err != nil {
+			return err
+		}
+		w.stale, w.runtime = false, state
+		clear(w.outdated)
+		return nil
+	}
+	for id, in := range w.outdated {
+		state, err := w.stateOf(id, in)
+		switch {
+		case errors.Is(err, cri.ErrNotFound):
+			state = w.runtime.Without(id)
+		case err != nil:
+			return err
+		}
+		w.runtime = state
+		delete(w.outdated, id)
+	}
 	return nil
+}
+
+// stateOf returns the pod's state with what the runtime says of one container, or of one sandbox when the container's is empty.
+func (w *worker) stateOf(id, in string) (cri.PodState, error) {
+	if in == "" {
+		s, err := w.m.Runtime.SandboxByID(w.ctx, id)
+		return w.runtime.WithSandbox(s), err
+	}
+	c, err := w.m.Runtime.ContainerByID(w.ctx, id, in)
+	return w.runtime.WithContainer(c), err
 }
 
 // update takes a new form of the pod.
@@ -433,13 +471,22 @@ func (w *worker) launch(step Step) {
 		cancelled := ctx.Err() != nil
 		w.post(func() {
 			delete(w.ops, step.Key)
-			w.stale = w.stale || step.Action != Prepare && step.Action != TearDown
+			w.stale = w.stale || err != nil || changesMuch(step.Action)
 			if after != nil {
 				after()
 			}
 			w.settle(step, err, cancelled)
 		})
 	})
+}
+
+// changesMuch says that a step changes more in the runtime than what it says itself when it is done.
+func changesMuch(a Action) bool {
+	switch a {
+	case Prepare, TearDown, RunSandbox, StartContainer, StopContainer, RemoveContainer:
+		return false
+	}
+	return true
 }
 
 // settle takes note of how a step ended.

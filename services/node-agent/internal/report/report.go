@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"time"
 
@@ -19,6 +20,7 @@ import (
 	metav1 "dhow.dev/gen/go/dhow/meta/v1"
 	"dhow.dev/pkg/client"
 	"dhow.dev/pkg/telemetry/logkey"
+	"dhow.dev/services/node-agent/internal/status"
 )
 
 const (
@@ -26,8 +28,10 @@ const (
 	writers = 8
 	// callTimeout bounds a write; it is tried again.
 	callTimeout = 10 * time.Second
-	minBackoff  = 100 * time.Millisecond
-	maxBackoff  = 10 * time.Second
+	// hold is how long the status of a pod waits of which nothing runs yet: containers start soon after their sandbox, and one write says both.
+	hold       = 250 * time.Millisecond
+	minBackoff = 100 * time.Millisecond
+	maxBackoff = 10 * time.Second
 )
 
 // Reporter writes statuses.
@@ -50,9 +54,9 @@ type entry struct {
 	span   trace.SpanContext
 	// finish says that the pod is deleted for good once its status is written.
 	finish bool
-	// dirty says that something is to be written; queued that the UID is in ready; busy that a writer has it.
-	dirty, queued, busy bool
-	backoff             time.Duration
+	// dirty says that something is to be written; queued that the UID is in ready; busy that a writer has it; held that it will be queued.
+	dirty, queued, busy, held bool
+	backoff                   time.Duration
 }
 
 // New returns a reporter.
@@ -81,7 +85,30 @@ func (r *Reporter) put(ctx context.Context, pod *corev1.Pod, status *corev1.PodS
 	}
 	e.pod, e.status, e.span, e.dirty, e.backoff = pod, status, trace.SpanContextFromContext(ctx), true, 0
 	e.finish = e.finish || finish
-	r.queue(uid, e)
+	if e.finish || !onItsWay(status) {
+		r.queue(uid, e)
+		return
+	}
+	if e.held {
+		return
+	}
+	e.held = true
+	time.AfterFunc(hold, func() {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		e.held = false
+		if r.entries[uid] == e {
+			r.queue(uid, e)
+		}
+	})
+}
+
+// onItsWay says that no container of a pod has run yet, and none has met a problem.
+func onItsWay(s *corev1.PodStatus) bool {
+	return s.GetPhase() == "Pending" && !slices.ContainsFunc(slices.Concat(s.GetInitContainerStatuses(), s.GetContainerStatuses(), s.GetEphemeralContainerStatuses()), func(c *corev1.ContainerStatus) bool {
+		reason := c.GetState().GetWaiting().GetReason()
+		return c.GetLastState().HasTerminated() || reason != status.ReasonContainerCreating && reason != status.ReasonPodInitializing
+	})
 }
 
 // queue lets a writer come. r.mu is held.

@@ -4,6 +4,7 @@ package critest
 import (
 	"context"
 	"errors"
+	"reflect"
 	"sync"
 	"testing"
 	"time"
@@ -121,6 +122,7 @@ func (s Setup) testLife(t *testing.T) {
 	if c.Annotations[cri.AnnotationImage] != s.Image {
 		t.Errorf("annotations %v came back", c.Annotations)
 	}
+	s.testByID(t, p)
 	if err := s.Runtime.StopContainer(t.Context(), container, time.Second); err != nil {
 		t.Fatal(err)
 	}
@@ -131,11 +133,27 @@ func (s Setup) testLife(t *testing.T) {
 	if p.Running() {
 		t.Error("pod counts as running after its only container was stopped")
 	}
+	s.testByID(t, p)
 	if err := s.Runtime.StopSandbox(t.Context(), sandbox); err != nil {
 		t.Fatal(err)
 	}
 	if p = s.state(t, "life"); p.CurrentSandbox() == nil || p.CurrentSandbox().Ready {
 		t.Errorf("sandbox after stop: %+v", p.Sandboxes)
+	}
+}
+
+// testByID looks at each sandbox and container by itself, which must say what the list says.
+func (s Setup) testByID(t *testing.T, p cri.PodState) {
+	t.Helper()
+	for _, want := range p.Sandboxes {
+		if have, err := s.Runtime.SandboxByID(t.Context(), want.ID); err != nil || !reflect.DeepEqual(have, want) {
+			t.Errorf("sandbox by ID: %+v, %v, want %+v", have, err, want)
+		}
+	}
+	for _, want := range p.Containers {
+		if have, err := s.Runtime.ContainerByID(t.Context(), want.ID, want.SandboxID); err != nil || !reflect.DeepEqual(have, want) {
+			t.Errorf("container by ID: %+v, %v, want %+v", have, err, want)
+		}
 	}
 }
 
@@ -166,6 +184,12 @@ func (s Setup) testIdempotent(t *testing.T) {
 	}
 	if err := s.Runtime.StartContainer(t.Context(), container); !errors.Is(err, cri.ErrNotFound) {
 		t.Errorf("start a removed container: %v, want ErrNotFound", err)
+	}
+	if _, err := s.Runtime.ContainerByID(t.Context(), container, sandbox); !errors.Is(err, cri.ErrNotFound) {
+		t.Errorf("a removed container by ID: %v, want ErrNotFound", err)
+	}
+	if _, err := s.Runtime.SandboxByID(t.Context(), sandbox); !errors.Is(err, cri.ErrNotFound) {
+		t.Errorf("a removed sandbox by ID: %v, want ErrNotFound", err)
 	}
 }
 

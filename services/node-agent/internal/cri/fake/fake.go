@@ -264,6 +264,30 @@ func (r *Runtime) Pod(_ context.Context, uid string) (cri.PodState, error) {
 	return r.pod(uid), nil
 }
 
+// SandboxByID implements cri.Runtime.
+func (r *Runtime) SandboxByID(_ context.Context, id string) (cri.Sandbox, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	s := r.sandboxes[id]
+	if s == nil {
+		return cri.Sandbox{}, fmt.Errorf("status of sandbox %q: %w", id, cri.ErrNotFound)
+	}
+	return s.Sandbox, nil
+}
+
+// ContainerByID implements cri.Runtime.
+func (r *Runtime) ContainerByID(_ context.Context, id, sandboxID string) (cri.Container, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	c := r.containers[id]
+	if c == nil {
+		return cri.Container{}, fmt.Errorf("status of container %q: %w", id, cri.ErrNotFound)
+	}
+	said := c.Container
+	said.SandboxID = sandboxID // as with CRI, which does not say it
+	return said, nil
+}
+
 func (r *Runtime) pod(uid string) cri.PodState {
 	p := cri.PodState{UID: uid}
 	for _, s := range r.sandboxes {

@@ -71,11 +71,11 @@ func (b *Batch) write(o object.Object) (*clusterv1.Operation, *metav1.ObjectWrit
 }
 
 // Commit writes the batch and returns its revision and the objects as they now are, encoded, in the order of the operations.
-func (b *Batch) Commit(ctx context.Context, conn grpc.ClientConnInterface) (revision int64, objects [][]byte, err error) {
+func (b *Batch) Commit(ctx context.Context, conn grpc.ClientConnInterface, opts ...grpc.CallOption) (revision int64, objects [][]byte, err error) {
 	if b.err != nil {
 		return 0, nil, b.err
 	}
-	response, err := clusterv1.NewObjectsClient(conn).Commit(ctx, clusterv1.CommitRequest_builder{Operations: b.operations}.Build())
+	response, err := clusterv1.NewObjectsClient(conn).Commit(ctx, clusterv1.CommitRequest_builder{Operations: b.operations}.Build(), opts...)
 	if err != nil {
 		return 0, nil, apistatus.FromGRPC(err)
 	}
