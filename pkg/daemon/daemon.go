@@ -12,7 +12,9 @@ import (
 
 	"dhow.dev/pkg/pki"
 	"dhow.dev/pkg/telemetry"
+	"dhow.dev/pkg/telemetry/logkey"
 	"dhow.dev/pkg/telemetry/memlimit"
+	"dhow.dev/pkg/timerslack"
 	"dhow.dev/pkg/version"
 )
 
@@ -90,6 +92,9 @@ func (d *Daemon) Run(ctx context.Context, serve func(context.Context, Environmen
 		return err
 	}
 	memlimit.Set(logger)
+	if err := timerslack.Monitor(); err != nil {
+		logger.Debug("timer slack of the runtime's monitor not set", logkey.Err(err))
+	}
 	keeping, stop := context.WithCancel(ctx)
 	defer stop()
 	go memlimit.Keep(keeping)

@@ -20,6 +20,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"dhow.dev/pkg/timerslack"
 )
 
 // killLimit is how long a process may take to end after SIGKILL: only one in uninterruptible sleep takes any time.
@@ -86,7 +88,7 @@ func Start(spec Spec) (*Process, error) {
 	}
 	fd := -1
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, PidFD: &fd}
-	if err := cmd.Start(); err != nil {
+	if err := timerslack.Usual(cmd.Start); err != nil {
 		return nil, fmt.Errorf("start %s: %w", spec.Path, err)
 	}
 	p := &Process{file: spec.File, handle: os.NewFile(uintptr(fd), "pidfd"), ended: make(chan struct{}), watch: func() {}}

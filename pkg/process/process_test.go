@@ -4,10 +4,13 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 func spec(t *testing.T, script string) Spec {
@@ -184,5 +187,23 @@ func TestDamagedFile(t *testing.T) {
 		if p, err := Find(s.File); p != nil || !errors.Is(err, ErrDamaged) || !strings.Contains(err.Error(), s.File) {
 			t.Errorf("%q: %v, %v", content, p, err)
 		}
+	}
+}
+
+func TestTimersOfProgramsAreAsLateAsUsual(t *testing.T) {
+	runtime.LockOSThread() // never unlocked: the thread ends with the test
+	if err := unix.Prctl(unix.PR_SET_TIMERSLACK, uintptr(time.Millisecond), 0, 0, 0); err != nil {
+		t.Fatal(err)
+	}
+	s := spec(t, `exec cat /proc/self/timerslack_ns`)
+	p, err := Start(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := p.Wait(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if log, _ := os.ReadFile(s.Log); string(log) != "50000\n" {
+		t.Errorf("slack %q, want 50000", log)
 	}
 }

@@ -26,7 +26,9 @@ import (
 	"dhow.dev/pkg/identity"
 	"dhow.dev/pkg/pki"
 	"dhow.dev/pkg/telemetry"
+	"dhow.dev/pkg/telemetry/logkey"
 	"dhow.dev/pkg/telemetry/memlimit"
+	"dhow.dev/pkg/timerslack"
 	"dhow.dev/pkg/version"
 
 	metav1 "dhow.dev/gen/go/dhow/meta/v1"
@@ -104,6 +106,9 @@ func Run(ctx context.Context, config Config) (err error) {
 		return err
 	}
 	memlimit.Set(logger)
+	if err := timerslack.Monitor(); err != nil {
+		logger.Debug("timer slack of the runtime's monitor not set", logkey.Err(err))
+	}
 	keeping, stop := context.WithCancel(ctx)
 	defer stop()
 	go memlimit.Keep(keeping)
