@@ -8,28 +8,19 @@ import (
 	"time"
 )
 
-const (
-	// work is how many bytes a shim allocates before its memory is worth looking through: less than what one container's start or one exec needs.
-	work = 256 << 10
-	// room is how many bytes a resting shim may take before it collects: about as many as with Go's own pace, whose heaps have 4 MiB at least.
-	room = 4 << 20
-)
+// room is how many bytes a resting shim may take before it collects: about as many as with Go's own pace, whose heaps have 4 MiB at least, and more than a container's start and an exec take.
+const room = 4 << 20
 
-// afterWork stands in for time.Tick where a shim gives back its memory, which takes some 5 ms: it leaves out the ticks before which nothing was done. At the first of
-// those the shim goes to rest, since the many shims of a node have nothing to do most of the time.
+// afterWork stands in for time.Tick where a shim gives back its memory, which takes some 5 ms: once after its start and once after each time that it has worked, instead of at every tick. In
+// between the shim rests, since the many shims of a node have nothing to do most of the time.
 func afterWork(every time.Duration) func(yield func() bool) {
 	return func(yield func() bool) {
-		var before uint64
 		for {
 			time.Sleep(every)
-			if allocated()-before < work {
-				rest()
-				continue
-			}
 			if !yield() {
 				return
 			}
-			before = allocated()
+			rest()
 		}
 	}
 }
@@ -44,13 +35,6 @@ func rest() {
 	<-collected
 	debug.SetMemoryLimit(limit)
 	debug.SetGCPercent(pace)
-}
-
-// allocated is how many bytes were ever allocated.
-func allocated() uint64 {
-	sample := []metrics.Sample{{Name: "/gc/heap/allocs:bytes"}}
-	metrics.Read(sample)
-	return sample[0].Value.Uint64()
 }
 
 // held is what counts against Go's memory limit.
