@@ -352,9 +352,15 @@ func (k *kubelet) stop(node string) {
 
 func (k *kubelet) setReady(node, status string) {
 	k.c.t.Helper()
+	k.setConditions(node, nodeReady(status))
+}
+
+// setConditions gives a node these conditions and no others.
+func (k *kubelet) setConditions(node string, conditions ...*corev1.NodeCondition) {
+	k.c.t.Helper()
 	for {
 		n := get[*corev1.Node](k.c, "", node)
-		n.GetStatus().SetConditions([]*corev1.NodeCondition{nodeReady(status)})
+		n.GetStatus().SetConditions(conditions)
 		if k.updateStatus(n) {
 			return
 		}

@@ -150,6 +150,12 @@ func TestTaintsFollowConditions(t *testing.T) {
 	eventuallyOne(c, "", "n1", "unreachable", func(n *corev1.Node) bool {
 		return slices.Equal(taintsOf(n), []string{"node.kubernetes.io/unreachable:NoExecute", "node.kubernetes.io/unreachable:NoSchedule", "own:NoSchedule"})
 	})
+	for condition, key := range map[string]string{"MemoryPressure": "memory-pressure", "DiskPressure": "disk-pressure", "PIDPressure": "pid-pressure"} {
+		k.setConditions("n1", nodeReady("True"), corev1.NodeCondition_builder{Type: proto.String(condition), Status: proto.String("True")}.Build())
+		eventuallyOne(c, "", "n1", condition, func(n *corev1.Node) bool {
+			return slices.Equal(taintsOf(n), []string{"node.kubernetes.io/" + key + ":NoSchedule", "own:NoSchedule"})
+		})
+	}
 	k.setReady("n1", "True")
 	eventuallyOne(c, "", "n1", "ready again", func(n *corev1.Node) bool { return slices.Equal(taintsOf(n), []string{"own:NoSchedule"}) })
 	eventually(c, "default", "events tell of both ways", func(events []*corev1.Event) bool {

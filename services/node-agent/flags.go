@@ -107,7 +107,7 @@ func parse(flags *daemon.Daemon, arguments []string) (c Config, apiServers *stri
 	flags.Var(&taints, "taint", "a taint of the node, KEY[=VALUE]:EFFECT")
 	flags.Var(pairs(c.Capacity), "capacity", "what the node has instead of what the machine has, for example cpu=2")
 	flags.Var(pairs(c.Reserved), "reserved", "what is kept from pods, for example memory=512Mi")
-	flags.Float64Var(&c.Fraction, "fraction", 0, "part of the machine's CPU and memory that is the node's; 0: all")
+	flags.Float64Var(&c.Fraction, "fraction", 0, "part of the machine's CPU, memory and process IDs that is the node's; 0: all")
 	flags.StringVar(&c.DataDir, "data-dir", "/var/lib/dhow/node", "folder of pods, logs and the agent's memory")
 	apiServers = flags.String("apiserver", "127.0.0.1:7443", "addresses of the API servers, host:port, separated by commas")
 	flags.StringVar(&c.CRISocket, "cri-socket", "", "socket of a container runtime; empty: the bundled one")

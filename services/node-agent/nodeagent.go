@@ -98,7 +98,7 @@ type Config struct {
 	Addresses []netip.Addr
 	Labels    map[string]string
 	Taints    []*corev1.Taint
-	// Capacity replaces what the machine has, by resource name, for example cpu: "2"; Reserved is kept from pods. Fraction of CPU and memory is for
+	// Capacity replaces what the machine has, by resource name, for example cpu: "2"; Reserved is kept from pods. Fraction of CPU, memory and process IDs is for
 	// several nodes on one machine.
 	Capacity, Reserved map[string]string
 	Fraction           float64
@@ -386,7 +386,8 @@ func Run(ctx context.Context, config Config) error {
 		// The machine is shared with other nodes: the node's own is what its pods use.
 		used = func() (time.Duration, uint64, error) { return cgroups.Usage(config.CgroupRoot) }
 	}
-	left := &gauge{dir: config.DataDir, runtime: runtime, cgroups: cgroups, volumes: volumes, logDir: config.logDir(), memory: host.Capacity("memory"), used: used}
+	left := &gauge{dir: config.DataDir, runtime: runtime, cgroups: cgroups, volumes: volumes, logDir: config.logDir(), memory: host.Capacity("memory"), used: used,
+		part: config.Fraction, root: config.CgroupRoot}
 	collector := &image.Collector{Runtime: runtime, Space: left.imageSpace, High: config.ImageHigh, Low: config.ImageLow, Logger: logger}
 	evicts = evictor.New(evictor.Config{
 		Thresholds: thresholds, Observe: left.observe, Pods: manager.Pods, Stored: left.stored, Evict: manager.Evict, Reclaim: collector.Clear, Changed: health.lookAgain,

@@ -48,6 +48,9 @@ type gauge struct {
 	memory  int64
 	// used is what all of the node uses.
 	used func() (time.Duration, uint64, error)
+	// part is the node's part of a machine that it shares, 0 when it has all of it; root is its cgroup.
+	part float64
+	root string
 
 	mu sync.Mutex
 	// images is the images' folder, once the runtime has said it: it never moves while the runtime runs.
@@ -104,10 +107,19 @@ func (g *gauge) observe(ctx context.Context) (map[evictor.Signal]evictor.Observa
 			return nil, err
 		}
 	}
-	if processes, limit, err := machine.Processes(); err == nil {
-		seen[evictor.PIDs] = evictor.Observation{Available: limit - processes, Capacity: limit}
+	if used, limit, err := machine.Processes(); err == nil {
+		seen[evictor.PIDs] = evictor.Observation{Available: limit - used, Capacity: limit}
+		if own, err := g.cgroups.ProcessesBelow(g.root); err == nil && g.part > 0 && g.part < 1 {
+			seen[evictor.PIDs] = partOf(seen[evictor.PIDs], own, g.part)
+		}
 	}
 	return seen, nil
+}
+
+// partOf is what a node has left of process IDs that it shares with the other nodes of its machine, of which it uses own: no more than its part, and no more than there are.
+func partOf(machine evictor.Observation, own int64, part float64) evictor.Observation {
+	capacity := int64(float64(machine.Capacity) * part)
+	return evictor.Observation{Available: min(capacity-own, machine.Available), Capacity: capacity}
 }
 
 func sameDisk(a, b string) bool {

@@ -4,10 +4,12 @@ package nodeagent_test
 
 import (
 	"context"
+	"fmt"
 	"net"
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -17,9 +19,10 @@ import (
 	"dhow.dev/pkg/image"
 	"dhow.dev/services/node-agent/internal/apitest"
 	"dhow.dev/services/node-agent/internal/cri"
+	"dhow.dev/services/node-agent/internal/machine"
 )
 
-// TestANodeUnderPressure has a node with little memory and small logs, and pods from its folder.
+// TestANodeUnderPressure has a node with little memory and small logs, and pods from its folder; and then one with few process IDs.
 func TestANodeUnderPressure(t *testing.T) {
 	c := newCluster(t)
 	// As a part of its machine the node's memory is what its own cgroup uses: containerd and the quiet pod stay far below 600 MiB, the greedy one does not.
@@ -139,11 +142,87 @@ func TestANodeUnderPressure(t *testing.T) {
 			t.Errorf("%v, %v", entries, err)
 		}
 	})
+	t.Run("who takes the process IDs of others has to go", func(t *testing.T) {
+		c.t = t
+		for _, name := range []string{"chatty", "greedy", "late", "proof"} {
+			c.api.DeletePod("default", name, 0)
+		}
+		c.await("they are gone", func() bool {
+			return !slices.ContainsFunc(apitest.List[*corev1.Pod](c.api), func(p *corev1.Pod) bool { return p.GetMetadata().GetName() != "quiet" })
+		})
+		crowd := func(name string, priority, first, then int) {
+			c.run(fmt.Sprintf(`{metadata: {name: %s}, spec: {terminationGracePeriodSeconds: 60, priority: %d, containers: [{name: c, image: "dhow.test/busybox:1", resources: {requests: {memory: 16Mi}},
+			  command: [sh, -c, "many() { i=0; while [ $i -lt $1 ]; do sleep 1000000 & i=$((i+1)); done; }; many %d; touch /ready; until [ -e /go ]; do usleep 100000; done; many %d; wait"],
+			  readinessProbe: {exec: {command: [test, -e, /ready]}, periodSeconds: 1}}]}}`, name, priority, first, then))
+			c.await(name+" is there", func() bool { return ready(c.pod(name)) })
+		}
+		crowd("valued", 1000, 60, 0)
+		crowd("crowd", 0, 20, 300)
+		// The node comes to its threshold with 120 more, of which the agent that starts and the next pod need some, but by no means all. What else the machine runs does not count: its
+		// part of the process IDs is less near.
+		own := int64(-1)
+		for _, dir := range []string{"/sys/fs/cgroup/pids", "/sys/fs/cgroup"} {
+			if text, err := os.ReadFile(filepath.Join(dir, c.config.Runtime.CgroupParent, "pids.current")); err == nil {
+				if own, err = strconv.ParseInt(strings.TrimSpace(string(text)), 10, 64); err != nil {
+					t.Fatal(err)
+				}
+				break
+			}
+		}
+		_, all, err := machine.Processes()
+		if err != nil || own < 80 {
+			t.Fatalf("the node has %d processes, of %d (%v)", own, all, err)
+		}
+		threshold := int64(0.9*float64(all)) - own - 120
+		stop(syscall.SIGTERM)
+		c.arguments = []string{"--fraction=0.9", fmt.Sprintf("--eviction-hard=pid.available<%d", threshold)}
+		stop = c.start()
+		crowd("least", -10, 2, 0)
+		if n, _ := apitest.Get[*corev1.Node](c.api, "", "n1"); slices.ContainsFunc(n.GetStatus().GetConditions(), pidPressure) {
+			t.Errorf("%v", n.GetStatus().GetConditions())
+		}
+		if out, errs, code := c.exec("crowd", "", "touch", "/go"); code != 0 {
+			t.Fatalf("%q %q %d", out, errs, code)
+		}
+		// First the pod of the lowest priority, few as its processes are; of those of the next one the pod that has the most.
+		evicted := func(name string) bool { return c.pod(name).GetStatus().GetPhase() == "Failed" }
+		c.await("crowd is evicted, after least", func() bool {
+			if evicted("crowd") && !evicted("least") {
+				t.Error("crowd went before least")
+			}
+			return evicted("crowd")
+		})
+		for _, name := range []string{"least", "crowd"} {
+			s := c.pod(name).GetStatus()
+			if s.GetReason() != "Evicted" || !strings.HasPrefix(s.GetMessage(), fmt.Sprintf("The node was low on resource: pids. Threshold quantity: %d, available: ", threshold)) {
+				t.Errorf("%s: %v", name, s)
+			}
+		}
+		c.await("the node says so", func() bool {
+			n, _ := apitest.Get[*corev1.Node](c.api, "", "n1")
+			return slices.ContainsFunc(n.GetStatus().GetConditions(), pidPressure)
+		})
+		// To whom all is promised is refused, too: nobody is promised processes.
+		c.run(`{metadata: {name: later}, spec: {priority: 1000, containers: [{name: c, image: "dhow.test/busybox:1", command: [sleep, "1000000"], resources: {limits: {cpu: 10m, memory: 16Mi}, requests: {cpu: 10m, memory: 16Mi}}}]}}`)
+		c.await("later is not taken", func() bool {
+			s := c.pod("later").GetStatus()
+			return s.GetReason() == "Evicted" && s.GetMessage() == "The node had condition: [PIDPressure]. "
+		})
+		for _, name := range []string{"quiet", "valued"} {
+			if !ready(c.pod(name)) {
+				t.Errorf("%s: %v", name, c.pod(name).GetStatus())
+			}
+		}
+	})
 	c.t = t
 	for _, p := range apitest.List[*corev1.Pod](c.api) {
 		c.api.DeletePod("default", p.GetMetadata().GetName(), 0)
 	}
 	c.await("all pods are gone", func() bool { return len(apitest.List[*corev1.Pod](c.api)) == 0 })
+}
+
+func pidPressure(c *corev1.NodeCondition) bool {
+	return c.GetType() == "PIDPressure" && c.GetStatus() == "True" && c.GetReason() == "KubeletHasInsufficientPID"
 }
 
 // TestANodeShortOfDisk has pods that fill more of the disk than they may, and then a node with less free disk than it is told to keep, whatever it does: images that nobody needs go

@@ -78,6 +78,9 @@ func TestWhoMayRunAndWhatIsLeft(t *testing.T) {
 	// All that need time are started at once.
 	c.run(`{metadata: {name: flaky}, spec: {terminationGracePeriodSeconds: 0, volumes: [{name: v, emptyDir: {}}], containers: [{name: c, image: "dhow.test/busybox:1", volumeMounts: [{name: v, mountPath: /v}],
 	  command: [sh, -c, "n=$(cat /v/n || echo 0); echo run $n; echo $((n+1)) > /v/n; test $n -lt 2 && exit 1; sleep 1000000"]}]}}`)
+	// The pod's own policy starts nothing again, the container's does.
+	c.run(`{metadata: {name: looping}, spec: {restartPolicy: Never, terminationGracePeriodSeconds: 0, volumes: [{name: v, emptyDir: {}}], containers: [{name: c, image: "dhow.test/busybox:1", restartPolicy: Always,
+	  volumeMounts: [{name: v, mountPath: /v}], command: [sh, -c, "n=$(cat /v/n || echo 0); echo run $n; echo $((n+1)) > /v/n; exit 1"]}, {name: d, image: "dhow.test/busybox:1", command: [sleep, "1000000"]}]}}`)
 	c.run(`{metadata: {name: brief}, spec: {restartPolicy: Never, containers: [{name: c, image: "dhow.test/busybox:1", command: [echo, "was here"]}]}}`)
 	c.run(`{metadata: {name: confined}, spec: {terminationGracePeriodSeconds: 0, containers: [{name: c, image: "dhow.test/busybox:1", command: [sleep, "1000000"], securityContext: {appArmorProfile: {type: RuntimeDefault}}}]}}`)
 	c.run(`{metadata: {name: unconfined}, spec: {terminationGracePeriodSeconds: 0, containers: [{name: c, image: "dhow.test/busybox:1", command: [sleep, "1000000"], securityContext: {appArmorProfile: {type: Unconfined}}}]}}`)
@@ -171,7 +174,11 @@ func TestWhoMayRunAndWhatIsLeft(t *testing.T) {
 		}
 		// Not all others together have room for this one: nobody goes.
 		c.run(`{metadata: {name: huge}, spec: {priority: 2000000000, containers: [{name: c, image: "dhow.test/busybox:1", command: [sleep, "1000000"], resources: {requests: {cpu: 1900m}}}]}}`)
-		c.await("huge is refused", func() bool { return c.pod("huge").GetStatus().GetReason() == "OutOfcpu" })
+		c.await("huge is refused", func() bool { return c.pod("huge").GetStatus().GetReason() == "UnexpectedAdmissionError" })
+		// 0.5 CPUs are free, and sure and little would leave 0.8.
+		if m := c.pod("huge").GetStatus().GetMessage(); !strings.HasSuffix(m, "no set of running pods found to reclaim resources: [(res: cpu, q: 600), ]") {
+			t.Errorf("message %q", m)
+		}
 		for _, name := range []string{"sure", "little", "vital-n1"} {
 			if !ready(c.pod(name)) {
 				t.Errorf("%s: %v", name, c.pod(name).GetStatus())
@@ -221,6 +228,24 @@ func TestWhoMayRunAndWhatIsLeft(t *testing.T) {
 		look(t, "brief", "0 false, 0.log")
 		if got := c.log(corev1.PodLogRequest_builder{Namespace: "default", Name: "brief"}.Build()); got != "was here\n" {
 			t.Errorf("the log of what has ended is %q", got)
+		}
+	})
+	t.Run("of a container that waits one ended run stays, which is the previous one", func(t *testing.T) {
+		c.t = t
+		c.await("looping waits for its third run or a later one", func() bool {
+			s := c.pod("looping").GetStatus().GetContainerStatuses()
+			return len(s) == 2 && s[0].GetRestartCount() >= 2 && s[0].GetState().GetWaiting().GetReason() == "CrashLoopBackOff"
+		})
+		// It goes on running while this looks, so that any of its runs will do.
+		for deadline := time.Now().Add(limit); ; <-time.After(100 * time.Millisecond) {
+			before := c.log(corev1.PodLogRequest_builder{Namespace: "default", Name: "looping", Container: "c", Previous: true}.Build())
+			newest := c.log(corev1.PodLogRequest_builder{Namespace: "default", Name: "looping", Container: "c"}.Build())
+			number := strings.TrimSuffix(strings.TrimPrefix(newest, "run "), "\n")
+			if left := runs(t, "looping"); before == newest && left == "0 true, "+number+" false, "+number+".log" {
+				break
+			} else if time.Now().After(deadline) {
+				t.Fatalf("there are %q, the previous run said %q and the newest %q", left, before, newest)
+			}
 		}
 	})
 	t.Run("of a pod that was deleted while the agent was away nothing stays", func(t *testing.T) {

@@ -86,17 +86,11 @@ func (s *server) log(ctx context.Context, request *corev1.PodLogRequest, uid str
 	if err != nil {
 		return err
 	}
-	run := state.Newest(container)
-	if request.GetPrevious() {
-		// While a container waits to be started again, its last run is the previous one.
-		if run == nil || run.State != cri.StateExited || !restarts(p, run) {
-			run = state.Previous(container)
-		}
-		if run == nil {
-			return status.Errorf(codes.InvalidArgument, "previous terminated container %q in pod %q not found", container, request.GetName())
-		}
-	}
-	if run == nil || run.State == cri.StateCreated {
+	run := loggedRun(p, &state, container, request.GetPrevious())
+	switch {
+	case run == nil && request.GetPrevious():
+		return status.Errorf(codes.InvalidArgument, "previous terminated container %q in pod %q not found", container, request.GetName())
+	case run == nil:
 		return status.Errorf(codes.InvalidArgument, "container %q in pod %q is waiting to start: %s", container, request.GetName(), waitingFor(p, container))
 	}
 	o := logs.Options{Lines: -1, Bytes: -1, Timestamps: request.GetTimestamps(), Follow: request.GetFollow()}
@@ -146,15 +140,38 @@ func waitingFor(p *corev1.Pod, container string) string {
 	return podstatus.ReasonContainerCreating
 }
 
-// restarts says whether a run that has ended is followed by another.
-func restarts(p *corev1.Pod, run *cri.Container) bool {
-	switch p.GetSpec().GetRestartPolicy() {
-	case "Never":
-		return false
-	case "OnFailure":
-		return run.ExitCode != 0
+// loggedRun returns the run of a container whose log is meant, as in Kubernetes; nil: there is none. The previous run is the last that ended for another to follow it, whosever rule has it
+// followed: of a container that waits for its next run that is the newest.
+func loggedRun(p *corev1.Pod, state *cri.PodState, container string, previous bool) *cri.Container {
+	run, before := state.Newest(container), state.Previous(container)
+	if before != nil && before.State != cri.StateExited {
+		before = nil
 	}
-	return !p.GetMetadata().HasDeletionTimestamp()
+	switch {
+	case run == nil:
+		return nil
+	case run.State == cri.StateCreated, previous && !(run.State == cri.StateExited && followed(p, state, run)):
+		return before
+	}
+	return run
+}
+
+// followed says whether a run that has ended is followed by another.
+func followed(p *corev1.Pod, state *cri.PodState, run *cri.Container) bool {
+	if p.GetMetadata().HasDeletionTimestamp() || podstatus.IsTerminal(p.GetStatus().GetPhase()) || podstatus.Finished(p, state) {
+		return false
+	}
+	for _, c := range p.GetSpec().GetInitContainers() {
+		if c.GetName() == run.Name && !podstatus.IsSidecar(c) && run.ExitCode == 0 {
+			return false // it has done its part
+		}
+	}
+	for _, c := range slices.Concat(p.GetSpec().GetInitContainers(), p.GetSpec().GetContainers()) {
+		if c.GetName() == run.Name {
+			return podstatus.Restarts(p, c, run.ExitCode)
+		}
+	}
+	return false // an ephemeral container runs once
 }
 
 func (s *server) exec(ctx context.Context, request *corev1.PodExecRequest_Start, uid string, tunnel *session.Tunnel) error {

@@ -73,6 +73,12 @@ func (m *Manager) Processes(pod *corev1.Pod) (int64, error) {
 	return int64(n), err
 }
 
+// ProcessesBelow returns how many processes and threads a cgroup and those below it have.
+func (m *Manager) ProcessesBelow(p string) (int64, error) {
+	n, err := numberOf(filepath.Join(m.mount, m.of("pids"), p, "pids.current"))
+	return int64(n), err
+}
+
 // of returns a controller's folder below the mount.
 func (m *Manager) of(controller string) string {
 	if m.version == V2 {

@@ -39,10 +39,9 @@ func (m *Manager) admit(p *corev1.Pod) *status.End {
 	if end := portsTaken(others, p); end != nil {
 		return end
 	}
-	short := shortages(allocatable, others, p)
-	victims, ok := victims(p, others, short)
-	if !ok {
-		return short[0].refusal()
+	victims, end := victims(p, others, shortages(allocatable, others, p))
+	if end != nil {
+		return end
 	}
 	for _, v := range victims {
 		m.evict(v.GetMetadata().GetUid(), &status.End{Reason: "Preempting", Message: "Preempted in order to admit critical pod", Disrupted: true})

@@ -129,5 +129,19 @@ func TestACriticalPodTakesTheRoomOfOthers(t *testing.T) {
 		if c := condition(low, k8scorev1.DisruptionTarget); low.Reason != "Preempting" || c == nil || c.Reason != "TerminationByKubelet" {
 			t.Errorf("%+v", low)
 		}
+		// All that may go is small and high: of the 2 CPUs critical keeps half a one, so that nobody goes for this one.
+		w.set(podtest.Pod(t, `{metadata: {name: huge, uid: huge}, spec: {priority: 2000000000, containers: [{name: c, image: "app:1", resources: {requests: {cpu: 1900m}}}]}}`))
+		w.is()
+		huge := podtest.Status(t, w.status["huge"])
+		const missing = "Pod was rejected: Unexpected error while attempting to recover from admission failure: preemption: error finding a set of pods to preempt: " +
+			"no set of running pods found to reclaim resources: [(res: cpu, q: 400), ]"
+		if huge.Phase != "Failed" || huge.Reason != "UnexpectedAdmissionError" || huge.Message != missing {
+			t.Errorf("%+v", huge)
+		}
+		for _, name := range []string{"small", "high", "critical"} {
+			if s := podtest.Status(t, w.status[name]); s.Phase != "Running" {
+				t.Errorf("%s is %s: %s", name, s.Phase, s.Reason)
+			}
+		}
 	})
 }

@@ -2,6 +2,7 @@ package pod
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	corev1 "dhow.dev/gen/go/dhow/core/v1"
@@ -145,8 +146,8 @@ func Decide(s Situation) Plan {
 		s.restartAll(&p)
 		return p
 	}
-	s.collect(&p)
 	s.bringUp(&p)
+	s.collect(&p)
 	return p
 }
 
@@ -285,15 +286,21 @@ func (s *Situation) end(p *Plan) {
 	p.Done = true
 }
 
-// collect removes what is only litter: runs of a container before the last two, old sandboxes without containers.
+// collect removes what is only litter: runs of a container that ended before the last one that did, old sandboxes without containers. A container that is being started is not held up by that.
 func (s *Situation) collect(p *Plan) {
-	seen := map[string]int{}
+	starting := func(name string) bool {
+		return s.Busy[Key{StartContainer, name}] || slices.ContainsFunc(p.Steps, func(step Step) bool { return step.Key == Key{StartContainer, name} })
+	}
+	ended := map[string]int{}
 	used := map[string]bool{}
 	for i := range s.Runtime.Containers {
 		c := &s.Runtime.Containers[i]
 		used[c.SandboxID] = true
-		seen[c.Name]++
-		if c.State == cri.StateExited && seen[c.Name] > 2 {
+		if c.State != cri.StateExited {
+			continue
+		}
+		ended[c.Name]++
+		if n := ended[c.Name]; n > 2 || n > 1 && !starting(c.Name) {
 			s.add(p, Step{Key: Key{RemoveContainer, c.ID}, Container: c.Name})
 		}
 	}

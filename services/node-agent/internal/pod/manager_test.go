@@ -295,6 +295,9 @@ func TestCrashLoop(t *testing.T) {
 				if !strings.HasPrefix(s.State.Waiting.Message, fmt.Sprintf("back-off %s restarting failed container=c pod=p_default(", want*time.Second)) {
 					t.Errorf("message %q", s.State.Waiting.Message)
 				}
+				if runs := w.state().Containers; len(runs) != 1 || runs[0].Attempt != uint32(i) {
+					t.Errorf("while the container waits to be started again there are %+v", runs)
+				}
 				time.Sleep(want*time.Second - time.Millisecond)
 				if s := w.is().ContainerStatuses[0]; s.State.Waiting == nil {
 					t.Fatalf("run %d restarted before its time", i)
@@ -314,8 +317,9 @@ func TestCrashLoop(t *testing.T) {
 		if m := w.is().ContainerStatuses[0].State.Waiting; m == nil || !strings.Contains(m.Message, "back-off 10s") {
 			t.Errorf("after a long run: %+v", m)
 		}
-		if n := len(w.state().Containers); n > 2 {
-			t.Errorf("%d runs are kept", n)
+		time.Sleep(10 * time.Second)
+		if w.is(); len(w.state().Containers) != 2 {
+			t.Errorf("beside the running container there are not one that ended: %+v", w.state().Containers)
 		}
 	})
 }

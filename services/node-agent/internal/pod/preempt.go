@@ -2,11 +2,14 @@ package pod
 
 import (
 	"cmp"
+	"fmt"
 	"slices"
+	"strings"
 
 	corev1 "dhow.dev/gen/go/dhow/core/v1"
 	"dhow.dev/pkg/demand"
 	"dhow.dev/services/node-agent/internal/cgroup"
+	"dhow.dev/services/node-agent/internal/status"
 )
 
 // candidate is a pod that may have to go, and what it would leave.
@@ -25,8 +28,8 @@ func mayGo(critical, other *corev1.Pod) bool {
 }
 
 // victims returns the pods that have to go for a critical one, in Kubernetes' order: as few as can be of those to whom all was promised, then of those to whom something was, then of the
-// rest; and of each class those whose going comes closest to what is missing. ok is false when all of them together would not be enough.
-func victims(critical *corev1.Pod, others []*corev1.Pod, short []shortage) (gone []*corev1.Pod, ok bool) {
+// rest; and of each class those whose going comes closest to what is missing. When all of them together would not be enough nobody goes, and end says why the critical pod cannot stay.
+func victims(critical *corev1.Pod, others []*corev1.Pod, short []shortage) (gone []*corev1.Pod, end *status.End) {
 	want := make([]gap, len(short))
 	for i, s := range short {
 		want[i] = gap{s.name, s.missing()}
@@ -39,8 +42,8 @@ func victims(critical *corev1.Pod, others []*corev1.Pod, short []shortage) (gone
 		}
 	}
 	best, burst, sure := classes[cgroup.BestEffort], classes[cgroup.Burstable], classes[cgroup.Guaranteed]
-	if len(without(want, best, burst, sure)) > 0 {
-		return nil, false
+	if open := without(want, best, burst, sure); len(open) > 0 {
+		return nil, noRoom(open)
 	}
 	// Each class gives only what is missing when those that matter less have all gone.
 	sure = closest(sure, without(want, best, burst))
@@ -49,7 +52,17 @@ func victims(critical *corev1.Pod, others []*corev1.Pod, short []shortage) (gone
 	for _, c := range slices.Concat(best, burst, sure) {
 		gone = append(gone, c.pod)
 	}
-	return gone, true
+	return gone, nil
+}
+
+// noRoom is the end of a critical pod for which nobody can make room, in Kubernetes' words: what would be missing if all went.
+func noRoom(open []gap) *status.End {
+	var list strings.Builder
+	for _, g := range open {
+		fmt.Fprintf(&list, "(res: %s, q: %d), ", g.name, g.amount)
+	}
+	return &status.End{Reason: "UnexpectedAdmissionError", Message: fmt.Sprintf("Pod was rejected: Unexpected error while attempting to recover from admission failure: "+
+		"preemption: error finding a set of pods to preempt: no set of running pods found to reclaim resources: [%s]", list.String())}
 }
 
 // gap is how much is missing of a resource.
