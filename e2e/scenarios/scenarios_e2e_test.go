@@ -9,7 +9,8 @@ import (
 	"dhow.dev/e2e/cluster"
 )
 
-// here are the scenarios that kill, cut off, stop or back up what the cluster is made of, or make machines beside it: they need its processes on this machine, and run one after the other, before the others.
+// here are the scenarios that kill, cut off, stop or back up what the cluster is made of, make machines beside it, or look for one folder on all nodes: they need its processes on this machine, and run one
+// after the other, before the others.
 var here = []struct {
 	name string
 	run  func(*testing.T, *cluster.Cluster)
@@ -19,6 +20,7 @@ var here = []struct {
 	{"the control plane restarts", restarts},
 	{"backups are restored", backups},
 	{"machines join", joining},
+	{"access modes", accessModes},
 }
 
 func TestOneProcess(t *testing.T) { run(t, cluster.Options{Nodes: 3}) }

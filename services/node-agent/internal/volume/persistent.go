@@ -293,6 +293,9 @@ func (m *Manager) claimed(ctx context.Context, pod *corev1.Pod, v *corev1.Volume
 	if err := checkMode(pod, v.GetName(), block); err != nil {
 		return "", err
 	}
+	if err := m.alone(pod.GetMetadata().GetUid(), pv); err != nil {
+		return "", err
+	}
 	if pv, err = csimigration.Persistent(pv); err != nil {
 		return "", err
 	}

@@ -310,7 +310,7 @@ func (m *Manager) Teardown(ctx context.Context, uid string) error {
 	if err := m.Unmount(uid); err != nil {
 		return err
 	}
-	for _, part := range []string{"volumes", "volumeDevices", subPaths, mountRecords} {
+	for _, part := range []string{"volumes", "volumeDevices", subPaths, mountRecords, heldAlone} {
 		if err := os.RemoveAll(filepath.Join(m.PodDir(uid), part)); err != nil {
 			return err
 		}
