@@ -362,6 +362,41 @@ func TestLocalPathConvergesWhereverItsControllerDies(t *testing.T) {
 	})
 }
 
+// growFlex has a volume of a FlexVolume driver that is to grow. What its node does with it is no controller's business.
+func growFlex(c *cluster) {
+	create(c, storagev1.StorageClass_builder{Metadata: metav1.ObjectMeta_builder{Name: proto.String("flex")}.Build(), Provisioner: proto.String("example.com/flex"), AllowVolumeExpansion: proto.Bool(true)}.Build())
+	source := corev1.PersistentVolumeSource_builder{FlexVolume: corev1.FlexPersistentVolumeSource_builder{Driver: proto.String("example.com/flex")}.Build()}.Build()
+	v := volume("made", volumeSpec{size: "1Gi", class: "flex", reservedFor: "data", policy: "Retain", source: source})
+	v.GetMetadata().SetAnnotations(map[string]string{"pv.kubernetes.io/provisioned-by": "example.com/flex"})
+	create(c, v)
+	create(c, claim("data", "1Gi", proto.String("flex")))
+	boundTo(c, "data")
+	edit(c, "default", "data", func(claim *corev1.PersistentVolumeClaim) {
+		claim.GetSpec().GetResources().SetRequests(quantities(map[string]string{"storage": "2Gi"}))
+	})
+	got := eventuallyOne(c, "default", "data", "waits for its node", func(claim *corev1.PersistentVolumeClaim) bool {
+		s := claim.GetStatus()
+		return s.GetAllocatedResources()["storage"].GetString() == "2Gi" && s.GetAllocatedResourceStatuses()["storage"] == "NodeResizePending" &&
+			len(s.GetConditions()) == 1 && s.GetConditions()[0].GetType() == "FileSystemResizePending"
+	})
+	if size := got.GetStatus().GetCapacity()["storage"].GetString(); size != "1Gi" {
+		c.t.Errorf("the claim says that it has %s", size)
+	}
+	if size := get[*corev1.PersistentVolume](c, "", "made").GetSpec().GetCapacity()["storage"].GetString(); size != "2Gi" {
+		c.t.Errorf("the volume is to have %s", size)
+	}
+}
+
+func TestFlexVolumesGrowOnTheirNodes(t *testing.T) {
+	c := newCluster(t, nil)
+	growFlex(c)
+	if e := told(c, "default", "data", "FileSystemResizeRequired"); e.GetMessage() != "Require file system resize of volume on node" {
+		t.Errorf("told %q", e.GetMessage())
+	}
+}
+
+func TestFlexVolumesGrowWhereverTheirControllerDies(t *testing.T) { killBetweenWrites(t, growFlex) }
+
 func TestBindingConvergesWhereverItsControllerDies(t *testing.T) {
 	killBetweenWrites(t, func(c *cluster) {
 		create(c, volume("a", volumeSpec{size: "1Gi", policy: "Retain"}))

@@ -229,7 +229,7 @@ func (m *Manager) publish(ctx context.Context, r *request) (string, error) {
 	}
 	m.forgetUse(r.record.id(), r.record.uid)
 	if there && !r.record.Republished {
-		m.watchClaim(r)
+		m.watchClaim(r.record.uid, r.claim)
 		return target, m.expand(ctx, r, target)
 	}
 	if r.record.Staging != "" {
@@ -258,7 +258,7 @@ func (m *Manager) publish(ctx context.Context, r *request) (string, error) {
 			return "", fmt.Errorf("fsGroup: %w", err)
 		}
 	}
-	m.watchClaim(r)
+	m.watchClaim(r.record.uid, r.claim)
 	return target, m.expand(ctx, r, target)
 }
 

@@ -18,6 +18,9 @@ import (
 
 const resizePending = "FileSystemResizePending"
 
+// expandAgain is when a driver that could not make a volume larger is asked again.
+const expandAgain = time.Minute
+
 // waitsForNode says whether a claim has grown but for what the node has to do.
 func waitsForNode(claim *corev1.PersistentVolumeClaim) bool {
 	switch claim.GetStatus().GetAllocatedResourceStatuses()["storage"] {
@@ -38,7 +41,7 @@ func bytesOf(list map[string]*metav1.Quantity) int64 {
 }
 
 // expand makes a published volume's file system as large as the volume, if the claim waits for that, and says so in the claim. A volume that cannot
-// grow now is still what it was: the user is told, and it is tried again when something changes.
+// grow now is still what it was: the user is told, and it is tried again later.
 func (m *Manager) expand(ctx context.Context, r *request, target string) error {
 	if r.claim == nil || !waitsForNode(r.claim) || bytesOf(r.pv.GetSpec().GetCapacity()) <= bytesOf(r.claim.GetStatus().GetCapacity()) {
 		return nil
@@ -53,23 +56,50 @@ func (m *Manager) expand(ctx context.Context, r *request, target string) error {
 			})
 		}
 		if err != nil {
-			r.sources.event(true, "VolumeResizeFailed", fmt.Sprintf("NodeExpandVolume.NodeExpandVolume failed for volume %q : %v", name, err))
+			m.notGrown(r.record.uid, name, err, r.sources)
 			return nil
 		}
 	}
-	if err := m.grown(ctx, r); err != nil {
+	return m.grown(ctx, r.claim, r.pv, r.sources)
+}
+
+// notGrown tells the user that a volume could not be made larger, and has it tried again.
+func (m *Manager) notGrown(uid, volume string, err error, s Sources) {
+	s.event(true, "VolumeResizeFailed", fmt.Sprintf("NodeExpandVolume.NodeExpandVolume failed for volume %q : %v", volume, err))
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.ctx == nil || m.again[uid] || m.config.Changed == nil {
+		return
+	}
+	m.again[uid] = true
+	ctx, after := m.ctx, m.expandAgain
+	m.group.Go(func() {
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(after):
+		}
+		m.mu.Lock()
+		delete(m.again, uid)
+		m.mu.Unlock()
+		m.config.Changed([]string{uid})
+	})
+}
+
+// grown writes a claim's new size, and tells the user.
+func (m *Manager) grown(ctx context.Context, of *corev1.PersistentVolumeClaim, pv *corev1.PersistentVolume, s Sources) error {
+	if err := m.setSize(ctx, of, pv); err != nil {
 		return err
 	}
-	r.sources.event(false, "FileSystemResizeSuccessful", fmt.Sprintf("MountVolume.NodeExpandVolume succeeded for volume %q %s", name, m.config.NodeName))
+	s.event(false, "FileSystemResizeSuccessful", fmt.Sprintf("MountVolume.NodeExpandVolume succeeded for volume %q %s", pv.GetMetadata().GetName(), m.config.NodeName))
 	return nil
 }
 
-// grown writes a claim's new size.
-func (m *Manager) grown(ctx context.Context, r *request) error {
+func (m *Manager) setSize(ctx context.Context, of *corev1.PersistentVolumeClaim, pv *corev1.PersistentVolume) error {
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
 	for {
-		claim, err := m.claims.Get(ctx, r.claim.GetMetadata().GetNamespace(), r.claim.GetMetadata().GetName())
+		claim, err := m.claims.Get(ctx, of.GetMetadata().GetNamespace(), of.GetMetadata().GetName())
 		if err != nil {
 			return err
 		}
@@ -79,7 +109,7 @@ func (m *Manager) grown(ctx context.Context, r *request) error {
 		if capacity == nil {
 			capacity = map[string]*metav1.Quantity{}
 		}
-		capacity["storage"] = r.pv.GetSpec().GetCapacity()["storage"]
+		capacity["storage"] = pv.GetSpec().GetCapacity()["storage"]
 		s.SetCapacity(capacity)
 		s.SetConditions(slices.DeleteFunc(slices.Clone(s.GetConditions()), func(c *corev1.PersistentVolumeClaimCondition) bool {
 			return c.GetType() == resizePending || c.GetType() == "Resizing"
@@ -94,11 +124,11 @@ func (m *Manager) grown(ctx context.Context, r *request) error {
 }
 
 // watchClaim watches a claim in use, so that the volume grows while the pod runs. A pod that is not known to Run yet is watched when it is set up again.
-func (m *Manager) watchClaim(r *request) {
-	if r.claim == nil {
+func (m *Manager) watchClaim(uid string, claim *corev1.PersistentVolumeClaim) {
+	if claim == nil {
 		return
 	}
-	uid, namespace, name := r.record.uid, r.claim.GetMetadata().GetNamespace(), r.claim.GetMetadata().GetName()
+	namespace, name := claim.GetMetadata().GetNamespace(), claim.GetMetadata().GetName()
 	key := namespace + "/" + name
 	m.mu.Lock()
 	defer m.mu.Unlock()

@@ -11,3 +11,10 @@ func (m *Manager) SetPatience(unmount, driver time.Duration) {
 
 // SetHelpers sets where mount(8) has its helpers.
 func (m *Manager) SetHelpers(dirs ...string) { m.helperDirs = dirs }
+
+// SetExpandAgain says when a driver that could not make a volume larger is asked again.
+func (m *Manager) SetExpandAgain(after time.Duration) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.expandAgain = after
+}

@@ -66,6 +66,8 @@ type flexCapabilities struct {
 	SELinuxRelabel  bool `json:"selinuxRelabel"`
 	SupportsMetrics bool `json:"supportsMetrics"`
 	FSGroup         bool `json:"fsGroup"`
+	// RequiresFSResize says that the file system on a volume that was made larger has to be made larger on the node.
+	RequiresFSResize bool `json:"requiresFSResize"`
 }
 
 // flexAnswer is a driver's answer to a command.
@@ -96,7 +98,7 @@ func (m *Manager) flexVolume(ctx context.Context, d *described, source *corev1.F
 	}
 	staging := ""
 	if driver.capabilities.Attach {
-		staging = filepath.Join(driver.name, "mounts", d.name)
+		staging = driver.place(d.name)
 	}
 	v := m.mounting(d, kindFlex, staging)
 	r := v.record
@@ -144,6 +146,9 @@ func (m *Manager) flexDriver(ctx context.Context, name string) (*flexDriver, err
 	return driver, nil
 }
 
+// place is where a volume is staged, below the folder of the kind.
+func (d *flexDriver) place(volume string) string { return filepath.Join(d.name, "mounts", volume) }
+
 // call asks a driver to do something. What it does not support is errNotSupported.
 func (d *flexDriver) call(ctx context.Context, command string, arguments ...string) (*flexAnswer, error) {
 	d.mu.Lock()
@@ -163,7 +168,7 @@ func (d *flexDriver) call(ctx context.Context, command string, arguments ...stri
 	if err := ctx.Err(); err != nil {
 		return nil, fmt.Errorf("%s: no answer of %s: %w", command, d.program, err)
 	}
-	answer := &flexAnswer{Capabilities: flexCapabilities{Attach: true, SELinuxRelabel: true, FSGroup: true}}
+	answer := &flexAnswer{Capabilities: flexCapabilities{Attach: true, SELinuxRelabel: true, FSGroup: true, RequiresFSResize: true}}
 	if err := json.Unmarshal(out, answer); err != nil {
 		return nil, errors.Join(failed, fmt.Errorf("%s: %s answered %q, which is not what drivers answer: %w", command, d.program, bytes.TrimSpace(out), err))
 	}

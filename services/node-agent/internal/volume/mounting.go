@@ -92,6 +92,8 @@ type mountRecord struct {
 	ISCSI *iscsiTarget `json:"iscsi,omitempty"`
 	FC    *fcTarget    `json:"fc,omitempty"`
 	Flex  *flexRecord  `json:"flex,omitempty"`
+	// Grown is the size that the volume was last made, in bytes, when its file system had yet to follow.
+	Grown int64 `json:"grown,omitempty"`
 
 	dir string // of records
 	uid string // of the pod

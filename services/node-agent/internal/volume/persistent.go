@@ -96,6 +96,9 @@ type persistent struct {
 	busy map[string]*sync.Mutex
 	// watched are the claims of pods that may grow, by pod.
 	watched map[string]map[string]context.CancelFunc
+	// again are the pods with volumes that could not be made larger and will be looked at again after expandAgain.
+	again       map[string]bool
+	expandAgain time.Duration
 	// limits are the emptyDir volumes with a bound, by pod.
 	limits map[string][]limited
 	// measured are the volumes of claims that pods use, by pod and name.
@@ -139,7 +142,7 @@ func NewNode(config Config) (*Manager, error) {
 		drivers: client.For[*storagev1.CSIDriver](config.Conn), attachments: client.For[*storagev1.VolumeAttachment](config.Conn), nodes: client.For[*corev1.Node](config.Conn),
 		secrets: client.For[*corev1.Secret](config.Conn),
 		changed: make(chan struct{}), using: map[string]map[string]bool{}, removals: map[string]bool{}, removing: make(chan struct{}, 1),
-		busy: map[string]*sync.Mutex{}, watched: map[string]map[string]context.CancelFunc{}, limits: map[string][]limited{}, measured: map[string]map[string]measurable{},
+		busy: map[string]*sync.Mutex{}, watched: map[string]map[string]context.CancelFunc{}, again: map[string]bool{}, expandAgain: expandAgain, limits: map[string][]limited{}, measured: map[string]map[string]measurable{},
 		relabels: map[string]map[string]bool{}, readOnly: map[string]map[string]bool{}, flexDrivers: map[string]*flexDriver{}, silent: map[string]bool{},
 		helperDirs: []string{"/sbin", "/usr/sbin"}, unmountWithin: unmountShareWithin, driverWithin: driverWithin,
 	}
@@ -327,6 +330,9 @@ func (m *Manager) claimed(ctx context.Context, pod *corev1.Pod, v *corev1.Volume
 	if path, is, err := m.mountByKind(ctx, d, source); is {
 		if err == nil && m.measures(ctx, source) {
 			m.measure(pod.GetMetadata().GetUid(), v.GetName(), measurable{namespace: namespace, claim: name, path: path, block: block})
+		}
+		if err == nil && source.HasFlexVolume() {
+			err = m.expandFlex(ctx, d, claim, source.GetFlexVolume())
 		}
 		return path, err
 	}

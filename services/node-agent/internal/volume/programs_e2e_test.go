@@ -47,6 +47,13 @@ func (p *programs) write(name, text string, mode os.FileMode) {
 	}
 }
 
+func (p *programs) remove(name string) {
+	p.t.Helper()
+	if err := os.Remove(filepath.Join(p.dir, name)); err != nil {
+		p.t.Fatal(err)
+	}
+}
+
 // calls returns the calls so far that begin with some words, without what is before them.
 func (p *programs) calls(of ...string) []string {
 	p.t.Helper()
