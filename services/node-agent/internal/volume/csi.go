@@ -224,6 +224,9 @@ func (m *Manager) publish(ctx context.Context, r *request) (string, error) {
 	if err := m.sameDriverContext(r.record); err != nil {
 		return "", err
 	}
+	if err := m.alone(r.record.uid, r.pv); err != nil {
+		return "", err
+	}
 	if err := r.record.save(); err != nil {
 		return "", err
 	}

@@ -120,6 +120,8 @@ type mounting struct {
 	pod     *corev1.Pod
 	sources Sources
 	record  *mountRecord
+	// pv is nil for a volume in a pod's own spec.
+	pv *corev1.PersistentVolume
 	// share is what is mounted where there is no device.
 	share string
 	// options are those of the PersistentVolume.
@@ -171,7 +173,7 @@ func (m *Manager) mounting(d *described, kind, staging string) *mounting {
 	if !r.Block {
 		r.Target = filepath.Join(m.PodDir(uid), "volumes", "kubernetes.io~"+kind, d.name)
 	}
-	return &mounting{pod: d.pod, sources: d.sources, record: r, options: d.mountOptions(), readOnly: d.readOnly}
+	return &mounting{pod: d.pod, sources: d.sources, record: r, pv: d.pv, options: d.mountOptions(), readOnly: d.readOnly}
 }
 
 // mountByKind makes a volume available that the agent mounts by itself; false: the source is of another kind.
@@ -291,6 +293,9 @@ func (m *Manager) mountVolume(ctx context.Context, v *mounting) (string, error) 
 		return "", err
 	}
 	if err := m.sameContext(r); err != nil {
+		return "", err
+	}
+	if err := m.alone(r.uid, v.pv); err != nil {
 		return "", err
 	}
 	if v.secret, err = m.secretOf(ctx, v); err != nil {

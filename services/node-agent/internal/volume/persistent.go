@@ -296,14 +296,16 @@ func (m *Manager) claimed(ctx context.Context, pod *corev1.Pod, v *corev1.Volume
 	if err := checkMode(pod, v.GetName(), block); err != nil {
 		return "", err
 	}
-	if err := m.alone(pod.GetMetadata().GetUid(), pv); err != nil {
-		return "", err
-	}
 	if pv, err = csimigration.Persistent(pv); err != nil {
 		return "", err
 	}
 	source := pv.GetSpec().GetPersistentVolumeSource()
 	d := &described{pod: pod, sources: s, name: pv.GetMetadata().GetName(), pv: pv, readOnly: readOnly, volume: v.GetName()}
+	if source.HasLocal() || source.HasHostPath() { // the others look when they know that no SELinux label is in the way
+		if err := m.alone(pod.GetMetadata().GetUid(), pv); err != nil {
+			return "", err
+		}
+	}
 	switch {
 	case source.HasLocal():
 		path := m.Host(source.GetLocal().GetPath())

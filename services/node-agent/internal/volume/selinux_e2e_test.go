@@ -116,7 +116,7 @@ func TestDisksAreMountedWithLabels(t *testing.T) {
 	if _, err := n.volumes.Setup(n.ctx, labelledPod(t, "two", two, ""), n.sources()); err == nil || !strings.Contains(err.Error(), conflict) {
 		t.Errorf("another label beside the first: %v", err)
 	}
-	if _, err := n.volumes.Setup(n.ctx, labelledPod(t, "three", one, ""), n.sources()); err != nil {
+	if _, err := n.volumes.Setup(n.ctx, labelledPod(t, "three", one, ""), n.sources()); err == nil || !strings.Contains(err.Error(), "already in use by another pod") {
 		t.Errorf("the same label beside the first: %v", err)
 	}
 	for _, uid := range []string{"uid-of-one", "uid-of-three"} {
