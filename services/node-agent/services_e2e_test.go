@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"net"
 	"path/filepath"
+	"slices"
 	"syscall"
 	"testing"
 
@@ -150,17 +151,18 @@ spec:
 	if _, err := pods.Get(ctx, "default", "web"); !apierrors.IsNotFound(err) {
 		t.Errorf("after its deletion: %v", err)
 	}
-	events, err := client.For[*corev1.Event](conn).List(ctx, metav1.ListRequest_builder{Namespace: "default"}.Build())
+	// Events are written a moment later, some of them together.
+	events, err := client.For[*corev1.Event](conn).Watch(ctx, metav1.WatchRequest_builder{Namespace: "default"}.Build())
 	if err != nil {
 		t.Fatal(err)
 	}
-	reasons := map[string]bool{}
-	for _, e := range events.Items {
-		reasons[e.GetReason()] = true
-	}
-	for _, reason := range []string{"Pulled", "Created", "Started", "Killing"} {
-		if !reasons[reason] {
-			t.Errorf("no event %s among %v", reason, reasons)
+	for missing := []string{"Pulled", "Created", "Started", "Killing"}; len(missing) > 0; {
+		batch, err := events.Next()
+		if err != nil {
+			t.Fatalf("no event %q: %v", missing, err)
+		}
+		for _, change := range batch.Changes {
+			missing = slices.DeleteFunc(missing, func(reason string) bool { return change.Object.GetReason() == reason })
 		}
 	}
 }

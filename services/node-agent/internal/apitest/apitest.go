@@ -282,23 +282,32 @@ func notFound(res *resource.Resource, name string) error {
 }
 
 func (s *Server) write(res *resource.Resource, method string, request *metav1.ObjectWriteRequest) (object.Object, error) {
-	o := res.New()
-	if err := proto.Unmarshal(request.GetObject(), o); err != nil {
-		return nil, err
-	}
-	k := id{res, o.GetMetadata().GetNamespace(), o.GetMetadata().GetName()}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	k, o, err := s.written(res, method, request)
+	if err != nil {
+		return nil, err
+	}
+	return s.put(k, o), nil
+}
+
+// written is what a write would store, and where. s.mu is held.
+func (s *Server) written(res *resource.Resource, method string, request *metav1.ObjectWriteRequest) (id, object.Object, error) {
+	o := res.New()
+	if err := proto.Unmarshal(request.GetObject(), o); err != nil {
+		return id{}, nil, err
+	}
+	k := id{res, o.GetMetadata().GetNamespace(), o.GetMetadata().GetName()}
 	old := s.objects[k]
 	switch {
 	case method == "Create" && old != nil:
-		return nil, apierrors.NewAlreadyExists(res.GroupResource(), k.name)
+		return k, nil, apierrors.NewAlreadyExists(res.GroupResource(), k.name)
 	case method == "Create":
-		return s.put(k, o), nil
+		return k, o, nil
 	case old == nil:
-		return nil, notFound(res, k.name)
+		return k, nil, notFound(res, k.name)
 	case o.GetMetadata().GetUid() != "" && o.GetMetadata().GetUid() != old.GetMetadata().GetUid():
-		return nil, apierrors.NewConflict(res.GroupResource(), k.name, errors.New("the UID is another"))
+		return k, nil, apierrors.NewConflict(res.GroupResource(), k.name, errors.New("the UID is another"))
 	}
 	if request.GetOptions().GetSubresource() == "status" {
 		merged := proto.Clone(old).(object.Object)
@@ -306,7 +315,40 @@ func (s *Server) write(res *resource.Resource, method string, request *metav1.Ob
 		merged.ProtoReflect().Set(field, o.ProtoReflect().Get(field))
 		o = merged
 	}
-	return s.put(k, o), nil
+	return k, o, nil
+}
+
+// Commit writes all objects or none. It knows creations and updates.
+func (s *Server) Commit(_ context.Context, request *clusterv1.CommitRequest) (*clusterv1.CommitResponse, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var keys []id
+	var objects []object.Object
+	for _, operation := range request.GetOperations() {
+		res := resource.Lookup(operation.GetGroup(), operation.GetResource())
+		method, write := "Create", operation.GetCreate()
+		if operation.HasUpdate() {
+			method, write = "Update", operation.GetUpdate()
+		}
+		if res == nil || write == nil {
+			return nil, apierrors.NewBadRequest(fmt.Sprintf("no such operation on %s: %v", operation.GetResource(), operation.WhichAction()))
+		}
+		k, o, err := s.written(res, method, write)
+		if err != nil {
+			return nil, err
+		}
+		keys, objects = append(keys, k), append(objects, o)
+	}
+	response := &clusterv1.CommitResponse{}
+	for i, o := range objects {
+		encoded, err := proto.Marshal(s.put(keys[i], o))
+		if err != nil {
+			return nil, err
+		}
+		response.SetResults(append(response.GetResults(), clusterv1.CommitResponse_Result_builder{Object: encoded}.Build()))
+	}
+	response.SetRevision(s.revision)
+	return response, nil
 }
 
 // selection is what a watch selects. Field selectors know metadata.name and spec.nodeName.
