@@ -144,6 +144,18 @@ func TestRepeatedEventsAreCounted(t *testing.T) {
 	})
 }
 
+func TestEventsAreWrittenTogether(t *testing.T) {
+	api, conn := serve(t)
+	r := event.New(conn, "n1", slog.New(slog.DiscardHandler))
+	p := podtest.Pod(t, `{metadata: {name: p}, spec: {containers: [{name: c}]}}`)
+	// They wait until there is somebody to write them.
+	for _, reason := range []string{"Pulled", "Created", "Started"} {
+		r.Event(p, "c", false, reason, "told")
+	}
+	run(t, r.Run)
+	await(t, api, "all of them", func() bool { return len(apitest.List[*corev1.Event](api)) == 3 })
+}
+
 func TestSessionRegistersAndTunnels(t *testing.T) {
 	api, conn := serve(t)
 	node := corev1.Node_builder{Metadata: metav1.ObjectMeta_builder{Name: proto.String("n1")}.Build(), Spec: &corev1.NodeSpec{}, Status: &corev1.NodeStatus{}}.Build()
