@@ -189,7 +189,7 @@ func (c *Client) pods(ctx context.Context, uid string) ([]PodState, error) {
 		if p == nil {
 			continue
 		}
-		container, err := c.ContainerByID(ctx, item.GetId(), item.GetPodSandboxId())
+		container, err := c.listed(ctx, item)
 		if errors.Is(err, ErrNotFound) {
 			continue // removed since it was listed
 		}
@@ -272,14 +272,19 @@ func (c *Client) SandboxByID(ctx context.Context, id string) (Sandbox, error) {
 	return sandbox, nil
 }
 
-// ContainerByID implements Runtime.
-func (c *Client) ContainerByID(ctx context.Context, id, sandboxID string) (Container, error) {
+// listed returns the state of a container that the runtime has listed.
+func (c *Client) listed(ctx context.Context, item *runtimev1.Container) (Container, error) {
 	c.mu.Lock()
-	known, ok := c.exited[id]
+	known, ok := c.exited[item.GetId()]
 	c.mu.Unlock()
 	if ok {
 		return known, nil
 	}
+	return c.ContainerByID(ctx, item.GetId(), item.GetPodSandboxId())
+}
+
+// ContainerByID implements Runtime. What is remembered does not count: the container may have been removed.
+func (c *Client) ContainerByID(ctx context.Context, id, sandboxID string) (Container, error) {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
 	answer, err := c.runtime.ContainerStatus(ctx, &runtimev1.ContainerStatusRequest{ContainerId: id})
