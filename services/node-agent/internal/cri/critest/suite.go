@@ -164,6 +164,7 @@ func (s Setup) testIdempotent(t *testing.T) {
 			t.Errorf("stop container: %v", err)
 		}
 	}
+	s.state(t, "idempotent") // what a look remembers must not outlive the container
 	for range 2 {
 		if err := s.Runtime.RemoveContainer(t.Context(), container); err != nil {
 			t.Errorf("remove container: %v", err)
