@@ -471,7 +471,7 @@ func (w *worker) launch(step Step) {
 		cancelled := ctx.Err() != nil
 		w.post(func() {
 			delete(w.ops, step.Key)
-			w.stale = w.stale || err != nil || changesMuch(step.Action)
+			w.stale = w.stale || leavesUnsure(step.Action, err)
 			if after != nil {
 				after()
 			}
@@ -480,11 +480,13 @@ func (w *worker) launch(step Step) {
 	})
 }
 
-// changesMuch says that a step changes more in the runtime than what it says itself when it is done.
-func changesMuch(a Action) bool {
+// leavesUnsure says that after a step all of the pod's state in the runtime is asked for: it failed half-way, or changed more than what it names itself.
+func leavesUnsure(a Action, err error) bool {
 	switch a {
-	case Prepare, TearDown, RunSandbox, StartContainer, StopContainer, RemoveContainer:
+	case Prepare, TearDown: // nothing in the runtime
 		return false
+	case RunSandbox, StartContainer, StopContainer, RemoveContainer:
+		return err != nil
 	}
 	return true
 }
