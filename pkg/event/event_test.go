@@ -96,6 +96,13 @@ func (a *api) write(update bool, request *metav1.ObjectWriteRequest) (*corev1.Ev
 // refusedReason is that of events that the API server does not take.
 const refusedReason = "Refused"
 
+// made returns the calls so far.
+func (a *api) made() []string {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return slices.Clone(a.calls)
+}
+
 func (a *api) all() []*corev1.Event {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -196,20 +203,20 @@ func TestEventsAreWrittenTogether(t *testing.T) {
 		}
 		say("web-0", "Pulled")
 		synctest.Wait()
-		if want := []string{"Create"}; !slices.Equal(a.calls, want) {
-			t.Errorf("calls at once %v, want %v", a.calls, want)
+		if made, want := a.made(), []string{"Create"}; !slices.Equal(made, want) {
+			t.Errorf("calls at once %v, want %v", made, want)
 		}
 		time.Sleep(time.Minute)
 		synctest.Wait()
 		// What repeats an event of the commits before is written alone, since nothing else is left.
-		if want := []string{"Create", "Commit", "Commit", "Update"}; !slices.Equal(a.calls, want) {
-			t.Errorf("calls %v, want %v", a.calls, want)
+		if made, want := a.made(), []string{"Create", "Commit", "Commit", "Update"}; !slices.Equal(made, want) {
+			t.Errorf("calls %v, want %v", made, want)
 		}
 		if n := len(a.all()); n != 1+2*together {
 			t.Errorf("%d events", n)
 		}
 
-		a.calls = nil
+		before := len(a.made())
 		say("web-1", "Pulled")
 		synctest.Wait()
 		say("web-2", "Pulled") // written before
@@ -217,8 +224,8 @@ func TestEventsAreWrittenTogether(t *testing.T) {
 		say("web-2", "Started") // twice in one commit
 		time.Sleep(time.Minute)
 		synctest.Wait()
-		if want := []string{"Update", "Commit"}; !slices.Equal(a.calls, want) {
-			t.Errorf("calls %v, want %v", a.calls, want)
+		if made, want := a.made()[before:], []string{"Update", "Commit"}; !slices.Equal(made, want) {
+			t.Errorf("calls %v, want %v", made, want)
 		}
 		counts := map[string]int32{}
 		for _, e := range a.all() {
@@ -232,7 +239,9 @@ func TestEventsAreWrittenTogether(t *testing.T) {
 
 func TestOneRefusedEventDoesNotTakeTheOthersAlong(t *testing.T) {
 	recording(t, "", func(t *testing.T, a *api, r *Recorder) {
+		a.mu.Lock()
 		a.fail = []error{nil, apierrors.NewServiceUnavailable("x")} // the first commit is tried again
+		a.mu.Unlock()
 		say := func(name, reason string) { r.Source("c").Report(pod(name), Normal, reason, "x") }
 		say("first", "Pulled")
 		synctest.Wait()
@@ -241,8 +250,8 @@ func TestOneRefusedEventDoesNotTakeTheOthersAlong(t *testing.T) {
 		say("third", "Started")
 		time.Sleep(time.Minute)
 		synctest.Wait()
-		if want := []string{"Create", "Commit", "Commit", "Create", "Create", "Create"}; !slices.Equal(a.calls, want) {
-			t.Errorf("calls %v, want %v", a.calls, want)
+		if made, want := a.made(), []string{"Create", "Commit", "Commit", "Create", "Create", "Create"}; !slices.Equal(made, want) {
+			t.Errorf("calls %v, want %v", made, want)
 		}
 		var reasons []string
 		for _, e := range a.all() {
