@@ -28,9 +28,9 @@ type Client struct {
 	images  runtimev1.ImageServiceClient
 
 	mu sync.Mutex
-	// exited and addresses hold what cannot change any more: the status of an exited container, the addresses of a sandbox.
-	exited    map[string]Container
-	addresses map[string][]string
+	// containers holds what the runtime said of containers, which is so for as long as they are in the same state; addresses those of sandboxes, which never change.
+	containers map[string]Container
+	addresses  map[string][]string
 }
 
 // Dial returns a client of the runtime behind a unix socket. The connection is made when it is first used, and made again when it breaks.
@@ -51,7 +51,7 @@ func Dial(socket string) (*Client, error) {
 func NewClient(conn *grpc.ClientConn) *Client {
 	return &Client{
 		conn: conn, runtime: runtimev1.NewRuntimeServiceClient(conn), images: runtimev1.NewImageServiceClient(conn),
-		exited: map[string]Container{}, addresses: map[string][]string{},
+		containers: map[string]Container{}, addresses: map[string][]string{},
 	}
 }
 
@@ -223,9 +223,9 @@ func (c *Client) prune(pods []PodState) {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for id := range c.exited {
+	for id := range c.containers {
 		if !known[id] {
-			delete(c.exited, id)
+			delete(c.containers, id)
 		}
 	}
 	for id := range c.addresses {
@@ -272,12 +272,12 @@ func (c *Client) SandboxByID(ctx context.Context, id string) (Sandbox, error) {
 	return sandbox, nil
 }
 
-// listed returns the state of a container that the runtime has listed.
+// listed returns the state of a container that the runtime has listed. It is asked for only when it differs from the last time: all of a node are listed every few minutes, and most do nothing meanwhile.
 func (c *Client) listed(ctx context.Context, item *runtimev1.Container) (Container, error) {
 	c.mu.Lock()
-	known, ok := c.exited[item.GetId()]
+	known, ok := c.containers[item.GetId()]
 	c.mu.Unlock()
-	if ok {
+	if ok && known.State == stateOf(item.GetState()) {
 		return known, nil
 	}
 	return c.ContainerByID(ctx, item.GetId(), item.GetPodSandboxId())
@@ -301,20 +301,25 @@ func (c *Client) ContainerByID(ctx context.Context, id, sandboxID string) (Conta
 	if u := s.GetUser().GetLinux(); u != nil {
 		container.User = &User{UID: u.GetUid(), GID: u.GetGid(), Groups: u.GetSupplementalGroups()}
 	}
-	switch s.GetState() {
-	case runtimev1.ContainerState_CONTAINER_CREATED:
-		container.State = StateCreated
-	case runtimev1.ContainerState_CONTAINER_RUNNING:
-		container.State = StateRunning
-	case runtimev1.ContainerState_CONTAINER_EXITED:
-		container.State = StateExited
+	container.State = stateOf(s.GetState())
+	if container.State != StateUnknown {
 		c.mu.Lock()
-		c.exited[container.ID] = container
+		c.containers[id] = container
 		c.mu.Unlock()
-	default:
-		container.State = StateUnknown
 	}
 	return container, nil
+}
+
+func stateOf(s runtimev1.ContainerState) ContainerState {
+	switch s {
+	case runtimev1.ContainerState_CONTAINER_CREATED:
+		return StateCreated
+	case runtimev1.ContainerState_CONTAINER_RUNNING:
+		return StateRunning
+	case runtimev1.ContainerState_CONTAINER_EXITED:
+		return StateExited
+	}
+	return StateUnknown
 }
 
 // moment converts CRI's nanoseconds, in which 0 is "not yet".
