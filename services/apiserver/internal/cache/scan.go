@@ -1,7 +1,6 @@
 package cache
 
 import (
-	"errors"
 	"slices"
 	"strconv"
 	"strings"
@@ -9,6 +8,8 @@ import (
 
 	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/reflect/protoreflect"
+
+	"dhow.dev/pkg/rawcodec"
 )
 
 // Field numbers of ObjectMeta, OwnerReference and of map entries.
@@ -24,15 +25,13 @@ const (
 	mapValue            = 2
 )
 
-var errWire = errors.New("the object is not valid protobuf")
-
 // scan fills the entry with what the server needs to know of an object that it only passes on, without decoding it. Like a decoder it lets the last of
 // several values of a field win and merges repeated messages; unlike one it looks into nothing but the fields asked for.
 func scan(e *Entry, set *fieldSet) error {
 	if len(set.labels) > 0 {
 		e.fields = make([]string, len(set.labels))
 	}
-	err := each(e.Object, func(number protowire.Number, kind protowire.Type, value []byte, scalar uint64) error {
+	err := rawcodec.EachField(e.Object, func(number protowire.Number, kind protowire.Type, value []byte, scalar uint64) error {
 		if number == metadataField && kind == protowire.BytesType {
 			return scanMeta(e, value)
 		}
@@ -59,7 +58,7 @@ func scan(e *Entry, set *fieldSet) error {
 // NameOf returns what the metadata of an encoded object says about its name, without looking at the rest.
 func NameOf(object []byte) (namespace, name string, err error) {
 	var e Entry
-	err = each(object, func(number protowire.Number, kind protowire.Type, value []byte, _ uint64) error {
+	err = rawcodec.EachField(object, func(number protowire.Number, kind protowire.Type, value []byte, _ uint64) error {
 		if number == metadataField && kind == protowire.BytesType {
 			return scanMeta(&e, value)
 		}
@@ -80,7 +79,7 @@ func lastOfEach(labels Labels) Labels {
 }
 
 func scanMeta(e *Entry, meta []byte) error {
-	return each(meta, func(number protowire.Number, kind protowire.Type, value []byte, _ uint64) error {
+	return rawcodec.EachField(meta, func(number protowire.Number, kind protowire.Type, value []byte, _ uint64) error {
 		if kind != protowire.BytesType {
 			return nil
 		}
@@ -95,7 +94,7 @@ func scanMeta(e *Entry, meta []byte) error {
 			e.Deleting = true
 		case metaLabels:
 			var label Label
-			err := each(value, func(number protowire.Number, kind protowire.Type, value []byte, _ uint64) error {
+			err := rawcodec.EachField(value, func(number protowire.Number, kind protowire.Type, value []byte, _ uint64) error {
 				switch {
 				case number == mapKey && kind == protowire.BytesType:
 					label.Key = view(value)
@@ -107,7 +106,7 @@ func scanMeta(e *Entry, meta []byte) error {
 			e.Labels = append(e.Labels, label)
 			return err
 		case metaOwnerReferences:
-			return each(value, func(number protowire.Number, kind protowire.Type, value []byte, _ uint64) error {
+			return rawcodec.EachField(value, func(number protowire.Number, kind protowire.Type, value []byte, _ uint64) error {
 				if number == ownerUID && kind == protowire.BytesType {
 					e.Owners = append(e.Owners, view(value))
 				}
@@ -138,38 +137,9 @@ func scanField(e *Entry, node *pathNode, number protowire.Number, kind protowire
 	if kind != protowire.BytesType {
 		return nil
 	}
-	return each(value, func(number protowire.Number, kind protowire.Type, value []byte, scalar uint64) error {
+	return rawcodec.EachField(value, func(number protowire.Number, kind protowire.Type, value []byte, scalar uint64) error {
 		return scanField(e, child, number, kind, value, scalar)
 	})
-}
-
-// each calls f with every field of an encoded message: value for length-delimited ones, scalar for varints.
-func each(message []byte, f func(number protowire.Number, kind protowire.Type, value []byte, scalar uint64) error) error {
-	for len(message) > 0 {
-		number, kind, n := protowire.ConsumeTag(message)
-		if n < 0 {
-			return errWire
-		}
-		message = message[n:]
-		var value []byte
-		var scalar uint64
-		switch kind {
-		case protowire.BytesType:
-			value, n = protowire.ConsumeBytes(message)
-		case protowire.VarintType:
-			scalar, n = protowire.ConsumeVarint(message)
-		default:
-			n = protowire.ConsumeFieldValue(number, kind, message)
-		}
-		if n < 0 {
-			return errWire
-		}
-		message = message[n:]
-		if err := f(number, kind, value, scalar); err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 // view is the bytes as a string, without a copy: an entry's bytes never change and live as long as its strings.

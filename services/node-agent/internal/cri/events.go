@@ -61,18 +61,18 @@ const (
 // eventOf decodes what counts of a ContainerEventResponse.
 func eventOf(data []byte) (Event, error) {
 	var e Event
-	err := eachField(data, func(number protowire.Number, value []byte, varint uint64) error {
+	err := rawcodec.EachField(data, func(number protowire.Number, _ protowire.Type, value []byte, scalar uint64) error {
 		switch number {
 		case fieldContainerID:
 			e.ContainerID = string(value)
 		case fieldEventType:
-			e.Type = EventType(varint)
+			e.Type = EventType(scalar)
 		case fieldSandboxStatus:
-			return eachField(value, func(number protowire.Number, value []byte, _ uint64) error {
+			return rawcodec.EachField(value, func(number protowire.Number, _ protowire.Type, value []byte, _ uint64) error {
 				if number != fieldMetadata {
 					return nil
 				}
-				return eachField(value, func(number protowire.Number, value []byte, _ uint64) error {
+				return rawcodec.EachField(value, func(number protowire.Number, _ protowire.Type, value []byte, _ uint64) error {
 					if number == fieldUID {
 						e.PodUID = string(value)
 					}
@@ -83,36 +83,4 @@ func eventOf(data []byte) (Event, error) {
 		return nil
 	})
 	return e, err
-}
-
-// eachField calls f for the fields of a message that are bytes, messages or varints.
-func eachField(data []byte, f func(number protowire.Number, value []byte, varint uint64) error) error {
-	for len(data) > 0 {
-		number, kind, n := protowire.ConsumeTag(data)
-		if n < 0 {
-			return protowire.ParseError(n)
-		}
-		data = data[n:]
-		var value []byte
-		var varint uint64
-		switch kind {
-		case protowire.BytesType:
-			value, n = protowire.ConsumeBytes(data)
-		case protowire.VarintType:
-			varint, n = protowire.ConsumeVarint(data)
-		default:
-			n = protowire.ConsumeFieldValue(number, kind, data)
-		}
-		if n < 0 {
-			return protowire.ParseError(n)
-		}
-		data = data[n:]
-		if kind != protowire.BytesType && kind != protowire.VarintType {
-			continue
-		}
-		if err := f(number, value, varint); err != nil {
-			return err
-		}
-	}
-	return nil
 }
